@@ -1,0 +1,41 @@
+// Every lock in the sentry, outermost first. A lock may be taken only if its rank is greater than
+// that of every lock already held. This list is the lock order: there is no other.
+#pragma once
+
+#include <cstdint>
+
+namespace skep {
+
+enum class LockRank : uint8_t {
+  // SleepLocks (sentry/sched/sleep_lock.h). They belong to a fiber, which may copy guest memory and
+  // be suspended under them.
+  kFilePosition,  // FileDescription: f_pos
+  kRename,        // Filesystem: rename, as Linux's s_vfs_rename_mutex
+  kDirectory,     // Inode: a directory's entries; parent before child
+  kInodeIo,       // Inode: i_rwsem of a regular file
+  kMmap,          // MemoryManager: a change of the VMA tree and its Apply. Innermost SleepLock.
+
+  // Mutexes (base/mutex.h). They belong to a thread: no Suspend(), no gofer call under them.
+  kKernel,        // Kernel: the table of tasks, pids, sessions (Linux: tasklist_lock)
+  kSignals,       // SignalHandlers and pending signals of a thread group (Linux: siglock)
+  kTask,          // Task: what other tasks may read or change
+  kFsContext,     // FsContext: root, cwd, umask
+  kFdTable,       // FdTable
+  kEpoll,         // Epoll: interest and ready lists
+  kFile,          // FileDescription and anonymous files: flags, pipes, ttys, sockets
+  kMounts,        // MountNamespace
+  kDentry,        // Dentry: parent before child
+  kInode,         // Inode: attributes, locks on the file
+  kFutex,         // FutexTable: a bucket
+  kVmas,          // MemoryManager: the VMA tree, for readers that do not sleep
+  kMappable,      // what Mappable's methods take
+  kExtents,       // MemoryFile: extents
+  kHostTable,     // HostTable
+  kTimers,        // TimerQueue of a worker
+  kWaitQueue,     // WaitQueue
+  kRunQueue,      // Worker
+  kHeap,          // Arena heap
+  kLeaf,          // takes nothing while held
+};
+
+}  // namespace skep

@@ -1,0 +1,70 @@
+// Mutex: a short critical section between workers, in one plain word so that it may live in the
+// kernel arena (where it is unlocked whenever the sandbox is quiescent).
+//
+// Owned by a host thread. While one is held: no fiber suspension, no gofer call, no guest fault
+// handling. Debug builds check the order of base/lock_rank.h.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+
+#include "base/lock_rank.h"
+#include "base/thread_annotations.h"
+
+namespace skep {
+
+class CAPABILITY("mutex") Mutex {
+ public:
+  explicit constexpr Mutex(LockRank rank) : rank_(rank) {}
+  Mutex(const Mutex&) = delete;
+  Mutex& operator=(const Mutex&) = delete;
+
+  void Lock() ACQUIRE() {
+    NoteAcquire();
+    uint32_t expected = 0;
+    if (!word_.compare_exchange_strong(expected, 1, std::memory_order_acquire)) LockSlow();
+  }
+  void Unlock() RELEASE() {
+    if (word_.exchange(0, std::memory_order_release) == 2) WakeOne();
+    NoteRelease();
+  }
+  // For two locks of one rank, taken by a helper that orders them: only the first notes the rank.
+  void LockNested() ACQUIRE() {
+    uint32_t expected = 0;
+    if (!word_.compare_exchange_strong(expected, 1, std::memory_order_acquire)) LockSlow();
+  }
+  void UnlockNested() RELEASE() {
+    if (word_.exchange(0, std::memory_order_release) == 2) WakeOne();
+  }
+
+ private:
+  void LockSlow();
+  void WakeOne();
+#ifdef NDEBUG
+  void NoteAcquire() {}
+  void NoteRelease() {}
+#else
+  void NoteAcquire();
+  void NoteRelease();
+#endif
+
+  std::atomic<uint32_t> word_{0};  // 0 free, 1 held, 2 held and somebody sleeps
+  const LockRank rank_;
+};
+
+class SCOPED_CAPABILITY MutexLock {
+ public:
+  explicit MutexLock(Mutex& mutex) ACQUIRE(mutex) : mutex_(mutex) { mutex_.Lock(); }
+  ~MutexLock() RELEASE() { mutex_.Unlock(); }
+  MutexLock(const MutexLock&) = delete;
+  MutexLock& operator=(const MutexLock&) = delete;
+
+ private:
+  Mutex& mutex_;
+};
+
+// True if this host thread holds no Mutex (debug builds; always true in release builds). What every
+// suspension point CHECKs.
+bool HoldsNoMutex();
+
+}  // namespace skep

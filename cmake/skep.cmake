@@ -1,0 +1,63 @@
+# Flags of every target, and the functions that folders use.
+set(CMAKE_CXX_STANDARD 23)
+set(CMAKE_CXX_STANDARD_REQUIRED ON)
+set(CMAKE_CXX_EXTENSIONS ON)
+set(CMAKE_POSITION_INDEPENDENT_CODE OFF)
+set(CMAKE_EXPORT_COMPILE_COMMANDS ON)
+if(NOT CMAKE_BUILD_TYPE)
+  set(CMAKE_BUILD_TYPE Release)
+endif()
+set(CMAKE_CXX_FLAGS_RELEASE "-O2 -DNDEBUG")
+set(CMAKE_CXX_FLAGS_DEBUG "-O1 -g1")
+
+add_library(skep_flags INTERFACE)
+target_include_directories(skep_flags INTERFACE ${CMAKE_SOURCE_DIR} ${CMAKE_BINARY_DIR})
+target_compile_definitions(skep_flags INTERFACE _GNU_SOURCE FMT_HEADER_ONLY)
+target_compile_options(skep_flags INTERFACE
+  -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Werror -Wno-missing-field-initializers
+  -fno-pie -fstack-protector-strong -ffile-prefix-map=${CMAKE_SOURCE_DIR}/= -gz)
+if(CMAKE_CXX_COMPILER_ID STREQUAL GNU)
+  # __extension__ does not silence clang's warning on statement expressions, nor g++'s on some uses.
+  target_compile_options(skep_flags INTERFACE -Wframe-larger-than=4096)
+else()
+  target_compile_options(skep_flags INTERFACE -Wthread-safety -Wno-gnu-statement-expression)
+endif()
+target_link_options(skep_flags INTERFACE -no-pie)
+if(SKEP_SANITIZE)
+  target_compile_definitions(skep_flags INTERFACE SKEP_NO_ARENA)
+  target_compile_options(skep_flags INTERFACE -fsanitize=address,undefined -fno-omit-frame-pointer
+    -Wno-frame-larger-than)
+  target_link_options(skep_flags INTERFACE -fsanitize=address,undefined)
+else()
+  # One static, fixed-address binary: a kernel arena is resumed by the same build.
+  target_link_options(skep_flags INTERFACE -static)
+endif()
+
+# skep_library(NAME [DIRS sub ...] [DEPS lib ...]): a static library of this folder's .cc files (and of
+# the sub-folders in DIRS), and one test program NAME_tests of its *_test.cc files.
+function(skep_library name)
+  cmake_parse_arguments(ARG "" "" "DIRS;DEPS;TEST_DEPS;EXTRA" ${ARGN})
+  set(sources)
+  set(tests)
+  foreach(dir IN ITEMS . LISTS ARG_DIRS)
+    file(GLOB found CONFIGURE_DEPENDS ${dir}/*.cc ${dir}/*.S)
+    list(APPEND sources ${found})
+  endforeach()
+  set(tests ${sources})
+  list(FILTER tests INCLUDE REGEX "_test\\.cc$")
+  list(FILTER sources EXCLUDE REGEX "(_test|/main)\\.cc$")
+  if(sources OR ARG_EXTRA)
+    add_library(${name} STATIC ${sources} ${ARG_EXTRA})
+    target_link_libraries(${name} PUBLIC skep_flags ${ARG_DEPS})
+  else()
+    add_library(${name} INTERFACE)
+    target_link_libraries(${name} INTERFACE skep_flags ${ARG_DEPS})
+  endif()
+  if(tests)
+    add_executable(${name}_tests ${tests})
+    target_link_libraries(${name}_tests PRIVATE ${name} ${ARG_TEST_DEPS} GTest::gtest GTest::gmock
+      GTest::gtest_main)
+    add_test(NAME unit.${name} COMMAND ${name}_tests)
+    set_tests_properties(unit.${name} PROPERTIES LABELS unit TIMEOUT 120)
+  endif()
+endfunction()
