@@ -143,7 +143,7 @@ Result<void> WriteAll(int fd, std::span<const std::byte> from) {
 Result<std::string> ReadWholeFile(const char* path, size_t max) {
   OwnedFd fd = TRY(Open(path, O_RDONLY));
   std::string text;
-  char block[4096];
+  char block[2048];
   for (;;) {
     size_t n = TRY(Read(fd.get(), std::as_writable_bytes(std::span(block))));
     if (n == 0) return text;
