@@ -1,0 +1,87 @@
+// Fibers: the kernel-side execution of guest threads and of the sentry's own background work.
+//
+// A fiber runs on its worker's host thread until it suspends; nothing preempts it. It may hold no
+// Mutex across a suspension. Wake-ups are never lost: Unpark on a running fiber makes its next
+// Suspend return at once; so every wait is a loop around its condition.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <optional>
+
+#include "base/ref.h"
+#include "base/result.h"
+#include "platform/platform.h"
+
+namespace skep::sched {
+
+class Worker;
+
+// What may end a sleep early (Linux: TASK_INTERRUPTIBLE, TASK_KILLABLE, TASK_UNINTERRUPTIBLE).
+enum class Sleep : uint8_t { kInterruptible, kKillable, kUninterruptible };
+enum class WakeReason : uint8_t { kWoken, kTimedOut, kInterrupted };
+
+// Absolute time on the sandbox's virtual monotonic clock, ns (sched/clock.h); nullopt: for ever.
+using Deadline = std::optional<uint64_t>;
+
+class Fiber : public RefCounted<Fiber> {
+ public:
+  // A new fiber on `worker`, ready to run `body` there. EAGAIN when stacks have run out. Any thread.
+  static Result<Ref<Fiber>> Spawn(Worker& worker, std::move_only_function<void()> body);
+
+  // The fiber that is running on this thread. CHECKs that there is one.
+  static Fiber& Current();
+  static Fiber* CurrentOrNull();
+
+  Worker& worker() const { return *worker_; }
+
+  // Any thread. Wakes the fiber if it is suspended; else its next Suspend returns kWoken at once.
+  void Unpark();
+
+  // Any thread. There is something for this fiber to look at (a signal, a stop, a freeze):
+  // interruptible sleeps end with kInterrupted now and from now on, and a guest that runs for this
+  // fiber is interrupted, until ClearInterrupt.
+  void Interrupt();
+  void ClearInterrupt() { interrupted_.store(false, std::memory_order_seq_cst); }
+  bool interrupted() const { return interrupted_.load(std::memory_order_seq_cst); }
+  // Any thread; for good: as Interrupt, and killable sleeps end too.
+  void Kill();
+  bool killed() const { return killed_.load(std::memory_order_seq_cst); }
+
+  bool finished() const { return finished_.load(std::memory_order_acquire); }
+
+  // What the fiber executes for (kernel::Task); sched/ does not look at it.
+  void* cookie = nullptr;
+
+ private:
+  friend class Worker;
+  friend class Scheduler;
+  friend class RefCounted<Fiber>;
+  friend struct FiberAccess;
+  explicit Fiber(Worker& worker);
+  ~Fiber();
+
+  Worker* worker_;
+  std::atomic<bool> interrupted_{false};
+  std::atomic<bool> killed_{false};
+  std::atomic<bool> finished_{false};
+  struct State;       // defined in fiber.cc: context, stack, parking state, guest being run
+  State* state_ = nullptr;
+};
+
+// Suspends the current fiber until Unpark, the deadline, or what `sleep` lets end it. May return
+// kWoken spuriously.
+WakeReason Suspend(Deadline deadline, Sleep sleep);
+// Lets other ready fibers of this worker (and guests that have stopped) go first.
+void Yield();
+
+// Resumes a guest and suspends the current fiber until it stops.
+enum class GuestEnd : uint8_t { kStopped, kDied };
+GuestEnd RunGuest(platform::Context& context, platform::AddressSpace& space);
+
+// Runs `work` on a helper thread (malloc heap) while the current fiber is suspended (not
+// interruptible): for host calls that may block, such as fsync or a read of a cold file.
+void Offload(std::move_only_function<void()> work);
+
+}  // namespace skep::sched
