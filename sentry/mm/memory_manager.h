@@ -1,0 +1,146 @@
+// MemoryManager: one guest address space (Linux: struct mm_struct).
+//
+// The VMA tree says what each address is; the engine's AddressSpace says what the host has mapped.
+// kMmap (a SleepLock) is held across a change of the tree and its Apply, so the two never disagree;
+// it is never held across guest copies. Readers that do not sleep use kVmas.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <sys/mman.h>
+
+#include "base/ref.h"
+#include "sentry/arena/host_table.h"
+#include "sentry/mm/mappable.h"
+#include "sentry/mm/memory_file.h"
+#include "sentry/mm/user_memory.h"
+#include "sentry/sched/scheduler.h"
+
+namespace skep::mm {
+
+// What the limits of the caller allow (RLIMIT_AS, RLIMIT_DATA, RLIMIT_STACK, RLIMIT_MEMLOCK), bytes.
+struct MemoryLimits {
+  uint64_t address_space = ~uint64_t{0};
+  uint64_t data = ~uint64_t{0};
+  uint64_t stack = 8u << 20;
+  uint64_t locked = ~uint64_t{0};
+};
+
+struct MmapRequest {
+  uint64_t address = 0;     // hint, or exact with MAP_FIXED*
+  uint64_t size = 0;        // as the guest gave it
+  int prot = 0;
+  int flags = 0;            // MAP_*
+  Ref<Mappable> file;       // none: anonymous
+  uint64_t offset = 0;
+  int max_prot = PROT_READ | PROT_WRITE | PROT_EXEC;  // what mprotect may reach (file opened read-only)
+  std::string name;         // "[stack]", "[vdso]", ...: for maps
+};
+
+// What the fault path decided.
+enum class FaultOutcome : uint8_t { kRetry, kSignal, kKilled };
+struct FaultResult {
+  FaultOutcome outcome;
+  int signo = 0, code = 0;  // kSignal: SIGSEGV with SEGV_MAPERR/SEGV_ACCERR, or SIGBUS with BUS_ADRERR
+};
+
+struct MemoryStats {  // /proc/<pid>/status, statm; bytes
+  uint64_t virtual_size, resident, shared, data, stack, text, locked, peak_virtual;
+};
+
+class MemoryManager final : public UserMemory, public RefCounted<MemoryManager> {
+ public:
+  // An empty space without an engine half. In the arena.
+  static Ref<MemoryManager> Make(MemoryFile& memory);
+
+  // -- The engine half. Called on `worker`'s thread by the fiber that will run there. --
+  // Makes the AddressSpace and maps everything into it (fork: the child's first act; restore).
+  Result<void> Activate(sched::Worker& worker);
+  arena::HostAddressSpace space() const { return space_; }
+  // A guest thread in it.
+  Result<arena::HostContext> NewContext(const platform::Registers& registers,
+                                        std::span<const std::byte> xsave);
+  // After a restore or Died: forget the host half; Activate makes a new one.
+  void Deactivate();
+  // execve by the only user: an empty space again, the same AddressSpace (Reset).
+  Result<void> Clear();
+
+  // fork: a copy whose private pages are shared copy-on-write from now on (not yet Activated).
+  Result<Ref<MemoryManager>> Fork();
+
+  // -- Linux's calls. Errors as in their man pages. --
+  Result<uint64_t> Mmap(const MmapRequest& request, const MemoryLimits& limits);
+  Result<void> Munmap(uint64_t start, uint64_t size);
+  Result<void> Mprotect(uint64_t start, uint64_t size, int prot, bool grows_down, bool grows_up);
+  Result<uint64_t> Mremap(uint64_t old_start, uint64_t old_size, uint64_t new_size, int flags,
+                          uint64_t new_start, const MemoryLimits& limits);
+  Result<void> Madvise(uint64_t start, uint64_t size, int advice);
+  Result<void> Msync(uint64_t start, uint64_t size, int flags);
+  Result<void> Mincore(uint64_t start, uint64_t size, const std::function<Result<void>(std::span<const std::byte>)>& emit);
+  Result<void> Mlock(uint64_t start, uint64_t size, bool on_fault, const MemoryLimits& limits);
+  Result<void> Munlock(uint64_t start, uint64_t size);
+  Result<void> MlockAll(int flags, const MemoryLimits& limits);
+  Result<void> MunlockAll();
+  // brk(2): the new break, or the old one if it cannot move.
+  uint64_t Brk(uint64_t wanted, const MemoryLimits& limits);
+  void SetBrkStart(uint64_t start);  // loader: end of bss
+  // Where mmap looks first (downwards); set by the loader, with the guest's address randomisation.
+  void SetMmapTop(uint64_t top);
+
+  // A page fault of the guest at `address`. write/exec: 1 yes, 0 no, -1 the engine does not know
+  // (then what the VMA would refuse or still has to copy decides). `stack_limit`: RLIMIT_STACK.
+  struct FaultAccess { int write = -1, exec = -1; bool protection = false; };
+  FaultResult HandleFault(uint64_t address, FaultAccess access, const MemoryLimits& limits);
+
+  // UserMemory
+  CopyResult CopyIn(UserAddr from, std::span<std::byte> to) override;
+  CopyResult CopyOut(UserAddr to, std::span<const std::byte> from) override;
+  CopyResult ZeroOut(UserAddr to, size_t size) override;
+  CopyResult WithBlocks(std::span<const iovec> guest, size_t size, bool write,
+                        const std::function<Result<size_t>(std::span<const iovec>)>& io) override;
+  using UserMemory::CopyIn;
+  using UserMemory::CopyOut;
+  // As the kernel does for ptrace and loader: ignores the protection of private mappings.
+  CopyResult ForceCopyOut(UserAddr to, std::span<const std::byte> from);
+
+  // Atomic operations on a guest word for futexes: the page is made present (and writable) first.
+  // EFAULT, EINVAL if not 4-aligned.
+  Result<uint32_t> LoadWord(UserAddr address);
+  Result<uint32_t> FetchModifyWord(UserAddr address, const std::function<uint32_t(uint32_t)>& change);
+  Result<bool> CompareExchangeWord(UserAddr address, uint32_t& expected, uint32_t desired);
+  // What a futex in shared memory is named by: (file, offset) of the page, stable while mapped; for
+  // private anonymous memory (mm, address).
+  struct FutexKey {
+    uint64_t a = 0, b = 0;  // (this, address) or (identity of the shared object, offset)
+    bool shared = false;
+    friend bool operator==(const FutexKey&, const FutexKey&) = default;
+  };
+  Result<FutexKey> KeyOf(UserAddr address, bool process_private);
+
+  // The file shrank: pages of [addresses) that map offsets at or beyond `new_size` go.
+  void InvalidateMapping(Range addresses);
+
+  // /proc/<pid>/maps, line by line (smaps later), and numbers.
+  std::string MapsText();
+  MemoryStats Stats();
+
+  // Where the loader put things, for /proc and prctl(PR_SET_MM): plain words.
+  struct Layout {
+    uint64_t start_code = 0, end_code = 0, start_data = 0, end_data = 0, start_stack = 0;
+    uint64_t arg_start = 0, arg_end = 0, env_start = 0, env_end = 0, vdso = 0;
+  };
+  Layout layout;
+
+  ~MemoryManager();
+
+ private:
+  friend class RefCounted<MemoryManager>;
+  struct State;
+  explicit MemoryManager(MemoryFile& memory);
+  State* state_ = nullptr;
+  arena::HostAddressSpace space_;
+};
+
+}  // namespace skep::mm
