@@ -30,5 +30,6 @@ debootstrap --variant=minbase --include="$packages" "$suite" "$made" "$mirror" >
 rm -rf "$made"/var/cache/apt/archives/*.deb "$made"/var/lib/apt/lists/*
 # Another process may have been faster: its root is as good as ours.
 mv -T "$made" "$root" 2>/dev/null || [[ -d $root ]]
-ln -sfn "$root" "$cache/rootfs-$suite.new.$$" && mv -T "$cache/rootfs-$suite.new.$$" "$cache/rootfs-$suite"
+ln -sfn "$root" "$cache/.link.$$"
+mv -T "$cache/.link.$$" "$cache/rootfs-$suite"
 printf '%s\n' "$root"
