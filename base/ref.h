@@ -44,6 +44,12 @@ class RefCounted {
   mutable std::atomic<uint32_t> count_{0};
 };
 
+// An object of any class that can be held by Ref: what one layer keeps for another.
+class RefCountedAny : public RefCounted<RefCountedAny> {
+ public:
+  virtual ~RefCountedAny() = default;
+};
+
 template <class T>
 class [[nodiscard]] Ref {
  public:

@@ -17,6 +17,8 @@
 
 namespace skep::sched {
 
+class Scheduler;
+
 class Worker {
  public:
   int index() const { return index_; }

@@ -1,0 +1,64 @@
+#include "sentry/auth/credentials.h"
+
+#include <algorithm>
+#include <linux/capability.h>
+#include <linux/securebits.h>
+
+namespace skep::auth {
+namespace {
+
+constexpr CapabilitySet Bit(int capability) { return uint64_t{1} << capability; }
+
+// Linux: CAP_FS_SET, what follows fsuid.
+constexpr CapabilitySet kFileSystemCapabilities = Bit(CAP_CHOWN) | Bit(CAP_MKNOD) |
+                                                  Bit(CAP_DAC_OVERRIDE) | Bit(CAP_DAC_READ_SEARCH) |
+                                                  Bit(CAP_FOWNER) | Bit(CAP_FSETID) |
+                                                  Bit(CAP_LINUX_IMMUTABLE) | Bit(CAP_MAC_OVERRIDE);
+
+}  // namespace
+
+bool Credentials::InGroup(uint32_t group) const {
+  return group == fsgid || std::binary_search(groups.begin(), groups.end(), group);
+}
+
+void AfterUidChange(const Credentials& old, Credentials& changed) {
+  if ((changed.securebits & SECBIT_NO_SETUID_FIXUP) != 0) return;
+  const bool had_root = old.uid == 0 || old.euid == 0 || old.suid == 0;
+  const bool has_root = changed.uid == 0 || changed.euid == 0 || changed.suid == 0;
+  if (had_root && !has_root) {
+    if (!old.keep_caps) {
+      changed.permitted = 0;
+      changed.effective = 0;
+    }
+    changed.ambient = 0;
+  }
+  if (old.euid == 0 && changed.euid != 0) changed.effective = 0;
+  if (old.euid != 0 && changed.euid == 0) changed.effective = changed.permitted;
+}
+
+void AfterFsuidChange(const Credentials& old, Credentials& changed) {
+  if ((changed.securebits & SECBIT_NO_SETUID_FIXUP) != 0) return;
+  if (old.fsuid == 0 && changed.fsuid != 0) changed.effective &= ~kFileSystemCapabilities;
+  if (old.fsuid != 0 && changed.fsuid == 0) {
+    changed.effective |= changed.permitted & kFileSystemCapabilities;
+  }
+}
+
+void OnExec(Credentials& creds, bool setuid_root_file) {
+  const bool root_magic = (creds.securebits & SECBIT_NOROOT) == 0;
+  const bool root = root_magic && (creds.uid == 0 || creds.euid == 0);
+  if (setuid_root_file || root) creds.ambient = 0;
+  CapabilitySet permitted = creds.ambient;
+  bool effective = false;
+  if (root) {
+    permitted = creds.inheritable | creds.bounding;
+    effective = creds.euid == 0;
+  }
+  creds.permitted = permitted;
+  creds.effective = effective ? permitted : creds.ambient;
+  creds.suid = creds.fsuid = creds.euid;
+  creds.sgid = creds.fsgid = creds.egid;
+  creds.keep_caps = false;
+}
+
+}  // namespace skep::auth

@@ -1,0 +1,38 @@
+// Who a task is (Linux: struct cred): ids, groups, capabilities. A value; tasks replace theirs whole,
+// files keep the opener's.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+namespace skep::auth {
+
+using CapabilitySet = uint64_t;  // bit n: CAP_n of <linux/capability.h>
+inline constexpr CapabilitySet kAllCapabilities = (uint64_t{1} << 41) - 1;  // CAP_LAST_CAP is 40
+
+struct Credentials {
+  uint32_t uid = 0, euid = 0, suid = 0, fsuid = 0;
+  uint32_t gid = 0, egid = 0, sgid = 0, fsgid = 0;
+  std::vector<uint32_t> groups;  // sorted
+  CapabilitySet permitted = 0, effective = 0, inheritable = 0, bounding = kAllCapabilities, ambient = 0;
+  uint32_t securebits = 0;
+  bool keep_caps = false;     // PR_SET_KEEPCAPS
+  bool no_new_privs = false;  // PR_SET_NO_NEW_PRIVS
+
+  bool Has(int capability) const { return (effective >> capability & 1) != 0; }
+  bool InGroup(uint32_t group) const;  // fsgid or a supplementary group
+};
+
+// Shared and immutable once published.
+using CredentialsRef = std::shared_ptr<const Credentials>;
+
+// Linux: cap_emulate_setxuid: what setuid and friends do to capabilities.
+void AfterUidChange(const Credentials& old, Credentials& changed);
+// fsuid alone changed (setfsuid): the file capabilities follow.
+void AfterFsuidChange(const Credentials& old, Credentials& changed);
+// Linux: cap_bprm_creds_from_file for a file without file capabilities (setuid root included).
+void OnExec(Credentials& creds, bool setuid_root_file);
+
+}  // namespace skep::auth

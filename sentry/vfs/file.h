@@ -1,0 +1,94 @@
+// File: an open file description (Linux: struct file). What read, write, poll, ioctl, mmap and
+// getdents act on; shared by dup, fork and SCM_RIGHTS.
+//
+// Operations never block on readiness: where Linux would sleep they answer EAGAIN, and the syscall
+// layer waits on Waiters() (syscalls/blocking.h). They may suspend the fiber for I/O.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <string_view>
+
+#include "sentry/mm/mappable.h"
+#include "sentry/sched/sleep_lock.h"
+#include "sentry/sched/wait_queue.h"
+#include "sentry/vfs/path.h"
+#include "sentry/vfs/types.h"
+
+namespace skep::vfs {
+
+using sched::EventMask;
+
+// One directory entry, as getdents64 tells it.
+struct DirEntry {
+  std::string_view name;
+  uint64_t ino;
+  uint8_t type;           // DT_*
+  uint64_t next_cookie;   // d_off: position after this entry
+};
+// Returns false when the caller's buffer is full (the entry was not taken).
+using DirSink = std::function<bool(const DirEntry&)>;
+
+class File : public RefCounted<File> {
+ public:
+  // flags: O_ACCMODE and status flags as open(2) got them (without O_CREAT, O_EXCL, O_NOCTTY,
+  // O_TRUNC, O_CLOEXEC).
+  File(Path path, uint32_t flags) : path_(std::move(path)), flags_(flags) {}
+  virtual ~File();
+
+  // The name it was opened by; anonymous files have a dentry of the anon file system ("pipe:[7]").
+  const Path& path() const { return path_; }
+  Inode* inode() const { return path_.inode(); }
+  uint32_t flags() const { return flags_.load(std::memory_order_relaxed); }
+  void SetFlags(uint32_t flags) { flags_.store(flags, std::memory_order_relaxed); }
+  bool nonblocking() const { return (flags() & O_NONBLOCK) != 0; }
+  bool readable() const { return (flags() & O_ACCMODE) == O_RDONLY || (flags() & O_ACCMODE) == O_RDWR; }
+  bool writable() const { return (flags() & O_ACCMODE) == O_WRONLY || (flags() & O_ACCMODE) == O_RDWR; }
+  bool is_path() const { return (flags() & O_PATH) != 0; }
+
+  // Streams (pipes, sockets, ttys, eventfd) have no position: pread answers ESPIPE.
+  virtual bool seekable() const { return true; }
+  // A blocking write goes on after a partial one (pipes, sockets, ttys).
+  virtual bool stream() const { return !seekable(); }
+
+  // `offset` is ignored by streams. Access mode was checked by the caller. Advance the sequence.
+  virtual Result<size_t> Read(Caller& caller, mm::IoSequence& to, uint64_t offset);    // EINVAL
+  // O_APPEND is the file's business: it sets *offset to where it wrote (the start).
+  virtual Result<size_t> Write(Caller& caller, mm::IoSequence& from, uint64_t* offset);  // EINVAL
+  // Directories: entries from `cookie` on until the sink is full. Returns the cookie to go on from.
+  virtual Result<uint64_t> ReadDir(Caller& caller, uint64_t cookie, const DirSink& sink);  // ENOTDIR
+  // lseek whole; the default serves regular files (SEEK_DATA/SEEK_HOLE through FindData).
+  virtual Result<uint64_t> Seek(int64_t offset, int whence);
+  virtual Result<uint64_t> FindData(uint64_t offset, bool hole);  // SEEK_DATA / SEEK_HOLE
+
+  virtual Result<uint64_t> Ioctl(Caller& caller, uint64_t command, uint64_t argument);  // ENOTTY
+  virtual Result<Ref<mm::Mappable>> Mappable();                                         // ENODEV
+  virtual Result<void> Truncate(Caller& caller, uint64_t size);                         // EINVAL
+  virtual Result<void> Allocate(Caller& caller, int mode, uint64_t offset, uint64_t size);  // EOPNOTSUPP
+  virtual Result<void> Sync(bool data_only);                                            // EINVAL
+  virtual Result<void> Flush(Caller& caller) { (void)caller; return {}; }  // each close(2)
+
+  // Readiness now (EPOLLIN | EPOLLOUT | ...). Regular files are always ready. A file backed by a
+  // host descriptor arms its watch for what of `wanted` is not ready.
+  virtual EventMask Poll(EventMask wanted);
+  // Whom readiness changes are told to; null: readiness never changes.
+  virtual sched::WaitQueue* Waiters() { return nullptr; }
+
+  // f_pos and its lock (Linux: f_pos_lock), for read, write, lseek, getdents.
+  sched::SleepLock& position_lock() { return position_lock_; }
+  uint64_t position = 0;  // guarded by position_lock_
+
+  // The opener's, for checks that Linux makes against file->f_cred.
+  auth::CredentialsRef opener;
+
+  // F_SETOWN and F_SETSIG, kept and told back.
+  std::atomic<int> owner{0}, signal{0};
+
+ private:
+  const Path path_;
+  std::atomic<uint32_t> flags_;
+  sched::SleepLock position_lock_{LockRank::kFilePosition};
+};
+
+}  // namespace skep::vfs

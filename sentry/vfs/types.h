@@ -1,0 +1,78 @@
+// Words of the file layer: attributes, changes, open flags, and the caller of an operation.
+#pragma once
+
+#include <cstdint>
+#include <fcntl.h>
+#include <optional>
+#include <string>
+#include <sys/stat.h>
+
+#include "base/ref.h"
+#include "base/result.h"
+#include "sentry/auth/credentials.h"
+#include "sentry/mm/user_memory.h"
+
+namespace skep::vfs {
+
+struct Timestamp {
+  int64_t sec = 0;
+  uint32_t nsec = 0;
+};
+
+// What stat and statx answer. mode includes the type (S_IFMT).
+struct Attributes {
+  uint64_t ino = 0;
+  uint32_t dev_major = 0, dev_minor = 0;
+  uint32_t mode = 0;
+  uint32_t nlink = 1;
+  uint32_t uid = 0, gid = 0;
+  uint32_t rdev_major = 0, rdev_minor = 0;
+  uint64_t size = 0;
+  uint64_t blocks = 0;  // 512-byte units
+  uint32_t blksize = 4096;
+  Timestamp atime, mtime, ctime, btime;
+
+  bool IsDir() const { return (mode & S_IFMT) == S_IFDIR; }
+  bool IsRegular() const { return (mode & S_IFMT) == S_IFREG; }
+  bool IsSymlink() const { return (mode & S_IFMT) == S_IFLNK; }
+};
+
+// What chmod, chown, utimensat and truncate ask for (Linux: struct iattr). The vfs has checked
+// permissions; the file system applies it and moves ctime.
+struct AttributeChange {
+  std::optional<uint32_t> mode;  // permission bits, 07777
+  std::optional<uint32_t> uid, gid;
+  std::optional<uint64_t> size;
+  std::optional<Timestamp> atime, mtime;
+};
+
+struct StatFs {
+  uint64_t type = 0, block_size = 4096, blocks = 0, blocks_free = 0, blocks_available = 0;
+  uint64_t files = 0, files_free = 0, name_max = 255;
+  uint64_t fsid = 0, flags = 0;
+};
+
+// Who asks: the task, as far as files need to know it. kernel::Task implements it. Never stored.
+class Caller {
+ public:
+  virtual const auth::Credentials& creds() const = 0;
+  virtual mm::UserMemory& memory() = 0;
+
+  // Job control, in numbers of the caller's pid namespace.
+  virtual int ThreadGroupId() const = 0;
+  virtual int ProcessGroupId() const = 0;
+  virtual int SessionId() const = 0;
+  virtual bool IsSessionLeader() const = 0;
+  virtual bool IsBlockedOrIgnored(int signo) const = 0;
+  // The caller's group has no member whose parent is in another group of the same session.
+  virtual bool InOrphanedGroup() const = 0;
+  virtual void SignalGroup(int process_group, int signo) = 0;  // as the kernel (SI_KERNEL)
+  virtual void SignalSelf(int signo) = 0;                      // SIGPIPE, SIGXFSZ
+  virtual uint64_t FileSizeLimit() const = 0;                  // RLIMIT_FSIZE
+  virtual uint64_t PipeOrQueueLimit() const { return ~uint64_t{0}; }
+
+ protected:
+  ~Caller() = default;
+};
+
+}  // namespace skep::vfs

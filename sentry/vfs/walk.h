@@ -1,0 +1,86 @@
+// Path walks and the operations on names: what the *at system calls are made of
+// (Linux: fs/namei.c).
+#pragma once
+
+#include <functional>
+#include <string>
+#include <string_view>
+
+#include "sentry/vfs/fs_context.h"
+#include "sentry/vfs/path.h"
+
+namespace skep::vfs {
+
+enum class FollowFinal : bool { kNo, kYes };
+
+// Where relative paths start, and how a walk may go.
+struct WalkOptions {
+  FollowFinal follow = FollowFinal::kYes;
+  bool directory = false;   // the result must be a directory (O_DIRECTORY)
+  bool empty_path = false;  // AT_EMPTY_PATH: "" is the start itself
+  uint64_t resolve = 0;     // RESOLVE_* of openat2
+};
+
+// The parent directory of the last component, and that component ("." or ".." if it ends so).
+struct Parent {
+  Path directory;
+  std::string name;
+  bool trailing_slash = false;
+};
+
+struct OpenRequest {
+  uint32_t flags = 0;  // O_*
+  uint32_t mode = 0;   // of a new file, umask already applied
+  uint64_t resolve = 0;
+};
+
+// One task's view for one call: root, cwd, credentials. Cheap to make.
+class Walker {
+ public:
+  Walker(Caller& caller, const FsContext& context);
+  // `start` is used for relative paths (a directory descriptor's path); default: the cwd.
+  Walker(Caller& caller, const FsContext& context, Path start);
+
+  Result<Path> Resolve(std::string_view path, const WalkOptions& options);
+  Result<Parent> ResolveParent(std::string_view path, uint64_t resolve = 0);
+
+  // Linux: path_openat with its order of checks: O_CREAT, O_EXCL, O_TRUNC, O_TMPFILE, O_PATH.
+  Result<Ref<File>> Open(std::string_view path, const OpenRequest& request);
+
+  Result<void> Mknod(std::string_view path, uint32_t mode, uint32_t rdev_major, uint32_t rdev_minor);
+  // As Mknod, but gives back the new path (unix sockets bind to it).
+  Result<Path> MakeNode(std::string_view path, uint32_t mode);
+  Result<void> Mkdir(std::string_view path, uint32_t mode);
+  Result<void> Rmdir(std::string_view path);
+  Result<void> Unlink(std::string_view path);
+  Result<void> Symlink(std::string_view target, std::string_view path);
+  // `existing` was resolved by the caller (AT_SYMLINK_FOLLOW, AT_EMPTY_PATH are its business).
+  Result<void> Link(const Path& existing, std::string_view new_path);
+  Result<void> Rename(std::string_view path, Walker& to, std::string_view new_path, uint32_t flags);
+
+  // Operations on a path already resolved; each checks permissions, read-only mounts, sticky bits.
+  Result<void> Access(const Path& path, int mask, const auth::Credentials& creds);
+  Result<void> Chmod(const Path& path, uint32_t mode);
+  Result<void> Chown(const Path& path, std::optional<uint32_t> uid, std::optional<uint32_t> gid);
+  // nullopt: UTIME_OMIT; `now`: times == NULL semantics of utimensat(2) for permission.
+  Result<void> SetTimes(const Path& path, std::optional<Timestamp> atime,
+                        std::optional<Timestamp> mtime, bool both_now);
+  Result<void> Truncate(const Path& path, uint64_t size);
+  Result<std::string> ReadLink(const Path& path);
+  // Opens what a path already resolved leads to (execve, /proc/self/fd, O_TMPFILE link).
+  Result<Ref<File>> OpenPath(const Path& path, const OpenRequest& request);
+
+  Caller& caller() { return caller_; }
+  const FsContext& context() const { return context_; }
+
+ private:
+  Caller& caller_;
+  const FsContext& context_;
+  Path start_;
+};
+
+// The absolute name of `path` as seen from `root` (getcwd, /proc/self/exe, maps); "(unreachable)"
+// prefix and " (deleted)" suffix as Linux writes them.
+std::string NameOf(const Path& path, const Path& root);
+
+}  // namespace skep::vfs
