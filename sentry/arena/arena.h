@@ -68,11 +68,25 @@ Heap SetThreadHeap(Heap heap);
 Result<std::byte*> AllocateStack();
 void FreeStack(std::byte* bottom);
 
+// Where the owner of a stack keeps the stack pointer of its suspended fiber: Freeze writes the stack
+// from there up. nullptr (as after AllocateStack): all of it.
+void*& SavedStackPointer(std::byte* bottom);
+
+// For sched/'s threads. The stack-protector canary that code on fibers is compiled against, and the
+// allocation cache of worker `index` (-1: none), which lives in the arena.
+uint64_t StackCanary();
+void SetThreadCache(int index);
+// How often this arena has been attached: differs from a remembered value after a restore.
+uint64_t Generation();
+
 struct Usage { size_t heap_bytes, stack_count; };
 Usage CurrentUsage();
 
 // Debug and checkpoint tests: looks at every word of the used arena for pointers into libc's heap,
-// thread stacks, TLS or other mappings outside. Calls `report(address_of_word, value)` for each.
+// thread stacks, TLS or other mappings outside. Calls `report(address_of_word, value)` for each and
+// returns how many there were. Free memory is skipped. Nothing may allocate or free meanwhile. A hit
+// in a stack may be a stale word of an earlier, deeper call; one in the heap is a pointer or a
+// number that looks like one.
 size_t ScanForHostPointers(void (*report)(uintptr_t where, uintptr_t value));
 
 }  // namespace skep::arena

@@ -6,9 +6,12 @@
 // installs it under the same number.
 #pragma once
 
+#include <array>
+#include <atomic>
 #include <cstdint>
 #include <memory>
 
+#include "base/mutex.h"
 #include "base/owned_fd.h"
 #include "base/result.h"
 #include "platform/platform.h"
@@ -60,9 +63,35 @@ class HostTable final : public platform::HostFiles {
   static platform::HostFileId FileIdOf(HostFd ref) { return platform::HostFileId{ref.index()}; }
   Result<int> DescriptorOf(platform::HostFileId file) override;
 
-  // For checkpoint and restore: the numbers in use travel in the image.
-  struct Numbers;
+  // For checkpoint and restore. The highest number travels in the image (kept by whoever writes it);
+  // in the new process ResetNumbers(highest) keeps Add from handing out numbers that are referred to,
+  // and FinishRestore frees those that nobody restored.
   uint32_t HighestNumber() const;
+  void ResetNumbers(uint32_t highest);
+  void FinishRestore();
+
+ private:
+  enum class Kind : uint8_t { kFree, kReserved, kFd, kContext, kAddressSpace };
+  struct Entry {
+    std::atomic<uint64_t> value{0};  // descriptor + 1, or a pointer; 0: empty
+    Kind kind = Kind::kFree;
+    uint32_t next_free = 0;
+  };
+  static constexpr size_t kChunkEntries = 1024;
+  static constexpr size_t kMaxChunks = 4096;
+
+  HostTable() = default;
+  Entry* Find(uint32_t index) const;
+  Entry& Slot(uint32_t index) REQUIRES(mutex_);
+  uint32_t AddValue(Kind kind, uint64_t value);
+  void RestoreValue(Kind kind, uint32_t index, uint64_t value);
+  uint64_t RemoveValue(Kind kind, uint32_t index);
+  uint64_t ValueOf(uint32_t index) const;
+
+  mutable Mutex mutex_{LockRank::kHostTable};
+  uint32_t highest_ GUARDED_BY(mutex_) = 0;
+  uint32_t first_free_ GUARDED_BY(mutex_) = 0;
+  std::array<std::atomic<Entry*>, kMaxChunks> chunks_{};  // grows only; read without the lock
 };
 
 }  // namespace skep::arena

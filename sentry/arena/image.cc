@@ -1,0 +1,222 @@
+#include "sentry/arena/image.h"
+
+#include <algorithm>
+#include <cpuid.h>
+#include <cstring>
+#include <elf.h>
+#include <link.h>
+#include <sys/auxv.h>
+#include <sys/mman.h>
+
+#include "base/host_call.h"
+#include "base/range.h"
+#include "sentry/arena/arena.h"
+#include "sentry/arena/layout.h"
+
+#ifndef SKEP_NO_ARENA
+namespace skep::arena {
+namespace {
+
+constexpr std::array<char, 8> kMagic = {'s', 'k', 'e', 'p', 'a', 'r', 'n', '1'};
+// Runs that are this close become one extent: a mapping costs more than a few pages of a file.
+constexpr uint64_t kMaxGap = 16 * kPageSize;
+// Smaller extents are read at Attach, larger ones mapped and loaded on demand.
+constexpr uint64_t kMapFrom = 8 * kPageSize;
+constexpr uint64_t kMaxExtents = 4 << 20;
+
+std::array<uint8_t, 32> BuildId() {
+  std::array<uint8_t, 32> id{};
+  // SAFETY: the binary is static and not position independent: its headers and notes are mapped at
+  // the addresses they name.
+  const auto* headers = reinterpret_cast<const ElfW(Phdr)*>(getauxval(AT_PHDR));
+  const size_t count = getauxval(AT_PHNUM);
+  for (size_t i = 0; i < count; ++i) {
+    if (headers[i].p_type != PT_NOTE) continue;
+    uintptr_t at = headers[i].p_vaddr;
+    const uintptr_t end = at + headers[i].p_memsz;
+    while (at + sizeof(ElfW(Nhdr)) <= end) {
+      const auto* note = reinterpret_cast<const ElfW(Nhdr)*>(at);
+      const uintptr_t name = at + sizeof *note;
+      const uintptr_t value = name + ((note->n_namesz + 3U) & ~3U);
+      if (note->n_type == NT_GNU_BUILD_ID && note->n_namesz == 4 &&
+          memcmp(reinterpret_cast<const void*>(name), "GNU", 4) == 0) {
+        memcpy(id.data(), reinterpret_cast<const void*>(value),
+               std::min<size_t>(note->n_descsz, id.size()));
+        return id;
+      }
+      at = value + ((note->n_descsz + 3U) & ~3U);
+    }
+  }
+  return id;
+}
+
+std::array<uint32_t, 8> CpuFeatures() {
+  std::array<uint32_t, 8> words{};
+  uint32_t eax = 0, ebx = 0, ecx = 0, edx = 0;
+  if (__get_cpuid(1, &eax, &ebx, &ecx, &edx) != 0) {
+    words[0] = ecx;
+    words[1] = edx;
+    if ((ecx & bit_OSXSAVE) != 0) {
+      uint32_t low = 0, high = 0;
+      asm volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+      words[2] = low;
+      words[3] = high;
+    }
+  }
+  if (__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) != 0) {
+    words[4] = ebx;
+    words[5] = ecx;
+    words[6] = edx;
+  }
+  if (__get_cpuid(0x80000001, &eax, &ebx, &ecx, &edx) != 0) words[7] = ecx;
+  return words;
+}
+
+void Append(std::vector<ImageExtent>& extents, uint64_t from, uint64_t to, uint64_t max_gap) {
+  from = PageFloor(from);
+  to = PageCeil(to);
+  if (!extents.empty()) {
+    ImageExtent& last = extents.back();
+    if (from <= last.address + last.size + max_gap) {
+      last.size = std::max(last.size, to - last.address);
+      return;
+    }
+  }
+  extents.push_back({from, to - from, 0});
+}
+
+void AppendHeap(std::vector<ImageExtent>& extents) {
+  const uint32_t end = TheHeader().heap.end_page();
+  Append(extents, kBase, kBase + sizeof(Header), 0);
+  if (end > kFirstPage) {
+    Append(extents, kRunsBase + kFirstPage * sizeof(Run), kRunsBase + end * sizeof(Run), 0);
+  }
+  if (TheHeader().stacks.slots() > 0) {
+    Append(extents, kSlotsBase, kSlotsBase + TheHeader().stacks.slots() * sizeof(StackSlot), 0);
+  }
+  for (uint32_t page = kFirstPage; page < end; page += Runs()[page].pages) {
+    const Run& run = Runs()[page];
+    if (run.kind == RunKind::kFree) continue;
+    Append(extents, PageAddress(page), PageAddress(page + run.pages), kMaxGap);
+  }
+}
+
+void AppendStacks(std::vector<ImageExtent>& extents) {
+  for (uint32_t i = 0; i < TheHeader().stacks.slots(); ++i) {
+    const StackSlot& slot = Slots()[i];
+    if (!slot.used) continue;
+    const uint64_t top = kStacksBase + (i + 1) * kStackStride;
+    const auto saved = reinterpret_cast<uint64_t>(slot.saved_sp);
+    Append(extents, saved != 0 ? saved : top - kStackSize, top, 0);
+  }
+}
+
+HostResult<void> WriteAt(int fd, uint64_t offset, const void* from, uint64_t size) {
+  const auto* bytes = static_cast<const std::byte*>(from);
+  while (size > 0) {
+    Result<size_t> n = host::PWrite(fd, {bytes, size}, offset);
+    if (!n) return HostFail("cannot write the kernel arena", n.error().code());
+    bytes += *n;
+    offset += *n;
+    size -= *n;
+  }
+  return {};
+}
+
+HostResult<void> ReadAt(int fd, uint64_t offset, void* to, uint64_t size) {
+  auto* bytes = static_cast<std::byte*>(to);
+  while (size > 0) {
+    Result<size_t> n = host::PRead(fd, {bytes, size}, offset);
+    if (!n) return HostFail("cannot read the kernel arena", n.error().code());
+    if (*n == 0) return HostFail("the image of the kernel arena is cut short");
+    bytes += *n;
+    offset += *n;
+    size -= *n;
+  }
+  return {};
+}
+
+bool InRegions(const ImageExtent& e) {
+  if (!IsPageAligned(e.address | e.size | e.offset) || e.size == 0) return false;
+  const auto within = [&](uint64_t base, uint64_t size) {
+    return e.address >= base && e.size <= size && e.address - base <= size - e.size;
+  };
+  return within(kBase, kHeapSize) || within(kStacksBase, kStacksSize);
+}
+
+uint64_t DataStart(uint64_t extent_count) {
+  return PageCeil(sizeof(ImageHeader) + extent_count * sizeof(ImageExtent));
+}
+
+HostResult<void> LoadExtents(int fd, uint64_t offset, const std::vector<ImageExtent>& extents) {
+  for (const ImageExtent& e : extents) {
+    void* at = reinterpret_cast<void*>(e.address);
+    if (e.size < kMapFrom) {
+      TRY(ReadAt(fd, offset + e.offset, at, e.size));
+      continue;
+    }
+    // SAFETY: InRegions held; the regions are ours and empty.
+    Result<void*> mapped =
+        host::Mmap(at, e.size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE, fd,
+                   offset + e.offset);
+    if (!mapped) return HostFail("cannot map the kernel arena's image", mapped.error().code());
+  }
+  return {};
+}
+
+}  // namespace
+
+std::vector<ImageExtent> UsedExtents() {
+  std::vector<ImageExtent> extents;
+  AppendHeap(extents);
+  AppendStacks(extents);
+  return extents;
+}
+
+HostResult<uint64_t> Freeze(int fd, uint64_t offset) {
+  const HostScope host;
+  if (!IsPageAligned(offset)) return HostFail("an arena image starts at a page boundary");
+  std::vector<ImageExtent> extents = UsedExtents();
+  uint64_t end = DataStart(extents.size());
+  for (ImageExtent& e : extents) {
+    e.offset = end;
+    end += e.size;
+  }
+  const ImageHeader header = {kMagic, BuildId(), CpuFeatures(), extents.size()};
+  TRY(WriteAt(fd, offset, &header, sizeof header));
+  TRY(WriteAt(fd, offset + sizeof header, extents.data(), extents.size() * sizeof(ImageExtent)));
+  for (const ImageExtent& e : extents) {
+    TRY(WriteAt(fd, offset + e.offset, reinterpret_cast<const void*>(e.address), e.size));
+  }
+  return end;
+}
+
+HostResult<void> Attach(int fd, uint64_t offset) {
+  const HostScope host;
+  if (!IsPageAligned(offset)) return HostFail("an arena image starts at a page boundary");
+  ImageHeader header{};
+  TRY(ReadAt(fd, offset, &header, sizeof header));
+  if (header.magic != kMagic) return HostFail("not an image of a kernel arena");
+  if (header.build_id != BuildId()) {
+    return HostFail("the image was made by another build of skep; resume it with that one");
+  }
+  if (header.cpu != CpuFeatures()) {
+    return HostFail("the image was made on a CPU with other features; resume it on such a one");
+  }
+  if (header.extent_count > kMaxExtents) return HostFail("the image of the kernel arena is damaged");
+  std::vector<ImageExtent> extents(header.extent_count);
+  TRY(ReadAt(fd, offset + sizeof header, extents.data(), extents.size() * sizeof(ImageExtent)));
+  if (!std::all_of(extents.begin(), extents.end(), InRegions)) {
+    return HostFail("the image of the kernel arena is damaged");
+  }
+  TRY(MapRegions());
+  TRY(LoadExtents(fd, offset, extents));
+  ++TheHeader().generation;
+  if (Result<void> guarded = TheHeader().stacks.GuardAll(); !guarded) {
+    return HostFail("cannot guard fiber stacks", guarded.error().code());
+  }
+  return {};
+}
+
+}  // namespace skep::arena
+#endif  // SKEP_NO_ARENA
