@@ -161,7 +161,8 @@ class Bans(TidyTest):
 
     def test_look_alikes(self):
         for line in ("static_assert(sizeof(int) == 4);", "  static constexpr int kA = 1;",
-                     "  X(const X&) = delete;", "  int host_errno = 0;", "  static Ref<X> Make(int a);",
+                     "  X(const X&) = delete;", "  int host_errno = 0;",
+                     "  static Ref<X> Make(int a);",
                      "constexpr int kTable[] = {1, 2};", "const int kA = 1;", "struct X;",
                      "enum class X : int { kA };", "Result<int> X::F(int a) {", "using A = int;",
                      "void operator delete(void*);", "  error.errno = 0;", "class X final : Y {",
