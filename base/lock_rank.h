@@ -16,6 +16,7 @@ enum class LockRank : uint8_t {
   kMmap,          // MemoryManager: a change of the VMA tree and its Apply. Innermost SleepLock.
 
   // Mutexes (base/mutex.h). They belong to a thread: no Suspend(), no gofer call under them.
+  kGoferClient,   // gofer::Client: held across its round trip, hence before all other Mutexes
   kKernel,        // Kernel: the table of tasks, pids, sessions (Linux: tasklist_lock)
   kSignals,       // SignalHandlers and pending signals of a thread group (Linux: siglock)
   kTask,          // Task: what other tasks may read or change
@@ -33,6 +34,7 @@ enum class LockRank : uint8_t {
   kHostTable,     // HostTable
   kTimers,        // TimerQueue of a worker
   kWaitQueue,     // WaitQueue
+  kReady,         // Epoll: ready list, which a WaitEntry's OnWake fills
   kRunQueue,      // Worker
   kHeap,          // Arena heap
   kLeaf,          // takes nothing while held

@@ -33,6 +33,8 @@ void Mutex::LockSlow() {
 void Mutex::WakeOne() { syscall(SYS_futex, &word_, FUTEX_WAKE_PRIVATE, 1, nullptr, nullptr, 0); }
 
 #ifdef NDEBUG
+NestedRank::NestedRank(LockRank) {}
+NestedRank::~NestedRank() { (void)hidden_; }
 bool HoldsNoMutex() { return true; }
 #else
 void Mutex::NoteAcquire() {
@@ -42,6 +44,12 @@ void Mutex::NoteAcquire() {
 }
 
 void Mutex::NoteRelease() { held_ranks &= ~(uint64_t{1} << static_cast<unsigned>(rank_)); }
+
+NestedRank::NestedRank(LockRank rank)
+    : hidden_(held_ranks & ~((uint64_t{1} << static_cast<unsigned>(rank)) - 1)) {
+  held_ranks &= ~hidden_;
+}
+NestedRank::~NestedRank() { held_ranks |= hidden_; }
 
 bool HoldsNoMutex() { return held_ranks == 0; }
 #endif
