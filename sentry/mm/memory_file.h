@@ -8,6 +8,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <span>
 
@@ -23,6 +24,10 @@ class MemoryFile;
 
 // A contiguous run of offsets of a memory file, shared by count. The pages go back when the last
 // Ref does.
+//
+// Private guest memory also counts uses page by page: how many address spaces have a page. A page
+// that nobody uses is punched and reads as zeros when it is used again; one that is used once may be
+// written in place. (Files that own their extents, such as FilePages, do not count uses.)
 class Extent final : public RefCounted<Extent> {
  public:
   MemoryFile& file() const { return *file_; }
@@ -30,19 +35,34 @@ class Extent final : public RefCounted<Extent> {
   uint64_t size() const { return offsets_.size(); }
   ~Extent();
 
+  // One use of each page of `pages`, if none of them has one. Their contents are zeros.
+  bool TryUse(Range pages);
+  void AddUse(Range pages);
+  // Pages whose last use this was are punched: no guest may have them mapped any more.
+  void DropUse(Range pages);
+  bool UsedOnce(Range pages);  // every page of `pages` has exactly one use
+
  private:
   friend class MemoryFile;
+  using Uses = std::map<uint64_t, uint32_t>;  // offset -> count, up to the next key; before: 0
   Extent(MemoryFile& file, Range offsets) : file_(&file), offsets_(offsets) {}
+  Uses::iterator SplitUses(uint64_t offset) REQUIRES(mutex_);
+  void MergeUses(Range pages) REQUIRES(mutex_);
+
   MemoryFile* file_;
   Range offsets_;
+  Mutex mutex_{LockRank::kExtents};
+  Uses uses_ GUARDED_BY(mutex_);
 };
 
 // The sandbox's writable memory. In the arena; its descriptor is in the HostTable, its window at a
 // fixed address.
 class MemoryFile {
  public:
-  // memfd `fd` becomes this file; the window is mapped at arena::kWindowBase + slot * its size.
+  // Makes the memfd and maps its window at the first free slot from arena::kWindowBase. Installs
+  // the fault handler of sentry/mm/copy.h.
   static HostResult<std::unique_ptr<MemoryFile>> Make();
+  ~MemoryFile();  // no extent may be left
   // After a restore: the same offsets, contents from `image`.
   HostResult<void> Reattach(OwnedFd fd);
 
@@ -55,11 +75,15 @@ class MemoryFile {
   // Gives pages back to the host; they read as zeros again.
   void Punch(Range offsets);
   uint64_t UsedBytes() const;  // resident pages, as the host counts them
+  // Resident bytes of a part of it, as the host counts them.
+  uint64_t ResidentBytes(Range offsets) const;
 
  private:
   friend class Extent;
   struct State;
-  State* state_ = nullptr;
+  explicit MemoryFile(std::unique_ptr<State> state);
+  void Free(Range offsets);
+  std::unique_ptr<State> state_;
 };
 
 }  // namespace skep::mm
