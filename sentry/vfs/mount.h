@@ -10,33 +10,6 @@
 
 namespace skep::vfs {
 
-class MountNamespace;
-
-class Mount : public RefCounted<Mount> {
- public:
-  Ref<FileSystem> fs() const { return fs_; }
-  Ref<Dentry> root() const { return root_; }  // of a bind mount: a directory (or file) inside
-  uint64_t flags() const { return flags_.load(std::memory_order_relaxed); }  // MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC
-  void SetFlags(uint64_t flags) { flags_.store(flags, std::memory_order_relaxed); }
-  bool read_only() const;
-  int id() const { return id_; }
-  // Where it is mounted: none for the namespace's root.
-  Path point() const;
-
- private:
-  friend class MountNamespace;
-  friend class RefCounted<Mount>;
-  Mount(Ref<FileSystem> fs, Ref<Dentry> root, uint64_t flags, int id);
-  ~Mount();
-  Ref<FileSystem> fs_;
-  Ref<Dentry> root_;
-  std::atomic<uint64_t> flags_;
-  int id_;
-  MountNamespace* space_ = nullptr;
-  Ref<Mount> parent_;
-  Ref<Dentry> point_;
-};
-
 class MountNamespace : public RefCounted<MountNamespace> {
  public:
   explicit MountNamespace(Ref<FileSystem> root, uint64_t flags = 0);

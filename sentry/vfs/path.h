@@ -8,10 +8,12 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <new>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
-#include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "base/mutex.h"
@@ -27,23 +29,19 @@ class File;
 class FileSystem;
 class Inode;
 class Mount;
+class MountNamespace;
 class FileLocks;  // vfs/locks.h
 
-struct Path {
-  Ref<Mount> mount;
-  Ref<Dentry> dentry;
-
-  explicit operator bool() const { return static_cast<bool>(dentry); }
-  Inode* inode() const;
-  friend bool operator==(const Path&, const Path&) = default;
-};
+struct Path;          // below: a name in a mount
+class SpecialFiles;  // vfs/special_files.h
+class DentryCache;   // vfs/dentry_cache.h
 
 // A file of a file system (Linux: struct inode with its i_op). Operations may suspend the fiber;
 // permissions have been checked by the vfs; directory operations are called with the directory's
 // kDirectory lock held.
 class Inode : public RefCounted<Inode> {
  public:
-  Inode(FileSystem& fs, uint64_t ino, uint32_t type) : fs_(fs), ino_(ino), type_(type) {}
+  Inode(FileSystem& fs, uint64_t ino, uint32_t type);
   virtual ~Inode();
 
   FileSystem& fs() const { return fs_; }
@@ -87,7 +85,18 @@ class Inode : public RefCounted<Inode> {
   virtual Result<void> CheckPermission(const auth::Credentials& creds, int mask);
 
   sched::SleepLock& directory_lock() { return directory_lock_; }
-  FileLocks& locks();  // POSIX, OFD and flock locks; made at first use
+  FileLocks& locks();                // POSIX, OFD and flock locks; made at first use
+  FileLocks* locks_or_null() const;  // null: nobody ever locked it
+
+  // Linux: i_writecount. Open for writing and being executed exclude each other: ETXTBSY.
+  Result<void> TakeWriteAccess();
+  void DropWriteAccess();
+  Result<void> DenyWriteAccess();  // execve: while the file runs
+  void AllowWriteAccess();
+
+  // A file of O_TMPFILE (without O_EXCL) may be given its first name.
+  bool linkable() const { return linkable_.load(std::memory_order_relaxed); }
+  void SetLinkable(bool on) { linkable_.store(on, std::memory_order_relaxed); }
 
   // Set by the kernel for named sockets and FIFOs: what connect/open finds behind this inode.
   Ref<RefCountedAny> attachment();
@@ -99,42 +108,64 @@ class Inode : public RefCounted<Inode> {
   const uint32_t type_;
   sched::SleepLock directory_lock_{LockRank::kDirectory};
   mutable Mutex mutex_{LockRank::kInode};
-  std::unique_ptr<FileLocks> locks_;
+  std::atomic<FileLocks*> locks_{nullptr};
+  std::atomic<int> writers_{0};  // < 0: that many deny writing
+  std::atomic<bool> linkable_{false};
   Ref<RefCountedAny> attachment_;
 };
 
 inline constexpr int kMayExec = 1, kMayWrite = 2, kMayRead = 4;
 
-// A name in the cache. A dentry without an inode is negative: the name is known not to exist.
+// A name in the cache. A dentry without an inode is negative: the name is known not to exist. What
+// a dentry leads to never changes: when a name comes to mean something else, it gets a new dentry.
 class Dentry : public RefCounted<Dentry> {
  public:
-  static Ref<Dentry> MakeRoot(Ref<Inode> inode);                 // its name is "/"
+  static Ref<Dentry> MakeRoot(Ref<Inode> inode);                         // its name is "/"
   static Ref<Dentry> MakeAnonymous(Ref<Inode> inode, std::string name);  // "pipe:[7]", "memfd:x (deleted)"
+  // A file without a name in directory `parent` (O_TMPFILE): "#7", unlinked.
+  static Ref<Dentry> MakeTemporary(Ref<Dentry> parent, Ref<Inode> inode);
   ~Dentry();
 
-  Ref<Inode> inode() const;  // null: negative
-  bool negative() const;
-  Ref<Dentry> parent() const;    // null for roots and anonymous ones
+  Ref<Inode> inode() const { return inode_; }  // null: negative
+  Inode* raw_inode() const { return inode_.get(); }
+  bool negative() const { return !inode_; }
+  Ref<Dentry> parent() const;  // null for roots and anonymous ones
   std::string name() const;
-  bool unlinked() const;         // " (deleted)"
+  bool unlinked() const { return unlinked_.load(std::memory_order_relaxed); }  // " (deleted)"
+  bool anonymous() const { return kind_ == Kind::kAnonymous; }
   bool IsMountpoint() const { return mounts_here.load(std::memory_order_relaxed) != 0; }
-  FileSystem* fs() const;
+  FileSystem* fs() const { return fs_; }
 
   std::atomic<int> mounts_here{0};
 
  private:
   friend class DentryCache;
-  friend class PathWalk;
-  friend class RefCounted<Dentry>;
-  struct State;
-  Dentry();
-  std::unique_ptr<State> state_;
+  enum class Kind : uint8_t { kRoot, kAnonymous, kNamed };
+  Dentry(FileSystem* fs, Ref<Inode> inode, Ref<Dentry> parent, std::string_view name, Kind kind);
+
+  FileSystem* const fs_;
+  const Ref<Inode> inode_;
+  const Kind kind_;
+  // Guarded by the mutex of the file system's DentryCache.
+  bool hashed_ = false;
+  bool referenced_ = false;  // used since the LRU hand last passed
+  bool in_lru_ = false;
+  std::atomic<bool> unlinked_{false};
+  uint32_t hash_ = 0;
+  Ref<Dentry> parent_;
+  std::string name_;
+  Dentry* bucket_next_ = nullptr;
+  Dentry* lru_next_ = nullptr;
+  Dentry* lru_previous_ = nullptr;
 };
 
 // One mounted instance of what Linux calls a super block.
 class FileSystem : public RefCounted<FileSystem> {
  public:
   virtual ~FileSystem();
+  // Lets go of cached dentries (and so of inodes) before the destructor of the derived class runs.
+  static void operator delete(FileSystem* fs, std::destroying_delete_t);
+
   virtual const char* type_name() const = 0;  // "tmpfs", for /proc/mounts
   virtual Result<StatFs> GetStatFs() = 0;
   virtual Ref<Inode> RootInode() = 0;
@@ -144,21 +175,72 @@ class FileSystem : public RefCounted<FileSystem> {
   uint32_t dev_minor() const { return dev_minor_; }  // of an anonymous device 0:N
   std::string source;   // /proc/mounts first field
   std::string options;  // what /proc/mounts shows after rw/ro
+  // Opens FIFOs and devices that have an inode here. Must outlive the file system; null: ENXIO.
+  SpecialFiles* special_files = nullptr;
 
   // Linux: s_vfs_rename_mutex
   sched::SleepLock& rename_lock() { return rename_lock_; }
   // The root's dentry, alive as long as the file system.
   Ref<Dentry> root();
+  DentryCache& cache() { return *cache_; }
 
  protected:
-  explicit FileSystem(uint32_t dev_minor);
+  // `cached`: how many unused dentries are kept.
+  explicit FileSystem(uint32_t dev_minor, size_t cached = 4096);
 
  private:
-  friend class DentryCache;
   const uint32_t dev_minor_;
   sched::SleepLock rename_lock_{LockRank::kRename};
-  struct State;
-  std::unique_ptr<State> state_;
+  std::unique_ptr<DentryCache> cache_;
+};
+
+// A file system seen at a place. Made by MountNamespace (vfs/mount.h).
+class Mount : public RefCounted<Mount> {
+ public:
+  Ref<FileSystem> fs() const { return fs_; }
+  Ref<Dentry> root() const { return root_; }  // of a bind mount: a directory (or file) inside
+  // MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC
+  uint64_t flags() const { return flags_.load(std::memory_order_relaxed); }
+  void SetFlags(uint64_t flags) { flags_.store(flags, std::memory_order_relaxed); }
+  bool read_only() const;
+  int id() const { return id_; }
+  // Where it is mounted: none for the namespace's root (and after umount -l).
+  Path point() const;
+
+ private:
+  friend class MountNamespace;
+  friend class RefCounted<Mount>;
+  Mount(Ref<FileSystem> fs, Ref<Dentry> root, uint64_t flags, int id);
+  ~Mount();
+  Ref<FileSystem> fs_;
+  Ref<Dentry> root_;
+  std::atomic<uint64_t> flags_;
+  int id_;
+  // Guarded by the namespace's mutex.
+  MountNamespace* space_ = nullptr;
+  Ref<Mount> parent_;
+  Ref<Dentry> point_;
+};
+
+// A place in the tree. Anonymous files (pipes, sockets) have no mount. The mount keeps the file
+// system alive, so a dentry must be let go of before its mount.
+struct Path {
+  Ref<Mount> mount;
+  Ref<Dentry> dentry;
+
+  Path() = default;
+  Path(Ref<Mount> m, Ref<Dentry> d) : mount(std::move(m)), dentry(std::move(d)) {}
+  Path(const Path&) = default;
+  Path(Path&&) noexcept = default;
+  Path& operator=(Path other) noexcept {
+    std::swap(dentry, other.dentry);
+    std::swap(mount, other.mount);
+    return *this;
+  }
+
+  explicit operator bool() const { return static_cast<bool>(dentry); }
+  Inode* inode() const { return dentry ? dentry->raw_inode() : nullptr; }
+  friend bool operator==(const Path&, const Path&) = default;
 };
 
 }  // namespace skep::vfs

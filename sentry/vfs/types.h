@@ -56,6 +56,10 @@ struct StatFs {
 class Caller {
  public:
   virtual const auth::Credentials& creds() const = 0;
+  // The same, to keep (File::opener). The default copies; a task gives its own reference.
+  virtual auth::CredentialsRef shared_creds() const {
+    return std::make_shared<const auth::Credentials>(creds());
+  }
   virtual mm::UserMemory& memory() = 0;
 
   // Job control, in numbers of the caller's pid namespace.
