@@ -8,6 +8,7 @@
 #include <atomic>
 #include <cstdint>
 #include <functional>
+#include <new>
 #include <string_view>
 
 #include "sentry/mm/mappable.h"
@@ -30,12 +31,24 @@ struct DirEntry {
 // Returns false when the caller's buffer is full (the entry was not taken).
 using DirSink = std::function<bool(const DirEntry&)>;
 
+// Told once when a file has lost its last reference, before it is destroyed: the lists of those who
+// watch it without holding it (sentry/anon/epoll).
+class FileObserver : public RefCounted<FileObserver> {
+ public:
+  virtual ~FileObserver() = default;
+  virtual void OnLastReference() = 0;
+};
+
 class File : public RefCounted<File> {
  public:
   // flags: O_ACCMODE and status flags as open(2) got them (without O_CREAT, O_EXCL, O_NOCTTY,
   // O_TRUNC, O_CLOEXEC).
   File(Path path, uint32_t flags) : path_(std::move(path)), flags_(flags) {}
   virtual ~File();
+  // Tells the observer first, while the derived class (its wait queue) is still whole.
+  static void operator delete(File* file, std::destroying_delete_t);
+  // The file's one observer, made by `make` at the first call.
+  Ref<FileObserver> Observer(const std::function<Ref<FileObserver>()>& make);
 
   // The name it was opened by; anonymous files have a dentry of the anon file system ("pipe:[7]").
   const Path& path() const { return path_; }
@@ -89,6 +102,7 @@ class File : public RefCounted<File> {
   const Path path_;
   std::atomic<uint32_t> flags_;
   sched::SleepLock position_lock_{LockRank::kFilePosition};
+  std::atomic<FileObserver*> observer_{nullptr};  // counted
 };
 
 }  // namespace skep::vfs
