@@ -22,7 +22,9 @@ enum class LockRank : uint8_t {
   kTask,          // Task: what other tasks may read or change
   kFsContext,     // FsContext: root, cwd, umask
   kFdTable,       // FdTable
-  kEpoll,         // Epoll: interest and ready lists
+  kEpollNesting,  // Epolls of the kernel: which watches which
+  kEpoll,         // Epoll: interest list; a watching one before the one it watches
+  kWatched,       // a file's list of those that watch it
   kFile,          // FileDescription and anonymous files: flags, pipes, ttys, sockets
   kMounts,        // MountNamespace
   kDentry,        // Dentry: parent before child

@@ -1,0 +1,222 @@
+// What changes names: making, linking, removing and renaming.
+#include <fcntl.h>
+#include <linux/fs.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+
+#include "base/host_call.h"
+#include "base/limits.h"
+#include "gofer/server/server.h"
+
+namespace skep::gofer {
+namespace {
+
+uint64_t Arg(int value) { return static_cast<uint64_t>(value); }
+uint64_t Arg(const std::string& text) { return reinterpret_cast<uint64_t>(text.c_str()); }
+uint64_t Arg(const char* text) { return reinterpret_cast<uint64_t>(text); }
+
+constexpr uint32_t kCreateFlags =
+    O_ACCMODE | O_TRUNC | O_APPEND | O_NONBLOCK | O_SYNC | O_DSYNC | O_NOATIME;
+constexpr uint32_t kSpecialBits = 07000;
+
+Result<void> RemoveName(int dir, const std::string& name, int flags) {
+  TRY(host::Call(SYS_unlinkat, Arg(dir), Arg(name), Arg(flags)));
+  return {};
+}
+
+}  // namespace
+
+// Owner and mode of an inode just made: as asked, whatever the host's parent directory did to them.
+// `fd`: any descriptor of it.
+Result<void> Server::FinishNew(int fd, const MakeRequest& request, bool is_symlink) {
+  const FileInfo info = TRY(StatFd(fd));
+  const bool other_uid = request.uid != kKeepId && request.uid != info.attributes.uid;
+  const bool other_gid = request.gid != kKeepId && request.gid != info.attributes.gid;
+  if (other_uid || other_gid) {
+    TRY(host::Call(SYS_fchownat, Arg(fd), Arg(""), request.uid, request.gid, AT_EMPTY_PATH));
+  }
+  const bool bits_lost = other_uid || other_gid || ((info.attributes.mode ^ request.mode) &
+                                                    kSpecialBits) != 0;
+  const bool special = ((info.attributes.mode | request.mode) & kSpecialBits) != 0;
+  if (is_symlink || !bits_lost || !special) return {};
+  TRY(host::Call(SYS_fchmodat, Arg(config_.proc_self_fd.get()), Arg(FdName(fd).text),
+                 (info.attributes.mode & 0777) | (request.mode & kSpecialBits)));
+  return {};
+}
+
+Result<void> Server::PutNew(Node& dir, const std::string& name, Writer& out) {
+  Node* node = nullptr;
+  const FileInfo info = TRY(Lookup(dir, name, &node));
+  nodes_.Reference(*node);
+  out.Put(NodeRecord{node->id, info.attributes});
+  return {};
+}
+
+// Gives what was made under `name` its owner and answers it, or removes it again.
+Result<void> Server::FinishMade(Node& dir, int dir_fd, const std::string& name,
+                                const MakeRequest& request, Writer& out) {
+  const Result<OwnedFd> fd = OpenPath(dir_fd, name);
+  if (!fd) return std::unexpected(fd.error());
+  const FileInfo info = TRY(StatFd(fd->get()));
+  const bool is_symlink = S_ISLNK(info.attributes.mode);
+  if (Result<void> done = FinishNew(fd->get(), request, is_symlink); !done) {
+    (void)RemoveName(dir_fd, name, S_ISDIR(info.attributes.mode) ? AT_REMOVEDIR : 0);
+    return done;
+  }
+  return PutNew(dir, name, out);
+}
+
+Result<void> Server::Create(Reader& in, Writer& out) {
+  const MakeRequest request = TRY(in.Get<MakeRequest>());
+  const std::string name = TRY(TakeName(in));
+  TRY(in.End());
+  Node* dir = TRY(nodes_.Find(request.dir));
+  if (!dir->IsDirectory()) return Fail(ENOTDIR);
+  const bool bad_flags =
+      (request.flags & ~kCreateFlags) != 0 || (request.flags & O_ACCMODE) == O_ACCMODE;
+  if (bad_flags || (request.mode & ~07777U) != 0) return Fail(EINVAL);
+  const HeldFd dir_fd = TRY(HoldChangeable(*dir));
+  const int flags = static_cast<int>(request.flags) | O_CREAT | O_EXCL | O_NOCTTY;
+  OwnedFd file = TRY(OpenBeneath(dir_fd.get(), name.c_str(), flags, request.mode));
+  Result<void> done = FinishNew(file.get(), request, false);
+  if (done) done = PutNew(*dir, name, out);
+  if (!done) {
+    (void)RemoveName(dir_fd.get(), name, 0);
+    return done;
+  }
+  Donate(std::move(file));
+  return {};
+}
+
+Result<void> Server::Mkdir(Reader& in, Writer& out) {
+  const MakeRequest request = TRY(in.Get<MakeRequest>());
+  const std::string name = TRY(TakeName(in));
+  TRY(in.End());
+  Node* dir = TRY(nodes_.Find(request.dir));
+  if (!dir->IsDirectory()) return Fail(ENOTDIR);
+  if ((request.mode & ~07777U) != 0 || request.flags != 0) return Fail(EINVAL);
+  const HeldFd dir_fd = TRY(HoldChangeable(*dir));
+  TRY(host::Call(SYS_mkdirat, Arg(dir_fd.get()), Arg(name), request.mode));
+  return FinishMade(*dir, dir_fd.get(), name, request, out);
+}
+
+Result<void> Server::Mknod(Reader& in, Writer& out) {
+  const MakeRequest request = TRY(in.Get<MakeRequest>());
+  const std::string name = TRY(TakeName(in));
+  TRY(in.End());
+  Node* dir = TRY(nodes_.Find(request.dir));
+  if (!dir->IsDirectory()) return Fail(ENOTDIR);
+  const uint32_t type = request.mode & S_IFMT;
+  if ((request.mode & ~(07777U | S_IFMT)) != 0 || request.flags != 0) return Fail(EINVAL);
+  const bool allowed = type == S_IFREG || (type == S_IFIFO && config_.allow_fifos) ||
+                       (type == S_IFSOCK && config_.allow_sockets);
+  if (!allowed) return Fail(EPERM);  // device nodes above all
+  const HeldFd dir_fd = TRY(HoldChangeable(*dir));
+  TRY(host::Call(SYS_mknodat, Arg(dir_fd.get()), Arg(name), request.mode, 0));
+  return FinishMade(*dir, dir_fd.get(), name, request, out);
+}
+
+Result<void> Server::Symlink(Reader& in, Writer& out) {
+  const MakeRequest request = TRY(in.Get<MakeRequest>());
+  const std::string name = TRY(TakeName(in));
+  const std::string_view target = TRY(in.GetString());
+  TRY(in.End());
+  Node* dir = TRY(nodes_.Find(request.dir));
+  if (!dir->IsDirectory()) return Fail(ENOTDIR);
+  if (target.empty()) return Fail(ENOENT);
+  if (target.size() >= kPathMax) return Fail(ENAMETOOLONG);
+  if (target.find('\0') != target.npos || request.flags != 0) return Fail(EINVAL);
+  const HeldFd dir_fd = TRY(HoldChangeable(*dir));
+  TRY(host::Call(SYS_symlinkat, Arg(std::string(target)), Arg(dir_fd.get()), Arg(name)));
+  return FinishMade(*dir, dir_fd.get(), name, request, out);
+}
+
+Result<void> Server::Link(Reader& in, Writer& out) {
+  const LinkRequest request = TRY(in.Get<LinkRequest>());
+  const std::string name = TRY(TakeName(in));
+  TRY(in.End());
+  Node* node = TRY(nodes_.Find(request.node));
+  Node* dir = TRY(nodes_.Find(request.dir));
+  if (!dir->IsDirectory()) return Fail(ENOTDIR);
+  if (node->attach != dir->attach) return Fail(EXDEV);
+  if (node->IsDirectory()) return Fail(EPERM);
+  if (node->hidden) return Fail(EACCES);
+  const HeldFd dir_fd = TRY(HoldChangeable(*dir));
+  const HeldFd fd = TRY(nodes_.Hold(*node));
+  // Following the magic link leads to the inode itself, be it a symlink.
+  TRY(host::Call(SYS_linkat, Arg(config_.proc_self_fd.get()), Arg(FdName(fd.get()).text),
+                 Arg(dir_fd.get()), Arg(name), AT_SYMLINK_FOLLOW));
+  return PutNew(*dir, name, out);
+}
+
+// The node that is about to lose this name, if a client knows it: kept reachable.
+void Server::BeforeRemoval(Node& dir, int dir_fd, const std::string& name, Node** victim) {
+  *victim = nullptr;
+  const Result<FileInfo> info = StatName(dir_fd, name);
+  if (!info) return;
+  Node* node = nodes_.FindIdentity(dir.attach, info->identity);
+  if (node == nullptr || node->type != info->type()) return;
+  if (node->parent != &dir || node->name != name) nodes_.SetName(*node, dir, name);
+  nodes_.Pin(*node);
+  *victim = node;
+}
+
+Result<void> Server::Unlink(Reader& in, Writer&) {
+  const UnlinkRequest request = TRY(in.Get<UnlinkRequest>());
+  const std::string name = TRY(TakeName(in));
+  TRY(in.End());
+  Node* dir = TRY(nodes_.Find(request.dir));
+  if (!dir->IsDirectory()) return Fail(ENOTDIR);
+  if ((request.flags & ~kUnlinkDirectory) != 0) return Fail(EINVAL);
+  const HeldFd dir_fd = TRY(HoldChangeable(*dir));
+  Node* victim = nullptr;
+  BeforeRemoval(*dir, dir_fd.get(), name, &victim);
+  if (victim != nullptr && victim->permanent) return Fail(EBUSY);
+  const Result<void> removed =
+      RemoveName(dir_fd.get(), name, (request.flags & kUnlinkDirectory) != 0 ? AT_REMOVEDIR : 0);
+  if (victim != nullptr) {
+    if (removed) nodes_.LoseName(*victim);
+    if (!removed) nodes_.SetName(*victim, *dir, name);  // no longer pinned
+  }
+  return removed;
+}
+
+Result<void> Server::Rename(Reader& in, Writer&) {
+  const RenameRequest request = TRY(in.Get<RenameRequest>());
+  const std::string old_name = TRY(TakeName(in));
+  const std::string new_name = TRY(TakeName(in));
+  TRY(in.End());
+  Node* old_dir = TRY(nodes_.Find(request.old_dir));
+  Node* new_dir = TRY(nodes_.Find(request.new_dir));
+  if (!old_dir->IsDirectory() || !new_dir->IsDirectory()) return Fail(ENOTDIR);
+  constexpr uint32_t kFlags = RENAME_NOREPLACE | RENAME_EXCHANGE;
+  if ((request.flags & ~kFlags) != 0 || request.flags == kFlags) return Fail(EINVAL);
+  if (old_dir->attach != new_dir->attach) return Fail(EXDEV);
+  const HeldFd old_fd = TRY(HoldChangeable(*old_dir));
+  const HeldFd new_fd = TRY(HoldChangeable(*new_dir));
+  Node* moved = nullptr;
+  Node* replaced = nullptr;
+  BeforeRemoval(*old_dir, old_fd.get(), old_name, &moved);
+  BeforeRemoval(*new_dir, new_fd.get(), new_name, &replaced);
+  const bool busy =
+      (moved != nullptr && moved->permanent) || (replaced != nullptr && replaced->permanent);
+  Result<int64_t> renamed = Fail(EBUSY);
+  if (!busy) {
+    renamed = host::Call(SYS_renameat2, Arg(old_fd.get()), Arg(old_name), Arg(new_fd.get()),
+                         Arg(new_name), request.flags);
+  }
+  const bool exchanged = (request.flags & RENAME_EXCHANGE) != 0;
+  // Two names of one inode: Linux does nothing, and both stay.
+  if (!renamed || (moved != nullptr && moved == replaced)) {
+    if (moved != nullptr) nodes_.SetName(*moved, *old_dir, old_name);
+    if (replaced != nullptr && replaced != moved) nodes_.SetName(*replaced, *new_dir, new_name);
+    if (!renamed) return std::unexpected(renamed.error());
+    return {};
+  }
+  if (replaced != nullptr && !exchanged) nodes_.LoseName(*replaced);
+  if (moved != nullptr) nodes_.SetName(*moved, *new_dir, new_name);
+  if (replaced != nullptr && exchanged) nodes_.SetName(*replaced, *old_dir, old_name);
+  return {};
+}
+
+}  // namespace skep::gofer
