@@ -5,9 +5,11 @@
 // it is never held across guest copies. Readers that do not sleep use kVmas.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <span>
 #include <string>
 #include <sys/mman.h>
 
@@ -36,7 +38,7 @@ struct MmapRequest {
   Ref<Mappable> file;       // none: anonymous
   uint64_t offset = 0;
   int max_prot = PROT_READ | PROT_WRITE | PROT_EXEC;  // what mprotect may reach (file opened read-only)
-  std::string name;         // "[stack]", "[vdso]", ...: for maps
+  std::string name;         // "[stack]", "[vdso]", or the path of `file` as opened: for maps
 };
 
 // What the fault path decided.
@@ -58,6 +60,7 @@ class MemoryManager final : public UserMemory, public RefCounted<MemoryManager> 
   // -- The engine half. Called on `worker`'s thread by the fiber that will run there. --
   // Makes the AddressSpace and maps everything into it (fork: the child's first act; restore).
   Result<void> Activate(sched::Worker& worker);
+  Result<void> Activate(platform::Engine& engine);  // of this thread's worker
   arena::HostAddressSpace space() const { return space_; }
   // A guest thread in it.
   Result<arena::HostContext> NewContext(const platform::Registers& registers,
@@ -109,6 +112,7 @@ class MemoryManager final : public UserMemory, public RefCounted<MemoryManager> 
   // EFAULT, EINVAL if not 4-aligned.
   Result<uint32_t> LoadWord(UserAddr address);
   Result<uint32_t> FetchModifyWord(UserAddr address, const std::function<uint32_t(uint32_t)>& change);
+  // False: `expected` is now what was there.
   Result<bool> CompareExchangeWord(UserAddr address, uint32_t& expected, uint32_t desired);
   // What a futex in shared memory is named by: (file, offset) of the page, stable while mapped; for
   // private anonymous memory (mm, address).
@@ -119,8 +123,13 @@ class MemoryManager final : public UserMemory, public RefCounted<MemoryManager> 
   };
   Result<FutexKey> KeyOf(UserAddr address, bool process_private);
 
-  // The file shrank: pages of [addresses) that map offsets at or beyond `new_size` go.
-  void InvalidateMapping(Range addresses);
+  // The file shrank or lost pages: those at [addresses) are unmapped, and the next access asks the
+  // file again. Only mappings of `file` (null: of any). `private_copies`: of private mappings, too
+  // (Linux: truncation takes them, hole punching does not). Called by the file; may sleep.
+  void InvalidateMapping(Range addresses, const Mappable* file = nullptr,
+                         bool private_copies = true);
+  // Whether [addresses) has a shared mapping of `file` that is or may become writable.
+  bool MapsWritable(Range addresses, const Mappable& file);
 
   // /proc/<pid>/maps, line by line (smaps later), and numbers.
   std::string MapsText();
@@ -133,13 +142,16 @@ class MemoryManager final : public UserMemory, public RefCounted<MemoryManager> 
   };
   Layout layout;
 
+  // Tasks whose memory this is (Linux: mm_users); kernel/ counts.
+  std::atomic<int> users{0};
+
   ~MemoryManager();
 
  private:
   friend class RefCounted<MemoryManager>;
   struct State;
   explicit MemoryManager(MemoryFile& memory);
-  State* state_ = nullptr;
+  std::unique_ptr<State> state_;
   arena::HostAddressSpace space_;
 };
 

@@ -1,0 +1,222 @@
+#include "sentry/kernel/clone.h"
+
+#include <algorithm>
+#include <linux/capability.h>
+#include <linux/sched.h>
+
+#include "base/host_call.h"
+#include "sentry/kernel/exit.h"
+#include "sentry/kernel/signal_frame.h"
+#include "sentry/kernel/signals.h"
+
+namespace skep::kernel {
+namespace {
+
+constexpr uint64_t kNamespaces = CLONE_NEWNS | CLONE_NEWCGROUP | CLONE_NEWUTS | CLONE_NEWIPC |
+                                 CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNET | 0x80 /* NEWTIME */;
+
+// Linux: copy_process's checks, in its order.
+Result<void> CheckFlags(const Task& parent, const CloneRequest& request) {
+  const uint64_t flags = request.flags;
+  const auto has = [&](uint64_t bits) { return (flags & bits) == bits; };
+  if (has(CLONE_NEWNS | CLONE_FS) || has(CLONE_NEWUSER | CLONE_FS)) return Fail(EINVAL);
+  if (has(CLONE_THREAD) && !has(CLONE_SIGHAND)) return Fail(EINVAL);
+  if (has(CLONE_SIGHAND) && !has(CLONE_VM)) return Fail(EINVAL);
+  if (has(CLONE_PARENT) && parent.group == parent.kernel.init) return Fail(EINVAL);
+  if (has(CLONE_THREAD) && (flags & (CLONE_NEWUSER | CLONE_NEWPID)) != 0) return Fail(EINVAL);
+  if ((flags & kNamespaces) != 0) {
+    // Namespaces of guests are not offered: as a kernel built without them answers.
+    return Fail(parent.creds().Has(CAP_SYS_ADMIN) ? EINVAL : EPERM);
+  }
+  return {};
+}
+
+Result<void> CheckProcessLimit(Task& parent) REQUIRES(parent.kernel.tasks_mutex) {
+  Kernel& kernel = parent.kernel;
+  const uint64_t limit = parent.Limit(RLIMIT_NPROC);
+  const auto& creds = *parent.credentials;
+  if (limit != RLIM_INFINITY && creds.uid != 0 && !creds.Has(CAP_SYS_RESOURCE) &&
+      !creds.Has(CAP_SYS_ADMIN)) {
+    uint64_t count = 0;
+    for (const auto& [pid, entry] : kernel.pids) {
+      if (entry.task != nullptr && entry.task->credentials->uid == creds.uid) ++count;
+    }
+    if (count >= limit) return Fail(EAGAIN);
+  }
+  if (kernel.config.pids_limit != 0 && kernel.task_count >= kernel.config.pids_limit) {
+    return Fail(EAGAIN);
+  }
+  return {};
+}
+
+Result<void> CopyMemory(Task& parent, Task& child, uint64_t flags) {
+  if ((flags & CLONE_VM) != 0) {
+    child.mm = parent.mm;
+  } else {
+    child.mm = TRY(parent.mm->Fork());
+    // As Linux's dup_mm: what the loader noted goes along.
+    child.mm->layout = parent.mm->layout;
+  }
+  child.mm->users.fetch_add(1);
+  return {};
+}
+
+Result<void> CopyRegisters(Task& parent, Task& child, const CloneRequest& request) {
+  platform::Registers* r = parent.LoadRegisters(platform::LoadXsave::kYes);
+  if (r == nullptr) return Fail(kKilled);
+  child.saved_registers = *r;
+  child.saved_registers.rax = 0;
+  if (request.stack != 0) child.saved_registers.rsp = request.stack;
+  if ((request.flags & CLONE_SETTLS) != 0) child.saved_registers.fs_base = request.tls;
+  const auto xsave = parent.context().xsave();
+  child.saved_xsave.assign(xsave.begin(), xsave.end());
+  return {};
+}
+
+Ref<ThreadGroup> NewGroup(Task& parent, const CloneRequest& request) {
+  Kernel& kernel = parent.kernel;
+  auto group = MakeRef<ThreadGroup>(kernel);
+  ThreadGroup& old = *parent.group;
+  group->exit_signal = (request.flags & CLONE_PARENT) != 0 ? old.exit_signal : request.exit_signal;
+  if ((request.flags & CLONE_SIGHAND) != 0) {
+    group->handlers = old.handlers;
+  } else {
+    group->handlers = MakeRef<SignalHandlers>();
+    MutexLock lock(kernel.tasks_mutex);
+    group->handlers->actions = old.handlers->actions;
+  }
+  if ((request.flags & 0x100000000ull /* CLONE_CLEAR_SIGHAND */) != 0) {
+    for (SignalAction& action : group->handlers->actions) {
+      if (action.handler != 1) action = {};
+    }
+  }
+  MutexLock lock(kernel.tasks_mutex);
+  group->limits = old.limits;
+  group->dumpable = old.dumpable;
+  group->oom_score_adj = old.oom_score_adj;
+  group->start_ns = kernel.scheduler.clock().MonotonicNs();
+  return group;
+}
+
+void CopyRest(Task& parent, Task& child, const CloneRequest& request) {
+  const uint64_t flags = request.flags;
+  child.fs = (flags & CLONE_FS) != 0 ? parent.fs : parent.fs->Clone();
+  child.files = (flags & CLONE_FILES) != 0 ? parent.files : parent.files->Clone();
+  child.personality = parent.personality;
+  child.timer_slack_ns = parent.timer_slack_ns;
+  child.no_thp = parent.no_thp;
+  child.nice = parent.nice;
+  child.cpu_mask = parent.cpu_mask;
+  if ((flags & CLONE_CHILD_CLEARTID) != 0) child.clear_child_tid = request.child_tid;
+  // Linux: sas_ss_reset: a thread in the same memory does not share the alternate stack.
+  if ((flags & (CLONE_VM | CLONE_VFORK)) != CLONE_VM) child.alt_stack = parent.alt_stack;
+  MutexLock lock(parent.kernel.tasks_mutex);
+  child.executable = parent.executable;
+  child.blocked = parent.blocked;
+  child.comm = parent.comm;
+  child.credentials = parent.credentials;
+}
+
+// Linux: copy_process's last part, under tasklist_lock.
+Result<void> Publish(Task& parent, Task& child, uint64_t flags) {
+  Kernel& kernel = parent.kernel;
+  MutexLock lock(kernel.tasks_mutex);
+  TRY(CheckProcessLimit(parent));
+  // A signal that came during the fork is taken before it (Linux: recalc_sigpending, ERESTARTNOINTR).
+  if ((flags & CLONE_THREAD) == 0 && HasDeliverable(parent)) return Fail(kRestartNoIntr);
+  if (parent.group->exiting) return Fail(kKilled);
+  const int pid = TRY(kernel.AllocatePid());
+  child.tid = pid;
+  auto& entry = kernel.pids[pid];
+  entry.task = &child;
+  ThreadGroup& group = *child.group;
+  if ((flags & CLONE_THREAD) == 0) {
+    entry.group = &group;
+    group.tgid = pid;
+    group.leader = Ref<Task>(&child);
+    kernel.JoinProcessGroup(group, parent.group->pgid);
+    kernel.JoinSession(group, parent.group->sid);
+    group.parent = (flags & CLONE_PARENT) != 0 ? parent.group->parent : parent.group.get();
+    group.parent_thread = (flags & CLONE_PARENT) != 0 ? parent.group->parent_thread : &parent;
+    group.parent->children.push_back(child.group);
+  }
+  group.threads.push_back(&child);
+  ++kernel.task_count;
+  ++kernel.forks;
+  return {};
+}
+
+sched::Worker& WorkerFor(Task& parent, uint64_t flags) {
+  sched::Worker& own = parent.fiber->worker();
+  // Threads of one address space stay with its engine; a process may go where there is room.
+  if ((flags & CLONE_VM) != 0) return own;
+  sched::Worker& least = parent.kernel.scheduler.LeastLoaded();
+  return own.Load() > 1 && least.Load() + 1 < own.Load() ? least : own;
+}
+
+// The fiber could not be made or could not start: as if the child had never been.
+void Unpublish(Task& child) {
+  Kernel& kernel = child.kernel;
+  MutexLock lock(kernel.tasks_mutex);
+  child.group->exit_status = SIGKILL;
+  child.group->exit_signal = 0;
+}
+
+}  // namespace
+
+Result<int> Clone(Task& parent, const CloneRequest& request) {
+  TRY(CheckFlags(parent, request));
+  Kernel& kernel = parent.kernel;
+  auto child = MakeRef<Task>(kernel);
+  TRY(CopyRegisters(parent, *child, request));
+  child->group = (request.flags & CLONE_THREAD) != 0 ? parent.group : NewGroup(parent, request);
+  CopyRest(parent, *child, request);
+  TRY(CopyMemory(parent, *child, request.flags));
+  const auto abandon = [&] {
+    child->mm->users.fetch_sub(1);
+    ReleaseFiles(*child);
+  };
+  Task* raw = child.get();
+  child->vfork_pending = (request.flags & CLONE_VFORK) != 0;
+  auto fiber = sched::Fiber::Spawn(WorkerFor(parent, request.flags), [hold = child]() mutable {
+    const Ref<Task> task = std::move(hold);
+    // Runs only once the parent has published it.
+    sched::WaitUntil(task->started_queue, sched::kAllEvents, std::nullopt,
+                     sched::Sleep::kUninterruptible, [&] { return task->may_start.load(); });
+    if (!task->abandoned) task->Main();
+  });
+  if (!fiber) {
+    abandon();
+    return std::unexpected(fiber.error());
+  }
+  raw->fiber = *fiber;
+  if (auto published = Publish(parent, *raw, request.flags); !published) {
+    raw->abandoned = true;
+    raw->may_start = true;
+    raw->started_queue.Wake();
+    abandon();
+    return std::unexpected(published.error());
+  }
+  const int tid = raw->tid;
+  if ((request.flags & CLONE_PARENT_SETTID) != 0) {
+    (void)parent.mm->CopyOut(mm::UserPtr<int32_t>(request.parent_tid), tid);
+  }
+  if ((request.flags & CLONE_CHILD_SETTID) != 0) {
+    (void)raw->mm->CopyOut(mm::UserPtr<int32_t>(request.child_tid), tid);
+  }
+  raw->may_start = true;
+  raw->started_queue.Wake();
+  sched::WaitUntil(raw->started_queue, sched::kAllEvents, std::nullopt,
+                   sched::Sleep::kUninterruptible, [&] { return raw->started.load() != 0; });
+  if (const int started = raw->started.load(); started < 0) {
+    Unpublish(*raw);
+    return Fail(-started);
+  }
+  if ((request.flags & CLONE_VFORK) != 0) {
+    sched::WaitUntil(raw->vfork_queue, sched::kAllEvents, std::nullopt, sched::Sleep::kKillable,
+                     [&] { return !raw->vfork_pending.load(); });
+  }
+  return tid;
+}
+
+}  // namespace skep::kernel

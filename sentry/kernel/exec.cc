@@ -1,0 +1,273 @@
+// execve(2) from the point where the arguments are in the kernel (Linux: fs/exec.c), and init.
+#include <algorithm>
+#include <cstring>
+#include <linux/capability.h>
+#include <sys/auxv.h>
+#include <sys/mount.h>
+
+#include "base/host_call.h"
+#include "sentry/kernel/clone.h"
+#include "sentry/kernel/exit.h"
+#include "sentry/kernel/posix_timer.h"
+#include "sentry/kernel/signals.h"
+#include "sentry/kernel/vdso_clock.h"
+
+namespace skep::kernel {
+namespace {
+
+void FillRandom(std::span<std::byte> to) {
+  while (!to.empty()) {
+    auto n = host::Call(SYS_getrandom, reinterpret_cast<uint64_t>(to.data()), to.size());
+    CHECK(n.has_value());
+    to = to.subspan(static_cast<size_t>(*n));
+  }
+}
+
+// Linux: de_thread. The other threads end; the caller becomes the leader with the leader's id.
+Result<void> EndOtherThreads(Task& task) {
+  Kernel& kernel = task.kernel;
+  ThreadGroup& group = *task.group;
+  {
+    MutexLock lock(kernel.tasks_mutex);
+    if (group.exiting || group.exec_by != nullptr) return Fail(kKilled);
+    if (group.threads.size() == 1 && task.IsLeader()) return {};
+    group.exec_by = &task;
+    for (Task* t : group.threads) {
+      if (t != &task) t->fiber->Kill();
+    }
+  }
+  const auto end = sched::WaitUntil(group.exec_queue, sched::kAllEvents, std::nullopt,
+                                    sched::Sleep::kKillable, [&] {
+                                      MutexLock lock(kernel.tasks_mutex);
+                                      return group.threads.size() == 1 || group.exiting;
+                                    });
+  MutexLock lock(kernel.tasks_mutex);
+  group.exec_by = nullptr;
+  if (end != sched::WakeReason::kWoken || group.exiting) return Fail(kKilled);
+  if (!task.IsLeader()) {
+    const int old_tid = task.tid;
+    kernel.pids[group.tgid].task = &task;
+    kernel.pids[old_tid].task = nullptr;
+    kernel.DropPidIfEmpty(old_tid);
+    task.tid = group.tgid;
+    group.leader = Ref<Task>(&task);
+  }
+  return {};
+}
+
+void ResetSignals(Task& task) {
+  Kernel& kernel = task.kernel;
+  ThreadGroup& group = *task.group;
+  MutexLock lock(kernel.tasks_mutex);
+  auto fresh = MakeRef<SignalHandlers>();
+  for (int signo = 1; signo <= kSignals; ++signo) {
+    if (group.handlers->Of(signo).handler == 1) fresh->Of(signo).handler = 1;
+  }
+  group.handlers = std::move(fresh);
+  group.has_exec = true;
+  group.exit_signal = SIGCHLD;
+  task.alt_stack = {};
+}
+
+struct NewIds {
+  auth::Credentials creds;
+  bool secure = false;
+  bool changed = false;
+};
+
+// Linux: bprm_fill_uid and cap_bprm_creds_from_file.
+NewIds CredentialsFor(Task& task, const Ref<vfs::File>& file) {
+  NewIds ids{*task.credentials};
+  bool setuid_root = false;
+  const uint64_t mount_flags = file->path().mount ? file->path().mount->flags() : 0;
+  auto attributes = file->inode() != nullptr ? file->inode()->GetAttributes()
+                                             : Result<vfs::Attributes>(Fail(ENOENT));
+  if (attributes && (mount_flags & MS_NOSUID) == 0 && !ids.creds.no_new_privs) {
+    if ((attributes->mode & S_ISUID) != 0) {
+      ids.creds.euid = attributes->uid;
+      setuid_root = attributes->uid == 0;
+    }
+    if ((attributes->mode & (S_ISGID | S_IXGRP)) == (S_ISGID | S_IXGRP)) {
+      ids.creds.egid = attributes->gid;
+    }
+  }
+  auth::OnExec(ids.creds, setuid_root && ids.creds.uid != 0);
+  ids.changed = ids.creds.euid != task.credentials->euid || ids.creds.egid != task.credentials->egid;
+  ids.secure = ids.creds.uid != ids.creds.euid || ids.creds.gid != ids.creds.egid;
+  return ids;
+}
+
+void CloseOnExec(Task& task) {
+  Kernel& kernel = task.kernel;
+  bool shared;
+  {
+    MutexLock lock(kernel.tasks_mutex);
+    shared = task.files->RefCount() > 1;
+  }
+  if (shared) {
+    Ref<vfs::FdTable> own = task.files->Clone();
+    ReleaseFiles(task);
+    task.files = std::move(own);
+  }
+  for (Ref<vfs::File>& file : task.files->RemoveIf([](int, bool cloexec) { return cloexec; })) {
+    (void)vfs::FinishClose(task, *task.files, *file);
+  }
+}
+
+Result<void> ReplaceMemory(Task& task) {
+  Kernel& kernel = task.kernel;
+  LeaveFutexes(task);
+  if (task.mm && task.mm->users.load() == 1 && task.context_ref) return task.mm->Clear();
+  if (task.mm) ReleaseMemory(task);
+  task.mm = mm::MemoryManager::Make(*kernel.memory);
+  task.mm->users = 1;
+  TRY(task.mm->Activate(task.fiber->worker()));
+  return {};
+}
+
+// A new program's first registers, as Linux's start_thread leaves them.
+platform::Registers FirstRegisters(const loader::Loaded& loaded) {
+  platform::Registers r{};
+  r.rip = loaded.entry;
+  r.rsp = loaded.stack_pointer;
+  r.rflags = 0x202;
+  return r;
+}
+
+Result<void> EnterProgram(Task& task, const platform::Registers& first) {
+  if (!task.context_ref) {
+    task.context_ref = TRY(task.mm->NewContext(first, {}));
+    return {};
+  }
+  platform::Registers* r = task.LoadRegisters(platform::LoadXsave::kYes);
+  if (r == nullptr) return Fail(kKilled);
+  *r = first;
+  std::span<std::byte> xsave = task.context().xsave();
+  // The initial x87 and SSE state; the software-reserved words stay.
+  std::array<std::byte, 48> reserved;
+  memcpy(reserved.data(), xsave.data() + 464, reserved.size());
+  memset(xsave.data(), 0, xsave.size());
+  const uint16_t control = 0x37f;
+  const uint32_t mxcsr = 0x1f80;
+  memcpy(xsave.data(), &control, sizeof control);
+  memcpy(xsave.data() + 24, &mxcsr, sizeof mxcsr);
+  memcpy(xsave.data() + 464, reserved.data(), reserved.size());
+  return {};
+}
+
+loader::LoadContext LoadContextFor(Task& task, const NewIds& ids) {
+  loader::LoadContext context;
+  context.vdso = &task.kernel.vdso_clock->pages();
+  context.uid = ids.creds.uid, context.euid = ids.creds.euid;
+  context.gid = ids.creds.gid, context.egid = ids.creds.egid;
+  context.secure = ids.secure;
+  context.stack_limit = task.Limit(RLIMIT_STACK);
+  FillRandom(context.random_bytes);
+  constexpr uint32_t kNoRandomize = 0x0040000;
+  if ((task.personality & kNoRandomize) == 0) {
+    FillRandom(std::as_writable_bytes(std::span(&context.random, 1)));
+  }
+  context.hwcap = getauxval(AT_HWCAP);
+  context.hwcap2 = getauxval(AT_HWCAP2);
+  context.minsigstksz = getauxval(51 /* AT_MINSIGSTKSZ */);
+  return context;
+}
+
+// Past the point of no return: an error kills the process.
+Result<void> Commit(Task& task, const loader::Program& program, const NewIds& ids) {
+  Kernel& kernel = task.kernel;
+  DeleteAllTimers(*task.group);
+  TRY(ReplaceMemory(task));
+  if (task.vfork_pending.exchange(false)) task.vfork_queue.Wake();
+  ResetSignals(task);
+  CloseOnExec(task);
+  {
+    MutexLock lock(kernel.tasks_mutex);
+    task.credentials = std::make_shared<const auth::Credentials>(ids.creds);
+    task.comm.fill(0);
+    program.comm.copy(task.comm.data(), task.comm.size() - 1);
+    task.executable = program.main.file;
+    task.group->dumpable = ids.changed ? 0 : 1;
+    if (ids.changed) task.parent_death_signal = 0;
+    task.group->posix_timers.clear();
+  }
+  task.restart = {};
+  const loader::LoadContext context = LoadContextFor(task, ids);
+  const loader::Loaded loaded = TRY(loader::Load(*task.mm, task, program, context));
+  {
+    MutexLock lock(kernel.tasks_mutex);
+    task.auxv = loaded.auxv;
+  }
+  return EnterProgram(task, FirstRegisters(loaded));
+}
+
+}  // namespace
+
+Result<void> Exec(Task& task, loader::Program program, Ref<vfs::File> executable) {
+  const NewIds ids = CredentialsFor(task, executable);
+  TRY(EndOtherThreads(task));
+  if (auto done = Commit(task, program, ids); !done) {
+    MutexLock lock(task.kernel.tasks_mutex);
+    StartGroupExit(*task.group, SIGKILL);
+    return Fail(kKilled);
+  }
+  task.keep_registers = true;
+  return {};
+}
+
+Result<Ref<Task>> StartInit(Kernel& kernel, InitRequest request, Ref<sched::Fiber>* fiber,
+                            InitOutcome* outcome) {
+  auto task = MakeRef<Task>(kernel);
+  task->group = MakeRef<ThreadGroup>(kernel);
+  ThreadGroup& group = *task->group;
+  group.handlers = MakeRef<SignalHandlers>();
+  group.limits = request.limits;
+  group.oom_score_adj = request.oom_score_adj;
+  group.exit_signal = SIGCHLD;
+  task->fs = std::move(request.fs);
+  task->files = std::move(request.files);
+  {
+    MutexLock lock(kernel.tasks_mutex);
+    task->credentials = std::move(request.credentials);
+    const int pid = TRY(kernel.AllocatePid());
+    task->tid = group.tgid = pid;
+    group.leader = task;
+    group.threads.push_back(task.get());
+    kernel.pids[pid].task = task.get();
+    kernel.pids[pid].group = &group;
+    kernel.JoinProcessGroup(group, pid);
+    kernel.JoinSession(group, pid);
+    kernel.init = task->group;
+    ++kernel.task_count;
+  }
+  auto body = [task, request = std::move(request), outcome]() mutable {
+    Task& t = *task;
+    sched::Fiber::Current().cookie = &t;
+    t.group->start_ns = t.kernel.scheduler.clock().MonotonicNs();
+    vfs::Walker walker(t, *t.fs);
+    const auto run = [&]() -> Result<void> {
+      const vfs::Path path = TRY(walker.Resolve(request.path, {}));
+      Ref<vfs::File> file = TRY(loader::OpenExecutable(walker, path));
+      loader::Program program = TRY(loader::Prepare(walker, file, request.path, std::move(request.argv),
+                                                    std::move(request.envp)));
+      const Ref<vfs::File> main = program.main.file;
+      return Exec(t, std::move(program), main);
+    };
+    const Result<void> started = run();
+    t.keep_registers = false;
+    outcome->done = started ? 1 : -started.error().code();
+    if (!started) {
+      ExitGroup(t, 127);
+      ExitTask(t);
+      return;
+    }
+    t.Main();
+  };
+  auto spawned = sched::Fiber::Spawn(kernel.scheduler.worker(0), std::move(body));
+  if (!spawned) return std::unexpected(spawned.error());
+  task->fiber = *spawned;
+  *fiber = *spawned;
+  return task;
+}
+
+}  // namespace skep::kernel

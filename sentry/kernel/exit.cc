@@ -1,0 +1,346 @@
+#include "sentry/kernel/exit.h"
+
+#include <algorithm>
+
+#include "sentry/arena/arena.h"
+#include "sentry/kernel/posix_timer.h"
+#include "sentry/kernel/signals.h"
+
+namespace skep::kernel {
+namespace {
+
+constexpr uint64_t kSigIgn = 1;
+
+void SendDeathSignals(Task& task) REQUIRES(task.kernel.tasks_mutex) {
+  for (const Ref<ThreadGroup>& child : task.group->children) {
+    if (child->parent_thread != &task) continue;
+    child->parent_thread = nullptr;
+    for (Task* t : child->threads) {
+      if (t->parent_death_signal != 0) {
+        siginfo_t info = MakeUserInfo(t->parent_death_signal, SI_USER, task.tid, task.credentials->uid);
+        (void)SendToGroup(*child, info);
+      }
+    }
+  }
+}
+
+// Who adopts the children of a dying process (Linux: find_new_reaper).
+ThreadGroup* ReaperFor(Kernel& kernel, ThreadGroup& dying) {
+  for (ThreadGroup* g = dying.parent; g != nullptr; g = g->parent) {
+    if (g->is_subreaper && !g->exiting && !g->zombie) return g;
+  }
+  return kernel.init.get();
+}
+
+void Reap(ThreadGroup& group) REQUIRES(group.kernel.tasks_mutex);
+
+// Tells the parent of a dead process. True: nobody will wait, it is reaped at once.
+bool NotifyParentOfExit(ThreadGroup& group) {
+  ThreadGroup* parent = group.parent;
+  if (parent == nullptr) return false;
+  const int signo = group.exit_signal;
+  const SignalAction action = signo == 0 ? SignalAction{} : parent->handlers->Of(signo);
+  const bool unwanted = signo == SIGCHLD && (action.handler == kSigIgn ||
+                                             (action.flags & SA_NOCLDWAIT) != 0);
+  if (signo != 0 && !(signo == SIGCHLD && action.handler == kSigIgn)) {
+    const int status = group.exit_status;
+    siginfo_t info = MakeInfo(signo, CLD_EXITED);
+    info.si_pid = group.tgid;
+    info.si_uid = group.leader->credentials->uid;
+    if ((status & 0x7f) == 0) {
+      info.si_status = status >> 8 & 0xff;
+    } else {
+      info.si_code = (status & 0x80) != 0 ? CLD_DUMPED : CLD_KILLED;
+      info.si_status = status & 0x7f;
+    }
+    (void)SendToGroup(*parent, info);
+  }
+  return unwanted;
+}
+
+void Reparent(Kernel& kernel, ThreadGroup& dying) REQUIRES(kernel.tasks_mutex) {
+  ThreadGroup* reaper = ReaperFor(kernel, dying);
+  std::list<Ref<ThreadGroup>> children = std::move(dying.children);
+  dying.children.clear();
+  for (Ref<ThreadGroup>& child : children) {
+    if (reaper == &dying || reaper == nullptr) {
+      child->parent = nullptr;
+      continue;
+    }
+    child->parent = reaper;
+    child->parent_thread = reaper->leader.get();
+    child->exit_signal = SIGCHLD;
+    const bool zombie = child->zombie;
+    ThreadGroup& adopted = *child;
+    reaper->children.push_back(std::move(child));
+    if (zombie && NotifyParentOfExit(adopted)) Reap(adopted);
+  }
+  if (reaper != nullptr && reaper != &dying) reaper->child_queue.Wake(sched::kAllEvents, 1 << 30);
+  // Process groups that lose their last link to the session's other groups.
+  for (const Ref<ThreadGroup>& child : reaper != nullptr ? reaper->children : children) {
+    if (child->pgid == dying.pgid || child->sid != dying.sid || child->zombie) continue;
+    if (IsOrphaned(kernel, child->pgid, nullptr) && HasStopped(kernel, child->pgid)) {
+      HangUpOrphan(kernel, child->pgid);
+    }
+  }
+}
+
+void EndSession(ThreadGroup& group) {
+  if (group.sid != group.tgid) return;
+  if (group.kernel.hooks.session_ended == nullptr) return;
+  const int foreground = group.kernel.hooks.session_ended(group.kernel, group.sid);
+  if (foreground == 0) return;
+  group.kernel.ForEachInProcessGroup(foreground, [](ThreadGroup& g) {
+    (void)SendToGroup(g, MakeInfo(SIGHUP, SI_KERNEL));
+    (void)SendToGroup(g, MakeInfo(SIGCONT, SI_KERNEL));
+  });
+}
+
+// The last thread is gone.
+void BecomeZombie(Kernel& kernel, ThreadGroup& group) REQUIRES(kernel.tasks_mutex) {
+  group.zombie = true;
+  group.stopped = false;
+  group.stop_signal = 0;
+  group.pending.Discard(SignalSet::All());
+  const bool orphaned_before = IsOrphaned(kernel, group.pgid, nullptr);
+  EndSession(group);
+  Reparent(kernel, group);
+  if (!orphaned_before && IsOrphaned(kernel, group.pgid, &group) && HasStopped(kernel, group.pgid)) {
+    HangUpOrphan(kernel, group.pgid);
+  }
+  if (&group == kernel.init.get()) {
+    // Linux: zap_pid_ns_processes: the sandbox ends with its init.
+    for (auto& [pid, entry] : kernel.pids) {
+      if (entry.group != nullptr && entry.group != &group) StartGroupExit(*entry.group, SIGKILL);
+    }
+    kernel.init_status = group.exit_status;
+    kernel.init_exited = true;
+    kernel.init_queue.Wake(sched::kAllEvents, 1 << 30);
+    return;
+  }
+  ThreadGroup* parent = group.parent;
+  const bool unwanted = parent == nullptr || NotifyParentOfExit(group);
+  if (unwanted) Reap(group);
+  if (parent != nullptr) parent->child_queue.Wake(sched::kAllEvents, 1 << 30);
+}
+
+void Reap(ThreadGroup& group) {
+  Kernel& kernel = group.kernel;
+  if (group.reaped) return;
+  group.reaped = true;
+  const Ref<ThreadGroup> hold(&group);
+  if (ThreadGroup* parent = group.parent; parent != nullptr) {
+    parent->children_usage.Add(group.dead_threads);
+    parent->children_usage.Add(group.children_usage);
+    std::erase_if(parent->children, [&](const Ref<ThreadGroup>& g) { return g.get() == &group; });
+  }
+  kernel.LeaveProcessGroup(group);
+  auto& entry = kernel.pids[group.tgid];
+  entry.group = nullptr;
+  entry.task = nullptr;
+  kernel.DropPidIfEmpty(group.tgid);
+  if (entry.empty()) kernel.DropPidIfEmpty(group.tgid);
+  group.leader = {};
+}
+
+bool Matches(const ThreadGroup& child, const Task& task, const WaitRequest& request) {
+  switch (request.type) {
+    case P_PID:
+      if (child.tgid != request.id) return false;
+      break;
+    case P_PGID:
+      if (child.pgid != request.id) return false;
+      break;
+    default:
+      break;
+  }
+  if ((request.options & __WNOTHREAD) != 0 && child.parent_thread != &task) return false;
+  if ((request.options & __WALL) != 0) return true;
+  const bool clone_child = child.exit_signal != SIGCHLD;
+  return clone_child == ((request.options & __WCLONE) != 0);
+}
+
+siginfo_t ChildInfo(const ThreadGroup& child, int code, int status) {
+  siginfo_t info = MakeInfo(SIGCHLD, code);
+  info.si_pid = child.tgid;
+  info.si_uid = child.leader->credentials->uid;
+  info.si_status = status;
+  return info;
+}
+
+// Whether `child` has something to report; takes the report unless WNOWAIT.
+bool Report(ThreadGroup& child, const WaitRequest& request, WaitedFor& out) {
+  const bool keep = (request.options & WNOWAIT) != 0;
+  out.pid = child.tgid;
+  if ((request.options & WEXITED) != 0 && child.zombie) {
+    const int status = child.exit_status;
+    out.status = status;
+    if ((status & 0x7f) == 0) {
+      out.info = ChildInfo(child, CLD_EXITED, status >> 8 & 0xff);
+    } else {
+      out.info = ChildInfo(child, (status & 0x80) != 0 ? CLD_DUMPED : CLD_KILLED, status & 0x7f);
+    }
+    out.usage = child.dead_threads;
+    out.usage.Add(child.children_usage);
+    if (!keep) Reap(child);
+    return true;
+  }
+  if ((request.options & WSTOPPED) != 0 && child.stopped && child.stop_unreported) {
+    out.status = child.stop_signal << 8 | 0x7f;
+    out.info = ChildInfo(child, CLD_STOPPED, child.stop_signal);
+    if (!keep) child.stop_unreported = false;
+    return true;
+  }
+  if ((request.options & WCONTINUED) != 0 && child.continue_unreported) {
+    out.status = 0xffff;
+    out.info = ChildInfo(child, CLD_CONTINUED, SIGCONT);
+    if (!keep) child.continue_unreported = false;
+    return true;
+  }
+  return false;
+}
+
+}  // namespace
+
+void ExitThread(Task& task, int code) {
+  {
+    MutexLock lock(task.kernel.tasks_mutex);
+    // The last thread's code becomes the process's (Linux: do_group_exit is not involved).
+    if (!task.group->exiting) task.group->exit_status = (code & 0xff) << 8;
+  }
+  task.fiber->Kill();
+}
+
+void ExitGroup(Task& task, int code) {
+  MutexLock lock(task.kernel.tasks_mutex);
+  StartGroupExit(*task.group, (code & 0xff) << 8);
+}
+
+void ReleaseMemory(Task& task) {
+  Ref<mm::MemoryManager> mm = std::move(task.mm);
+  task.mm = {};
+  if (task.context_ref) {
+    auto context = arena::HostTable::Get().Remove(task.context_ref);
+    task.context_ref = {};
+    arena::HostScope host;
+    context.reset();
+  }
+  if (mm && mm->users.fetch_sub(1) == 1) {
+    // Nobody runs in it any more: the stub goes now, whoever still looks at it (/proc).
+    mm->Deactivate();
+  }
+  if (task.vfork_pending.exchange(false)) task.vfork_queue.Wake();
+}
+
+void LeaveFutexes(Task& task) {
+  if (!task.mm || !task.context_ref) return;
+  ipc::MemoryWords words(*task.mm);
+  const uint64_t robust = std::exchange(task.robust_list, 0);
+  if (robust != 0) {
+    ipc::ExitRobustList(task.kernel.futexes, *task.mm, words, mm::UserAddr{robust},
+                        static_cast<uint32_t>(task.tid));
+  }
+  const uint64_t clear = std::exchange(task.clear_child_tid, 0);
+  if (clear == 0 || task.mm->users.load() <= 1) return;
+  (void)task.mm->CopyOut(mm::UserPtr<int32_t>(clear), 0);
+  (void)task.kernel.futexes.Wake({words, mm::UserAddr{clear}, false}, 1, ~0u);
+}
+
+void ReleaseFiles(Task& task) {
+  if (!task.files) return;
+  bool last;
+  Ref<vfs::FdTable> files;
+  {
+    MutexLock lock(task.kernel.tasks_mutex);
+    files = std::move(task.files);
+    task.files = {};
+    last = files->RefCount() == 1;
+  }
+  if (!last) return;
+  for (Ref<vfs::File>& file : files->RemoveIf([](int, bool) { return true; })) {
+    (void)vfs::FinishClose(task, *files, *file);
+  }
+}
+
+void ExitTask(Task& task) {
+  Kernel& kernel = task.kernel;
+  const Ref<ThreadGroup> group = task.group;
+  if (kernel.hooks.task_exited != nullptr) kernel.hooks.task_exited(task);
+  LeaveFutexes(task);
+  bool last;
+  {
+    MutexLock lock(kernel.tasks_mutex);
+    last = group->threads.size() == 1;
+  }
+  if (last) DeleteAllTimers(*group);
+  ReleaseFiles(task);
+  task.executable = {};
+  ReleaseMemory(task);
+  task.fs = {};
+  MutexLock lock(kernel.tasks_mutex);
+  SendDeathSignals(task);
+  task.exited = true;
+  task.state_letter = 'Z';
+  --kernel.task_count;
+  group->dead_threads.Add(task.usage);
+  std::erase(group->threads, &task);
+  if (!task.IsLeader()) {
+    auto& entry = kernel.pids[task.tid];
+    entry.task = nullptr;
+    kernel.DropPidIfEmpty(task.tid);
+  }
+  if (group->threads.empty()) {
+    BecomeZombie(kernel, *group);
+  } else {
+    // A stop may have waited for this thread; execve certainly does.
+    group->exec_queue.Wake();
+    if (group->stop_signal != 0 && !group->stopped &&
+        std::all_of(group->threads.begin(), group->threads.end(), [](Task* t) { return t->stopped; })) {
+      group->stopped = true;
+      group->stop_unreported = true;
+      NotifyParentOfStop(*group, false);
+    }
+  }
+  if (kernel.task_count == 0) kernel.empty_queue.Wake();
+}
+
+Result<WaitedFor> WaitForChild(Task& task, const WaitRequest& request) {
+  Kernel& kernel = task.kernel;
+  ThreadGroup& group = *task.group;
+  std::optional<Result<WaitedFor>> answer;
+  const auto look = [&] {
+    MutexLock lock(kernel.tasks_mutex);
+    bool any = false;
+    WaitedFor found;
+    for (const Ref<ThreadGroup>& child : group.children) {
+      if (!Matches(*child, task, request)) continue;
+      any = true;
+      if (Report(*child, request, found)) {
+        answer = found;
+        return true;
+      }
+    }
+    if (!any) {
+      answer = Fail(ECHILD);
+      return true;
+    }
+    if ((request.options & WNOHANG) != 0) {
+      answer = WaitedFor{};
+      return true;
+    }
+    return false;
+  };
+  const auto end = sched::WaitUntil(group.child_queue, sched::kAllEvents, std::nullopt,
+                                    sched::Sleep::kInterruptible, look);
+  if (answer) return *answer;
+  (void)end;
+  return Fail(kRestartSys);
+}
+
+void WaitForThaw(Task& task) {
+  Kernel& kernel = task.kernel;
+  sched::WaitUntil(kernel.freeze_queue, sched::kAllEvents, std::nullopt,
+                   sched::Sleep::kUninterruptible, [&] { return !kernel.freezing.load(); });
+}
+
+}  // namespace skep::kernel

@@ -1,0 +1,45 @@
+// The end of threads and processes (Linux: kernel/exit.c).
+#pragma once
+
+#include <sys/resource.h>
+#include <sys/wait.h>
+
+#include "sentry/kernel/kernel.h"
+#include "sentry/kernel/task.h"
+
+namespace skep::kernel {
+
+// Everything that do_exit does, on the dying task's fiber. The group's exit status is set already,
+// or this is exit(2) of one thread (status in `exit_code` of the task).
+void ExitTask(Task& task);
+// exit(2) and exit_group(2): the call then unwinds with kKilled.
+void ExitThread(Task& task, int code);
+void ExitGroup(Task& task, int code);
+
+// What a dying or exec'ing thread writes into memory it shares: robust list, clear_child_tid
+// (Linux: mm_release).
+void LeaveFutexes(Task& task);
+// Leaves the old memory and wakes vfork's parent. Exit and execve.
+void ReleaseMemory(Task& task);
+// Drops the task's reference to its descriptors; closes them if it was the last.
+void ReleaseFiles(Task& task);
+
+struct WaitRequest {
+  idtype_t type = P_ALL;
+  int id = 0;            // pid or pgid
+  int options = 0;       // WEXITED, WSTOPPED, WCONTINUED, WNOHANG, WNOWAIT, __WALL, __WCLONE, __WNOTHREAD
+};
+struct WaitedFor {
+  int pid = 0;           // 0: WNOHANG and nothing to report
+  int status = 0;        // as wait4 tells it
+  siginfo_t info{};      // as waitid tells it
+  Usage usage;
+};
+// wait4 and waitid. ECHILD, kRestartSys.
+Result<WaitedFor> WaitForChild(Task& task, const WaitRequest& request);
+
+// Parks the fiber while the kernel freezes (checkpoint); returns when it goes on, perhaps in another
+// process (restore): the context is then made anew.
+void WaitForThaw(Task& task);
+
+}  // namespace skep::kernel

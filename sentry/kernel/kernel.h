@@ -1,0 +1,101 @@
+// Kernel: the one object all kernel state hangs off (DESIGN.md 4), in the arena.
+#pragma once
+
+#include <atomic>
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <unordered_map>
+
+#include "base/mutex.h"
+#include "sentry/ipc/futex.h"
+#include "sentry/kernel/task.h"
+#include "sentry/mm/memory_file.h"
+#include "sentry/sched/scheduler.h"
+#include "sentry/vfs/mount.h"
+
+namespace skep::kernel {
+
+struct KernelConfig {
+  int workers = 1;
+  std::string hostname = "skep";
+  uint64_t memory_limit = 0;    // bytes; 0: none
+  uint64_t pids_limit = 0;      // tasks; 0: none
+  std::string engine_name;
+};
+
+// How kernel/ reaches what is above it; set once by boot (code addresses, the same in every run of
+// this build).
+struct Hooks {
+  // Executes a system call; kernel/run_loop.cc deals with the result.
+  Result<uint64_t> (*syscall)(Task& task, uint64_t number, const std::array<uint64_t, 6>& args,
+                              bool compat) = nullptr;
+  void (*task_exited)(Task& task) = nullptr;   // strace
+  // A session's leader is gone: its terminal is let go; the foreground group to hang up, or 0.
+  int (*session_ended)(Kernel& kernel, int sid) = nullptr;
+  void (*signal_delivered)(Task& task, const siginfo_t& info) = nullptr;  // strace
+};
+
+// What vDSO and the syscalls read time from; kernel/vdso_clock.h.
+class VdsoClock;
+
+class Kernel {
+ public:
+  explicit Kernel(const KernelConfig& config);
+  ~Kernel();
+
+  KernelConfig config;
+  Hooks hooks;
+  sched::Scheduler scheduler;
+  std::unique_ptr<mm::MemoryFile> memory;
+  ipc::FutexTable futexes;
+  Ref<vfs::MountNamespace> mounts;
+  std::unique_ptr<VdsoClock> vdso_clock;
+  uint64_t boot_realtime_ns = 0;
+  std::atomic<uint64_t> context_switches{0}, forks{0}, syscalls{0};
+
+  // Linux's tasklist_lock and siglock in one.
+  Mutex tasks_mutex{LockRank::kKernel};
+
+  // -- tasks_mutex --
+  struct PidEntry {
+    Task* task = nullptr;          // the thread with this id
+    ThreadGroup* group = nullptr;  // the process (alive or zombie) with this id
+    int group_members = 0;         // processes whose pgid this is
+    int session_members = 0;       // processes whose sid this is
+    bool empty() const {
+      return task == nullptr && group == nullptr && group_members == 0 && session_members == 0;
+    }
+  };
+  std::map<int, PidEntry> pids;
+  int last_pid = 0;
+  Ref<ThreadGroup> init;
+  size_t task_count = 0;
+  std::string hostname, domainname = "(none)";
+
+  Task* FindTask(int tid) REQUIRES(tasks_mutex);
+  ThreadGroup* FindGroup(int tgid) REQUIRES(tasks_mutex);
+  Result<int> AllocatePid() REQUIRES(tasks_mutex);  // EAGAIN
+  void DropPidIfEmpty(int pid) REQUIRES(tasks_mutex);
+  void JoinProcessGroup(ThreadGroup& group, int pgid) REQUIRES(tasks_mutex);
+  void JoinSession(ThreadGroup& group, int sid) REQUIRES(tasks_mutex);
+  void LeaveProcessGroup(ThreadGroup& group) REQUIRES(tasks_mutex);
+  // Calls fn(ThreadGroup&) for each member of a process group.
+  void ForEachInProcessGroup(int pgid, const std::function<void(ThreadGroup&)>& fn)
+      REQUIRES(tasks_mutex);
+
+  // The exit status of init, once it is gone: what `skep do` returns.
+  std::atomic<bool> init_exited{false};
+  std::atomic<int> init_status{0};
+  sched::WaitQueue init_queue;
+  // After init: no task is left.
+  sched::WaitQueue empty_queue;
+
+  // Freezing (checkpoint): fibers that see it park in `freeze_queue` before their guest runs.
+  std::atomic<bool> freezing{false};
+  sched::WaitQueue freeze_queue;
+  std::atomic<uint64_t> incarnation{1};  // grows with every restore: host halves of older ones are gone
+};
+
+}  // namespace skep::kernel

@@ -1,0 +1,263 @@
+// The life of a guest thread, as seen by its fiber: run the guest, serve its stop, deal with
+// signals, go on.
+#include <cstring>
+#include <sys/syscall.h>
+
+#include "sentry/arena/arena.h"
+#include "sentry/kernel/exit.h"
+#include "sentry/kernel/kernel.h"
+#include "sentry/kernel/posix_timer.h"
+#include "sentry/kernel/signal_frame.h"
+#include "sentry/kernel/signals.h"
+#include "sentry/kernel/vdso_clock.h"
+
+namespace skep::kernel {
+namespace {
+
+constexpr uint64_t kSyscallInstruction = 2;  // bytes of `syscall`
+constexpr uint64_t kSigIgn = 1;
+
+bool IsRestart(int code) {
+  return code == kRestartSys || code == kRestartNoIntr || code == kRestartNoHand ||
+         code == kRestartBlock;
+}
+
+}  // namespace
+
+Task& CurrentTask() {
+  void* cookie = sched::Fiber::Current().cookie;
+  CHECK(cookie != nullptr);
+  return *static_cast<Task*>(cookie);
+}
+
+platform::Context& Task::context() const {
+  platform::Context* context = arena::HostTable::Get().Get(context_ref);
+  CHECK(context != nullptr);
+  return *context;
+}
+
+platform::Registers* Task::LoadRegisters(platform::LoadXsave xsave) {
+  platform::Context& c = context();
+  bool loaded;
+  {
+    arena::HostScope host;
+    loaded = c.Load(xsave).has_value();
+  }
+  if (loaded) return &c.registers();
+  MutexLock lock(kernel.tasks_mutex);
+  StartGroupExit(*group, SIGKILL);
+  return nullptr;
+}
+
+bool Task::Start() {
+  if (context_ref) return true;  // init: its program is loaded already
+  int error = 0;
+  if (!mm->space()) {
+    if (auto active = mm->Activate(fiber->worker()); !active) error = active.error().code();
+  }
+  if (error == 0) {
+    auto made = mm->NewContext(saved_registers, saved_xsave);
+    if (made) {
+      context_ref = *made;
+    } else {
+      error = made.error().code();
+    }
+  }
+  saved_xsave = {};
+  started.store(error == 0 ? 1 : -error, std::memory_order_release);
+  started_queue.Wake();
+  return error == 0;
+}
+
+void Task::Main() {
+  sched::Fiber::Current().cookie = this;
+  if (Start()) {
+    for (;;) {
+      if (look.load(std::memory_order_seq_cst) || fiber->interrupted()) {
+        if (!HandleLook()) break;
+      }
+      platform::Context& c = context();
+      platform::AddressSpace* space = arena::HostTable::Get().Get(mm->space());
+      CHECK(space != nullptr);
+      if (sched::RunGuest(c, *space) == sched::GuestEnd::kDied) {
+        MutexLock lock(kernel.tasks_mutex);
+        StartGroupExit(*group, SIGKILL);
+        break;
+      }
+      HandleStop(c.stop());
+    }
+  }
+  ExitTask(*this);
+}
+
+void Task::HandleStop(const platform::Stop& stop) {
+  if (const auto* call = std::get_if<platform::SyscallStop>(&stop)) {
+    HandleSyscall(platform::SyscallStop(*call));
+  } else if (const auto* fault = std::get_if<platform::FaultStop>(&stop)) {
+    HandleFault(platform::FaultStop(*fault));
+  }
+}
+
+void Task::HandleFault(const platform::FaultStop& fault) {
+  siginfo_t info;
+  if (fault.vector == 14 && fault.signo == SIGSEGV) {
+    ++usage.minor_faults;
+    mm::MemoryManager::FaultAccess access;
+    access.protection = (fault.error_code & 1) != 0;
+    const mm::FaultResult result = mm->HandleFault(fault.address, access, MemoryLimits());
+    if (result.outcome == mm::FaultOutcome::kRetry) return;
+    if (result.outcome == mm::FaultOutcome::kKilled) {
+      MutexLock lock(kernel.tasks_mutex);
+      StartGroupExit(*group, SIGKILL);
+      return;
+    }
+    info = MakeFaultInfo(result.signo, result.code, fault.address);
+  } else {
+    info = MakeFaultInfo(fault.signo, fault.code, fault.address);
+  }
+  MutexLock lock(kernel.tasks_mutex);
+  ForceSignal(*this, info);
+}
+
+void Task::HandleSyscall(const platform::SyscallStop& stop) {
+  in_syscall = true;
+  syscall_number = stop.number;
+  keep_registers = false;
+  kernel.vdso_clock->RefreshIfStale();
+  pending_result = kernel.hooks.syscall(*this, stop.number, stop.args, stop.compat);
+  if (keep_registers) in_syscall = false;
+  if (in_syscall && !look.load(std::memory_order_seq_cst) && !fiber->interrupted()) FinishCall();
+}
+
+// The result becomes rax, or the call is restarted as if nothing had happened.
+void Task::FinishCall() {
+  if (!pending_result && IsRestart(pending_result.error().code())) {
+    RestartWithoutHandler();
+    return;
+  }
+  in_syscall = false;
+  const uint64_t rax = pending_result ? *pending_result
+                                      : -static_cast<uint64_t>(pending_result.error().code());
+  context().SetReturn(rax);
+}
+
+void Task::ApplyRestart(platform::Registers& r, bool handler, bool restartable) {
+  if (!in_syscall) return;
+  in_syscall = false;
+  if (pending_result) {
+    r.rax = *pending_result;
+    return;
+  }
+  const int code = pending_result.error().code();
+  if (!IsRestart(code)) {
+    r.rax = -static_cast<uint64_t>(code == kKilled ? EINTR : code);
+    return;
+  }
+  const bool again = code == kRestartNoIntr || (code == kRestartSys && restartable) || !handler;
+  if (!again) {
+    r.rax = -static_cast<uint64_t>(EINTR);
+    return;
+  }
+  r.rip -= kSyscallInstruction;
+  r.rax = code == kRestartBlock ? SYS_restart_syscall : syscall_number;
+}
+
+void Task::RestartWithoutHandler() {
+  if (platform::Registers* r = LoadRegisters()) ApplyRestart(*r, false, true);
+}
+
+bool Task::HandleLook() {
+  for (;;) {
+    fiber->ClearInterrupt();
+    look.store(false, std::memory_order_seq_cst);
+    if (fiber->killed()) return false;
+    if (kernel.freezing.load()) {
+      WaitForThaw(*this);
+      continue;
+    }
+    bool stop = false;
+    {
+      MutexLock lock(kernel.tasks_mutex);
+      if (group->exiting) return false;
+      stop = group->stop_signal != 0;
+    }
+    if (stop) {
+      SleepStopped(*this);
+      continue;
+    }
+    took_signal_ = false;
+    if (!TakeSignal()) return false;
+    if (!took_signal_) break;
+  }
+  if (in_syscall) FinishCall();
+  if (restore_mask) {
+    restore_mask = false;
+    SetBlocked(*this, mask_to_restore);
+  }
+  return !fiber->killed();
+}
+
+bool Task::TakeSignal() {
+  std::optional<PendingSignals::Item> item;
+  SignalAction action;
+  bool orphaned = false;
+  {
+    MutexLock lock(kernel.tasks_mutex);
+    item = pending.Take(~blocked);
+    if (!item) item = group->pending.Take(~blocked);
+    if (!item) return true;
+    if (item->timer) TimerSignalTaken(*item->timer, item->info);
+    SignalAction& stored = group->handlers->Of(item->info.si_signo);
+    action = stored;
+    const bool caught = action.handler > kSigIgn;
+    if (caught && (action.flags & SA_RESETHAND) != 0) stored.handler = 0;
+    if (!caught) orphaned = IsOrphaned(kernel, group->pgid, nullptr);
+  }
+  took_signal_ = true;
+  const int signo = item->info.si_signo;
+  if (kernel.hooks.signal_delivered != nullptr) kernel.hooks.signal_delivered(*this, item->info);
+  if (action.handler == kSigIgn) return true;
+  if (action.handler != 0) return RunHandler(*item, action);
+  switch (DefaultActionOf(signo)) {
+    case DefaultAction::kIgnore:
+    case DefaultAction::kContinue:
+      return true;
+    case DefaultAction::kStop: {
+      // Linux: tty stops have no effect on an orphaned process group.
+      if (signo != SIGSTOP && orphaned) return true;
+      {
+        MutexLock lock(kernel.tasks_mutex);
+        StartGroupStop(*this, signo);
+      }
+      SleepStopped(*this);
+      return true;
+    }
+    case DefaultAction::kTerminate:
+    case DefaultAction::kCore:
+      break;
+  }
+  MutexLock lock(kernel.tasks_mutex);
+  StartGroupExit(*group, signo);
+  return false;
+}
+
+bool Task::RunHandler(const PendingSignals::Item& item, const SignalAction& action) {
+  platform::Registers* r = LoadRegisters(platform::LoadXsave::kYes);
+  if (r == nullptr) return false;
+  ApplyRestart(*r, true, (action.flags & SA_RESTART) != 0);
+  const SignalSet to_restore = restore_mask ? mask_to_restore : blocked;
+  restore_mask = false;
+  const int signo = item.info.si_signo;
+  if (!PushSignalFrame(*this, *r, item.info, action, to_restore)) {
+    MutexLock lock(kernel.tasks_mutex);
+    if (signo == SIGSEGV) group->handlers->Of(SIGSEGV).handler = 0;
+    ForceSignal(*this, MakeInfo(SIGSEGV, SI_KERNEL));
+    return true;
+  }
+  SignalSet now = blocked | SignalSet(action.mask);
+  if ((action.flags & SA_NODEFER) == 0) now.Add(signo);
+  SetBlocked(*this, now);
+  return true;
+}
+
+}  // namespace skep::kernel

@@ -1,0 +1,248 @@
+#include "sentry/kernel/signals.h"
+
+#include <algorithm>
+#include <linux/capability.h>
+
+#include "sentry/kernel/posix_timer.h"
+
+namespace skep::kernel {
+namespace {
+
+constexpr uint64_t kSigIgn = 1;
+
+// Linux: sig_task_ignored + the unkillable init of a pid namespace.
+bool IsIgnored(const Task& task, int signo, bool forced) {
+  const ThreadGroup& group = *task.group;
+  const SignalAction& action = group.handlers->Of(signo);
+  if (!forced && &group == task.kernel.init.get() && action.handler == 0) return true;
+  if (task.blocked.Has(signo) || task.sigwait_set.Has(signo)) return false;
+  if (action.handler == kSigIgn) return true;
+  if (action.handler != 0) return false;
+  const DefaultAction d = DefaultActionOf(signo);
+  return d == DefaultAction::kIgnore || d == DefaultAction::kContinue;
+}
+
+bool Wants(const Task& task, int signo) {
+  if (task.exited) return false;
+  if (task.sigwait_set.Has(signo)) return true;
+  return !task.blocked.Has(signo);
+}
+
+// Linux: prepare_signal: what stop signals and SIGCONT do at once, whatever the disposition.
+void PrepareSignal(ThreadGroup& group, int signo) {
+  if (kStopSignals.Has(signo)) {
+    group.pending.Discard(SignalSet::Of(SIGCONT));
+    for (Task* t : group.threads) t->pending.Discard(SignalSet::Of(SIGCONT));
+    return;
+  }
+  if (signo != SIGCONT) return;
+  group.pending.Discard(kStopSignals);
+  for (Task* t : group.threads) t->pending.Discard(kStopSignals);
+  if (group.stop_signal == 0) return;
+  const bool was_stopped = group.stopped;
+  group.stop_signal = 0;
+  group.stopped = false;
+  group.stop_unreported = false;
+  group.stop_queue.Wake(sched::kAllEvents, 1 << 30);
+  for (Task* t : group.threads) t->fiber->Unpark();
+  if (was_stopped) {
+    group.continue_unreported = true;
+    NotifyParentOfStop(group, true);
+  }
+}
+
+// The default action of `signo` ends the process without a core and nothing catches it
+// (Linux: complete_signal's sig_fatal): the group exits at once.
+bool IsFatalNow(const Task& task, int signo) {
+  const SignalAction& action = task.group->handlers->Of(signo);
+  if (signo == SIGKILL) return true;
+  if (action.handler != 0 || task.blocked.Has(signo) || task.sigwait_set.Has(signo)) return false;
+  return DefaultActionOf(signo) == DefaultAction::kTerminate;
+}
+
+size_t QueueLimit(const ThreadGroup& group) {
+  return static_cast<size_t>(std::min<uint64_t>(group.limits.Soft(RLIMIT_SIGPENDING), 1 << 20));
+}
+
+void Complete(ThreadGroup& group, Task* chosen, int signo) {
+  if (chosen == nullptr) return;
+  if (IsFatalNow(*chosen, signo)) {
+    StartGroupExit(group, signo);
+    return;
+  }
+  MakeLook(*chosen);
+}
+
+}  // namespace
+
+void MakeLook(Task& task) {
+  task.look.store(true, std::memory_order_seq_cst);
+  if (task.fiber) task.fiber->Interrupt();
+}
+
+bool HasDeliverable(const Task& task) {
+  const SignalSet pending = task.pending.set() | task.group->pending.set();
+  return !(pending & ~task.blocked).empty() || task.group->exiting ||
+         (task.group->stop_signal != 0 && !task.stopped);
+}
+
+Result<void> SendToTask(Task& task, const siginfo_t& info) {
+  const int signo = info.si_signo;
+  ThreadGroup& group = *task.group;
+  if (group.exiting || task.exited) return {};
+  PrepareSignal(group, signo);
+  if (IsIgnored(task, signo, false)) return {};
+  if (task.pending.Add(info, QueueLimit(group)) == PendingSignals::Added::kFull) return Fail(EAGAIN);
+  if (Wants(task, signo)) Complete(group, &task, signo);
+  return {};
+}
+
+Result<void> SendToGroup(ThreadGroup& group, const siginfo_t& info, Ref<PosixTimer> timer) {
+  const int signo = info.si_signo;
+  if (group.exiting || group.zombie || group.threads.empty()) return {};
+  PrepareSignal(group, signo);
+  // The leader first, then whoever takes it (Linux: complete_signal).
+  Task* chosen = nullptr;
+  if (group.leader && Wants(*group.leader, signo)) chosen = group.leader.get();
+  for (Task* t : group.threads) {
+    if (chosen != nullptr) break;
+    if (Wants(*t, signo)) chosen = t;
+  }
+  Task& judge = chosen != nullptr ? *chosen : *group.threads.front();
+  if (IsIgnored(judge, signo, false)) return {};
+  if (group.pending.Add(info, QueueLimit(group), std::move(timer)) == PendingSignals::Added::kFull) {
+    return Fail(EAGAIN);
+  }
+  Complete(group, chosen, signo);
+  return {};
+}
+
+void ForceSignal(Task& task, siginfo_t info) {
+  ThreadGroup& group = *task.group;
+  const int signo = info.si_signo;
+  SignalAction& action = group.handlers->Of(signo);
+  // Linux: force_sig_info_to_task: a blocked or ignored fault takes the default action.
+  if (task.blocked.Has(signo) || action.handler == kSigIgn) {
+    action.handler = 0;
+    task.blocked.Remove(signo);
+  }
+  if (signo == SIGKILL) {
+    StartGroupExit(group, SIGKILL);
+    return;
+  }
+  task.pending.Add(info, ~size_t{0});
+  MakeLook(task);
+}
+
+Result<void> MayKill(const Task& sender, const ThreadGroup& target, int signo) {
+  const auth::Credentials& from = *sender.credentials;
+  if (sender.group.get() == &target || from.Has(CAP_KILL)) return {};
+  const auth::Credentials& to = *target.leader->credentials;
+  if (from.euid == to.suid || from.euid == to.uid || from.uid == to.suid || from.uid == to.uid) {
+    return {};
+  }
+  if (signo == SIGCONT && sender.group->sid == target.sid) return {};
+  return Fail(EPERM);
+}
+
+void StartGroupExit(ThreadGroup& group, int wait_status) {
+  if (!group.exiting) {
+    group.exiting = true;
+    group.exit_status = wait_status;
+  }
+  group.stop_signal = 0;
+  group.stopped = false;
+  group.stop_queue.Wake(sched::kAllEvents, 1 << 30);
+  for (Task* t : group.threads) {
+    t->look.store(true, std::memory_order_seq_cst);
+    if (t->fiber) t->fiber->Kill();
+  }
+  group.exec_queue.Wake();
+}
+
+void NotifyParentOfStop(ThreadGroup& group, bool continued) {
+  ThreadGroup* parent = group.parent;
+  if (parent == nullptr) return;
+  const SignalAction& action = parent->handlers->Of(SIGCHLD);
+  if (action.handler != kSigIgn && (action.flags & SA_NOCLDSTOP) == 0) {
+    siginfo_t info = MakeInfo(SIGCHLD, continued ? CLD_CONTINUED : CLD_STOPPED);
+    info.si_pid = group.tgid;
+    info.si_uid = group.leader->credentials->uid;
+    info.si_status = continued ? SIGCONT : group.stop_signal;
+    (void)SendToGroup(*parent, info);
+  }
+  parent->child_queue.Wake(sched::kAllEvents, 1 << 30);
+}
+
+void StartGroupStop(Task& by, int signo) {
+  ThreadGroup& group = *by.group;
+  if (group.exiting || group.stop_signal != 0) return;
+  group.stop_signal = signo;
+  group.continue_unreported = false;
+  for (Task* t : group.threads) {
+    if (t != &by) MakeLook(*t);
+  }
+}
+
+void SleepStopped(Task& task) {
+  ThreadGroup& group = *task.group;
+  Kernel& kernel = task.kernel;
+  {
+    MutexLock lock(kernel.tasks_mutex);
+    if (group.stop_signal == 0 || group.exiting) return;
+    task.stopped = true;
+    task.state_letter = 'T';
+    const bool all = std::all_of(group.threads.begin(), group.threads.end(),
+                                 [](Task* t) { return t->stopped || t->exited; });
+    if (all && !group.stopped) {
+      group.stopped = true;
+      group.stop_unreported = true;
+      NotifyParentOfStop(group, false);
+    }
+  }
+  sched::WaitUntil(group.stop_queue, sched::kAllEvents, std::nullopt, sched::Sleep::kKillable, [&] {
+    MutexLock lock(kernel.tasks_mutex);
+    return group.stop_signal == 0 || group.exiting;
+  });
+  MutexLock lock(kernel.tasks_mutex);
+  task.stopped = false;
+  task.state_letter = 'R';
+}
+
+bool IsOrphaned(Kernel& kernel, int pgid, const ThreadGroup* ignored) {
+  bool orphaned = true;
+  kernel.ForEachInProcessGroup(pgid, [&](ThreadGroup& g) {
+    if (&g == ignored || g.zombie || g.parent == nullptr || g.parent == kernel.init.get()) return;
+    if (g.parent->pgid != g.pgid && g.parent->sid == g.sid) orphaned = false;
+  });
+  return orphaned;
+}
+
+bool HasStopped(Kernel& kernel, int pgid) {
+  bool stopped = false;
+  kernel.ForEachInProcessGroup(pgid, [&](ThreadGroup& g) { stopped = stopped || g.stopped; });
+  return stopped;
+}
+
+void HangUpOrphan(Kernel& kernel, int pgid) {
+  kernel.ForEachInProcessGroup(pgid, [](ThreadGroup& g) {
+    (void)SendToGroup(g, MakeInfo(SIGHUP, SI_KERNEL));
+    (void)SendToGroup(g, MakeInfo(SIGCONT, SI_KERNEL));
+  });
+}
+
+void SetBlocked(Task& task, SignalSet blocked) {
+  MutexLock lock(task.kernel.tasks_mutex);
+  const SignalSet newly = blocked & ~task.blocked & ~kUnblockable;
+  task.blocked = blocked & ~kUnblockable;
+  // Signals of the group that this thread no longer takes go to another (Linux: retarget_shared_pending).
+  const SignalSet orphaned = task.group->pending.set() & newly;
+  if (!orphaned.empty()) {
+    for (Task* t : task.group->threads) {
+      if (t != &task && !(orphaned & ~t->blocked).empty()) MakeLook(*t);
+    }
+  }
+  if (HasDeliverable(task)) MakeLook(task);
+}
+
+}  // namespace skep::kernel

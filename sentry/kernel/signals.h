@@ -1,0 +1,42 @@
+// Sending signals, stopping and continuing (Linux: kernel/signal.c).
+#pragma once
+
+#include "sentry/kernel/kernel.h"
+#include "sentry/kernel/task.h"
+
+namespace skep::kernel {
+
+// What the sender may not do is checked here; the callers hold kernel.tasks_mutex.
+// Queues `info` for a thread or for a group and wakes whoever should look. EAGAIN: the queue of
+// real-time signals is full (sigqueue only).
+Result<void> SendToTask(Task& task, const siginfo_t& info);
+Result<void> SendToGroup(ThreadGroup& group, const siginfo_t& info, Ref<PosixTimer> timer = {});
+// A signal that cannot be blocked or ignored away: faults, SIGKILL of the sandbox's operator.
+void ForceSignal(Task& task, siginfo_t info);
+
+// kill(2) permission (Linux: kill_ok_by_cred, SIGCONT within the session). EPERM.
+Result<void> MayKill(const Task& sender, const ThreadGroup& target, int signo);
+
+// All threads end with this wait status (exit_group, fatal signal). Under tasks_mutex.
+void StartGroupExit(ThreadGroup& group, int wait_status);
+// The thread should look at its signals, stop state and exit state before its guest goes on.
+void MakeLook(Task& task);
+// Something that `task` would act on is pending. Under tasks_mutex.
+bool HasDeliverable(const Task& task);
+
+// What a stop, continue or exit tells the parent. Under tasks_mutex.
+void NotifyParentOfStop(ThreadGroup& group, bool continued);
+// The calling task takes part in its group's stop: sleeps until continued or killed.
+void SleepStopped(Task& task);
+// A stop signal's default action. Under tasks_mutex.
+void StartGroupStop(Task& by, int signo);
+
+// Orphaned process groups (Linux: will_become_orphaned_pgrp). Under tasks_mutex.
+bool IsOrphaned(Kernel& kernel, int pgid, const ThreadGroup* ignored);
+bool HasStopped(Kernel& kernel, int pgid);
+void HangUpOrphan(Kernel& kernel, int pgid);
+
+// sigprocmask & co: sets the own task's mask.
+void SetBlocked(Task& task, SignalSet blocked);
+
+}  // namespace skep::kernel

@@ -1,0 +1,222 @@
+// Task: a guest thread; ThreadGroup: a process. Composed of parts with owners.
+//
+// Who holds whom: the Kernel's tables hold Tasks until they are reaped; Task -> ThreadGroup;
+// ThreadGroup -> process group and session by number; parents point to children by bare pointer and
+// children to parents likewise, both under Kernel::tasks_mutex.
+//
+// Locks: everything marked "tasks_mutex" is guarded by Kernel::tasks_mutex (Linux's tasklist_lock and
+// siglock in one: sections are short and two workers rarely meet there). "Fiber": only the task's
+// own fiber touches it. Others name their lock.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <cstdint>
+#include <list>
+#include <memory>
+#include <string>
+#include <sys/resource.h>
+#include <vector>
+
+#include "base/ref.h"
+#include "platform/platform.h"
+#include "sentry/arena/host_table.h"
+#include "sentry/auth/credentials.h"
+#include "sentry/kernel/signal.h"
+#include "sentry/mm/memory_manager.h"
+#include "sentry/sched/fiber.h"
+#include "sentry/sched/timer.h"
+#include "sentry/sched/wait_queue.h"
+#include "sentry/vfs/fd_table.h"
+#include "sentry/vfs/fs_context.h"
+#include "sentry/vfs/types.h"
+
+namespace skep::kernel {
+
+class Kernel;
+class Task;
+class ThreadGroup;
+class PosixTimer;
+
+// Dispositions; shared by the threads of a group and by CLONE_SIGHAND (Linux: sighand_struct).
+struct SignalHandlers : RefCounted<SignalHandlers> {
+  std::array<SignalAction, kSignals> actions;  // tasks_mutex
+  SignalAction& Of(int signo) { return actions[static_cast<size_t>(signo - 1)]; }
+};
+
+struct Usage {  // ns; of dead threads and waited-for children
+  uint64_t user_ns = 0, system_ns = 0;
+  uint64_t minor_faults = 0, major_faults = 0, voluntary_switches = 0, involuntary_switches = 0;
+  uint64_t max_rss = 0;  // bytes
+  void Add(const Usage& o);
+};
+
+struct Limits {
+  std::array<rlimit, RLIM_NLIMITS> values;
+  uint64_t Soft(int resource) const { return values[static_cast<size_t>(resource)].rlim_cur; }
+  static Limits Default();
+};
+
+class ThreadGroup final : public RefCounted<ThreadGroup> {
+ public:
+  explicit ThreadGroup(Kernel& kernel_in) : kernel(kernel_in) {}
+  ~ThreadGroup();
+
+  Kernel& kernel;
+  int tgid = 0;
+
+  // -- tasks_mutex --
+  Ref<Task> leader;            // also while a zombie; cut when reaped (it holds this group)
+  std::vector<Task*> threads;  // alive (not yet past ExitTask)
+  int pgid = 0, sid = 0;
+  ThreadGroup* parent = nullptr;  // null: the sandbox's init
+  Task* parent_thread = nullptr;  // who forked it, for PDEATHSIG and __WNOTHREAD; null: gone
+  std::list<Ref<ThreadGroup>> children;  // alive and zombies
+  int exit_signal = SIGCHLD;   // to the parent; 0: none
+  bool is_subreaper = false;
+  bool has_exec = false;       // execve since fork: setpgid by the parent answers EACCES
+
+  bool exiting = false;        // exit_group or a fatal signal
+  int exit_status = 0;         // wait status, once exiting or the last thread is gone
+  Task* exec_by = nullptr;     // this thread's execve is ending the others
+  bool zombie = false;         // all threads are gone; waits for its parent
+  bool reaped = false;
+
+  // Group stop (Linux: signal_struct's group_stop_count, SIGNAL_STOP_*).
+  int stop_signal = 0;         // 0: not stopping
+  bool stopped = false;        // all threads have stopped
+  bool stop_unreported = false, continue_unreported = false;  // for wait4
+  sched::WaitQueue stop_queue;   // stopped threads sleep here
+  sched::WaitQueue child_queue;  // wait4 sleeps here: a child changed state
+  sched::WaitQueue exec_queue;   // execve waits for the other threads
+
+  Ref<SignalHandlers> handlers;
+  PendingSignals pending;        // of the group
+  Limits limits;
+  Usage dead_threads, children_usage;
+  uint64_t start_ns = 0;         // monotonic
+
+  // ITIMER_REAL, VIRTUAL, PROF; POSIX timers by id.
+  struct IntervalTimer {
+    std::unique_ptr<sched::Timer> timer;
+    uint64_t interval_ns = 0, deadline_ns = 0;
+  };
+  std::array<IntervalTimer, 3> itimers;
+  std::vector<Ref<PosixTimer>> posix_timers;  // index: timer id; null: free
+
+  int dumpable = 1;
+  int oom_score_adj = 0;
+};
+
+// What restart_syscall(2) goes on with.
+struct RestartBlock {
+  enum class Kind : uint8_t { kNone, kNanosleep, kFutexWait, kPoll } kind = Kind::kNone;
+  uint64_t deadline_ns = 0;
+  uint64_t address = 0;  // nanosleep: where the rest goes; futex: uaddr; poll: fds
+  uint32_t value = 0;    // futex value; nfds
+  uint32_t bits = 0;     // futex bitset
+  uint32_t flags = 0;
+};
+
+class Task final : public vfs::Caller, public RefCounted<Task> {
+ public:
+  explicit Task(Kernel& kernel_in) : kernel(kernel_in) {}
+  ~Task();
+
+  Kernel& kernel;
+  int tid = 0;  // tasks_mutex (execve by another thread changes it)
+  Ref<ThreadGroup> group;
+  Ref<sched::Fiber> fiber;
+
+  // -- fiber --
+  Ref<mm::MemoryManager> mm;
+  arena::HostContext context_ref;
+  Ref<vfs::FsContext> fs;
+  Ref<vfs::FdTable> files;
+  platform::Registers saved_registers{};  // what a new context starts with (start, execve, restore)
+  std::vector<std::byte> saved_xsave;
+  uint64_t clear_child_tid = 0;
+  uint64_t robust_list = 0;
+  RestartBlock restart;
+  bool in_syscall = false;       // registers().rax is the call's number until the result is set
+  uint64_t syscall_number = 0;
+  int parent_death_signal = 0;
+  uint32_t personality = 0;
+  uint64_t timer_slack_ns = 50000;
+  bool no_thp = false;
+  stack_t alt_stack{};           // ss_flags as sigaltstack tells it back, without SS_ONSTACK
+  SignalSet mask_to_restore;     // sigsuspend, pselect...: back to this after the handler
+  bool restore_mask = false;
+  Ref<vfs::File> executable;     // /proc/<pid>/exe  (tasks_mutex for others)
+  int nice = 0;
+  uint64_t cpu_mask = ~uint64_t{0};
+
+  // -- tasks_mutex --
+  SignalSet blocked;             // written by the own fiber only
+  PendingSignals pending;
+  std::array<char, 16> comm{};
+  bool stopped = false;          // sleeps in a group stop
+  bool exited = false;
+  auth::CredentialsRef credentials;  // published whole
+  std::vector<uint64_t> auxv;        // /proc/<pid>/auxv
+  Usage usage;
+
+  // vfork: the child wakes its parent when it releases the memory.
+  std::atomic<bool> vfork_pending{false};
+  sched::WaitQueue vfork_queue;
+  SignalSet sigwait_set;          // tasks_mutex: sigtimedwait waits for these although blocked
+  std::atomic<bool> look{false};  // a pending signal, stop, exit or freeze may want the run loop
+  std::atomic<char> state_letter{'R'};  // for /proc
+
+  // -- vfs::Caller --
+  const auth::Credentials& creds() const override { return *credentials; }
+  mm::UserMemory& memory() override { return *mm; }
+  int ThreadGroupId() const override { return group->tgid; }
+  int ProcessGroupId() const override;
+  int SessionId() const override;
+  bool IsSessionLeader() const override;
+  bool IsBlockedOrIgnored(int signo) const override;
+  bool InOrphanedGroup() const override;
+  void SignalGroup(int process_group, int signo) override;
+  void SignalSelf(int signo) override;
+  uint64_t FileSizeLimit() const override { return Limit(RLIMIT_FSIZE); }
+
+  uint64_t Limit(int resource) const { return group->limits.Soft(resource); }
+  mm::MemoryLimits MemoryLimits() const;
+  platform::Context& context() const;
+  // Registers of the stopped guest, loaded; null if the stub is dead (the task then dies).
+  platform::Registers* LoadRegisters(platform::LoadXsave xsave = platform::LoadXsave::kNo);
+  bool IsLeader() const { return group->leader.get() == this; }
+
+  // kernel/run_loop.cc: the body of the fiber.
+  void Main();
+  // Signals, stops, exits and freezes before the guest goes on. False: the task is to end.
+  bool HandleLook();
+  // What the call in progress answered; becomes rax when the guest goes on.
+  Result<uint64_t> pending_result = uint64_t{0};
+  // The call has set all registers itself (rt_sigreturn, execve): rax is left alone.
+  bool keep_registers = false;
+
+  // clone: 0 until the child's fiber has its memory and context; 1: it has; else -errno.
+  std::atomic<int> started{0};
+  sched::WaitQueue started_queue;
+  std::atomic<bool> may_start{false};  // the parent has published it
+  bool abandoned = false;              // ... or has given up on it (before may_start)
+
+ private:
+  bool Start();
+  void HandleStop(const platform::Stop& stop);
+  void HandleFault(const platform::FaultStop& fault);
+  void HandleSyscall(const platform::SyscallStop& stop);
+  void FinishCall();
+  bool TakeSignal();  // false: the task is to end; sets took_signal_
+  bool RunHandler(const PendingSignals::Item& item, const SignalAction& action);
+  void RestartWithoutHandler();
+  void ApplyRestart(platform::Registers& registers, bool handler, bool restartable);
+  bool took_signal_ = false;
+};
+
+// The Task that the current fiber executes for.
+Task& CurrentTask();
+
+}  // namespace skep::kernel
