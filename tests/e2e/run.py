@@ -28,7 +28,8 @@ set -e
 root=$1; scratch=$2; shift 2
 mount -t tmpfs none "$scratch"
 mkdir "$scratch/upper" "$scratch/work" "$scratch/root"
-mount -t overlay none -o "lowerdir=$root,upperdir=$scratch/upper,workdir=$scratch/work" "$scratch/root"
+layers=lowerdir=$root,upperdir=$scratch/upper,workdir=$scratch/work
+mount -t overlay none -o "$layers" "$scratch/root"
 mount -t proc none "$scratch/root/proc"
 mount --rbind /sys "$scratch/root/sys"
 mount --rbind /dev "$scratch/root/dev"
@@ -68,8 +69,8 @@ def load(area):
 
 
 def environment():
-    return {"PATH": "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", "HOME": "/tmp", "LANG": "C.UTF-8",
-            "LC_ALL": "C.UTF-8", "TZ": "UTC", "TERM": "dumb", "USER": "root", "COLUMNS": "80",
+    return {"PATH": "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", "HOME": "/tmp",
+            "LANG": "C.UTF-8", "LC_ALL": "C.UTF-8", "TZ": "UTC", "TERM": "dumb", "USER": "root", "COLUMNS": "80",
             "GIT_AUTHOR_NAME": "A", "GIT_AUTHOR_EMAIL": "a@example.com",
             "GIT_COMMITTER_NAME": "A", "GIT_COMMITTER_EMAIL": "a@example.com",
             "GIT_AUTHOR_DATE": "2026-01-01T00:00:00Z", "GIT_COMMITTER_DATE": "2026-01-01T00:00:00Z",
@@ -153,7 +154,7 @@ def expected_failures(root):
             if not words or line.startswith("#"):
                 continue
             if len(words) < 4 or not re.fullmatch(r"#\d+", words[2]):
-                raise SystemExit(f"e2e: expected_failures.txt: ROOT AREA.CASE #ISSUE reason: {line}")
+                raise SystemExit(f"e2e: write ROOT AREA.CASE #ISSUE reason, not: {line}")
             if words[0] in (root, "*"):
                 names[words[1]] = words[3].strip()
     return names
@@ -215,7 +216,8 @@ def main():
     parser.add_argument("--root", choices=("host", "debian"), default="host")
     parser.add_argument("--flags", default=os.environ.get("SKEP_FLAGS", ""),
                         help="global flags of skep, as in --platform=ptrace")
-    parser.add_argument("--native-only", action="store_true", help="only check that two native runs agree")
+    parser.add_argument("--native-only", action="store_true",
+                        help="only check that two native runs agree")
     parser.add_argument("--verbose", action="store_true")
     parser.add_argument("cases", nargs="*")
     options = parser.parse_args()
