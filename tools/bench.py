@@ -1,0 +1,276 @@
+#!/usr/bin/env python3
+"""Prints one table, from one run: native, skep on each engine, and runc and runsc where installed.
+
+usage: tools/bench.py [--quick] [--write] [--only SYSTEM,...] [--no-programs]
+
+Every system runs the same programs over the same Debian root (tools/rootfs.sh), under an overlay
+that is thrown away. Needs root: it makes a mount namespace. --write puts the table into
+docs/budgets.md.
+"""
+
+import argparse
+import datetime
+import json
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+TOP = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+BUILD = os.path.join(TOP, "build/release")
+PROGRAMS = ("calls_bench", "tasks_bench", "memory_bench")
+GUEST = "/opt/bench"  # where the programs are in the root
+MARKS = ("<!-- bench: begin -->", "<!-- bench: end -->")
+PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+ENGINES = ("notify", "ptrace", "kvm")
+
+
+class System:
+    """Something that runs a command over `root`; command() gives the host's command line."""
+
+    def __init__(self, name, root):
+        self.name, self.root = name, root
+
+    def command(self, words):
+        raise NotImplementedError
+
+    def run(self, words, timeout):
+        return subprocess.run(self.command(words), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                              stdin=subprocess.DEVNULL, timeout=timeout, text=True, check=False)
+
+
+class Native(System):
+    def command(self, words):
+        return ["chroot", self.root, "env", "-i", PATH, *words]
+
+
+class Skep(System):
+    def __init__(self, engine, root):
+        super().__init__(f"skep {engine}", root)
+        self.engine = engine
+
+    def command(self, words):
+        return [os.path.join(BUILD, "skep"), f"--platform={self.engine}", "do", "--rootfs",
+                self.root, "--cwd", "/", "--env", PATH, "--", *words]
+
+
+class Runsc(System):
+    def command(self, words):
+        return ["runsc", "--platform=ptrace", "--network=none", "--ignore-cgroups", "do", "-root",
+                self.root, "-cwd", "/", "env", "-i", PATH, *words]
+
+
+class Runc(System):
+    def __init__(self, name, root, bundle):
+        super().__init__(name, root)
+        self.bundle, self.count = bundle, 0
+        subprocess.run(["runc", "spec", "--bundle", bundle], check=True)
+        with open(os.path.join(bundle, "config.json"), encoding="utf-8") as file:
+            self.config = json.load(file)
+
+    def command(self, words):
+        self.config["root"] = {"path": self.root, "readonly": False}
+        self.config["process"].update(terminal=False, args=list(words), env=[PATH], cwd="/")
+        with open(os.path.join(self.bundle, "config.json"), "w", encoding="utf-8") as file:
+            json.dump(self.config, file)
+        self.count += 1
+        return ["runc", "run", "--bundle", self.bundle, f"skep-bench-{os.getpid()}-{self.count}"]
+
+
+def make_root(scratch):
+    """An overlay over the Debian root, with the programs in it; only in our mount namespace."""
+    debian = subprocess.run([os.path.join(TOP, "tools/rootfs.sh")], stdout=subprocess.PIPE,
+                            text=True, check=True).stdout.strip()
+    subprocess.run(["mount", "-t", "tmpfs", "none", scratch], check=True)
+    for name in ("upper", "work", "root", "bundle"):
+        os.mkdir(os.path.join(scratch, name))
+    root = os.path.join(scratch, "root")
+    layers = f"lowerdir={debian},upperdir={scratch}/upper,workdir={scratch}/work"
+    subprocess.run(["mount", "-t", "overlay", "none", "-o", layers, root], check=True)
+    os.makedirs(root + GUEST)
+    for program in PROGRAMS:
+        shutil.copy(os.path.join(BUILD, "bench", program), root + GUEST)
+    shutil.copy(os.path.join(TOP, "tools/bench_guest.py"), root + GUEST)
+    library = subprocess.run(["ldd", os.path.join(BUILD, "bench", PROGRAMS[0])], text=True,
+                             stdout=subprocess.PIPE, check=True).stdout
+    for line in library.splitlines():
+        if "libbenchmark" in line:
+            shutil.copy(line.split()[2], root + "/usr/lib/x86_64-linux-gnu/")
+    return root
+
+
+def find_systems(root, scratch):
+    """Those that can run /bin/true here; says why the others cannot."""
+    candidates = [Native("native", root)]
+    if os.access(os.path.join(BUILD, "skep"), os.X_OK):
+        candidates += [Skep(engine, root) for engine in ENGINES]
+    if shutil.which("runc"):
+        candidates.append(Runc("runc", root, os.path.join(scratch, "bundle")))
+    if shutil.which("runsc"):
+        candidates.append(Runsc("runsc ptrace", root))
+    systems = []
+    for system in candidates:
+        try:
+            outcome = system.run(["/bin/true"], 30)
+            why = outcome.stderr.strip().splitlines()[-1:] or [f"exit code {outcome.returncode}"]
+            if outcome.returncode == 0:
+                systems.append(system)
+                continue
+        except subprocess.TimeoutExpired:
+            why = ["it did not end within 30 s"]
+        print(f"bench: left out: {system.name}: {why[0][:150]}", file=sys.stderr)
+    return systems
+
+
+def micro(system, min_time):
+    """{row: nanoseconds, less is better}, from the Google Benchmark programs."""
+    rows = {}
+    for program in PROGRAMS:
+        words = [f"{GUEST}/{program}", f"--benchmark_min_time={min_time}",
+                 "--benchmark_format=json"]
+        try:
+            outcome = system.run(words, 600)
+            report = json.loads(outcome.stdout)
+        except (subprocess.TimeoutExpired, ValueError) as error:
+            print(f"bench: {system.name}: {program}: {str(error)[:200]}", file=sys.stderr)
+            continue
+        unit = {"ns": 1, "us": 1e3, "ms": 1e6, "s": 1e9}
+        for entry in report["benchmarks"]:
+            if entry.get("error_occurred"):
+                continue
+            name = entry["name"].replace("/real_time", "")
+            value = entry["real_time"] * unit[entry["time_unit"]]
+            if "items_per_second" in entry:
+                name, value = name + " per turn", 1e9 / entry["items_per_second"]
+            rows[name] = value
+    return rows
+
+
+def whole_command(system, repetitions):
+    """The time of starting the system for /bin/true until it has ended, in ns."""
+    walls = []
+    for _ in range(repetitions):
+        command = system.command(["/bin/true"])
+        start = time.monotonic()
+        subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                       stderr=subprocess.DEVNULL, check=False)
+        walls.append(time.monotonic() - start)
+    return statistics.median(walls) * 1e9
+
+
+def programs(system, repetitions):
+    try:
+        outcome = system.run(["python3", f"{GUEST}/bench_guest.py", str(repetitions)], 900)
+        results = json.loads(outcome.stdout.splitlines()[-1])
+    except (ValueError, IndexError):
+        print(f"bench: {system.name}: programs: {outcome.stderr[-300:]}", file=sys.stderr)
+        return {}
+    except subprocess.TimeoutExpired as error:
+        print(f"bench: {system.name}: programs: {error}", file=sys.stderr)
+        return {}
+    rows = {}
+    for name, result in results.items():
+        if "error" in result:
+            print(f"bench: {system.name}: {name}: {result['error'][:200]}", file=sys.stderr)
+            continue
+        rows[name] = result["wall"] * 1e9
+    return rows
+
+
+def human(ns):
+    for limit, unit in ((1e3, "ns"), (1e6, "us"), (1e9, "ms")):
+        if ns < limit:
+            return f"{ns / limit * 1e3:.3g} {unit}"
+    return f"{ns / 1e9:.3g} s"
+
+
+def table(results, systems):
+    names = [system.name for system in systems]
+    rows = [["what", *names], ["---"] * (len(names) + 1)]
+    order = list(results[names[0]])
+    for what in order:
+        native = results[names[0]].get(what)
+        row = [what]
+        for name in names:
+            value = results[name].get(what)
+            if value is None:
+                row.append("failed")
+            elif name == names[0] or not native:
+                row.append(human(value))
+            else:
+                row.append(f"{human(value)} ({value / native:.2f}x)")
+        rows.append(row)
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    rows[1] = ["-" * width for width in widths]
+    lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths)) + " |"
+             for row in rows]
+    return "\n".join(lines)
+
+
+def describe():
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=TOP, text=True,
+                            stdout=subprocess.PIPE, check=False).stdout.strip()
+    with open("/proc/cpuinfo", encoding="utf-8") as file:
+        model = next((line.split(":")[1].strip() for line in file if "model name" in line), "CPU")
+    return (f"{datetime.date.today()}, commit {commit}, Linux {platform.release()}, "
+            f"{os.cpu_count()} x {model}; load {os.getloadavg()[0]:.1f} at the start.")
+
+
+def write_budgets(text):
+    path = os.path.join(TOP, "docs/budgets.md")
+    with open(path, encoding="utf-8") as file:
+        page = file.read()
+    before, _, rest = page.partition(MARKS[0])
+    after = rest.partition(MARKS[1])[2]
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(f"{before}{MARKS[0]}\n{text}\n{MARKS[1]}{after}")
+    print(f"bench: written to {path}", file=sys.stderr)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="short runs: rough figures")
+    parser.add_argument("--write", action="store_true", help="put the table into docs/budgets.md")
+    parser.add_argument("--only", default="", help="systems by name, as in --only=native,runc")
+    parser.add_argument("--no-programs", action="store_true", help="only the benchmark programs")
+    options = parser.parse_args()
+    if os.geteuid() != 0:
+        sys.exit("bench: needs root (sudo tools/dev bench)")
+    if os.environ.get("SKEP_BENCH_NAMESPACE") != "1":
+        os.environ["SKEP_BENCH_NAMESPACE"] = "1"
+        os.execvp("unshare", ["unshare", "--mount", "--propagation", "private", sys.executable,
+                              *sys.argv])
+    where = describe()
+    scratch = tempfile.mkdtemp(prefix="skep-bench-")
+    try:
+        root = make_root(scratch)
+        for name in ("proc", "dev", "sys"):
+            subprocess.run(["mount", "--rbind", f"/{name}", f"{root}/{name}"], check=True)
+        systems = find_systems(root, scratch)
+        if options.only:
+            wanted = options.only.split(",") + ["native"]
+            systems = [system for system in systems if system.name in wanted]
+        results = {}
+        for system in systems:
+            print(f"bench: {system.name}", file=sys.stderr)
+            rows = micro(system, 0.02 if options.quick else 0.3)
+            rows["start, /bin/true, end"] = whole_command(system, 5 if options.quick else 15)
+            if not options.no_programs:
+                rows.update(programs(system, 2 if options.quick else 7))
+            results[system.name] = rows
+        text = where + "\n\n" + table(results, systems)
+        print(text)
+        if options.write:
+            write_budgets(text)
+    finally:
+        subprocess.run(["umount", "-R", "-l", scratch], check=False)
+        os.rmdir(scratch)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
