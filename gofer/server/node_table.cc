@@ -9,6 +9,7 @@ namespace {
 
 // Pinned descriptors leave this many for everything else.
 constexpr size_t kUnpinnedFdsMin = 64;
+constexpr size_t kAliasesMax = 16;
 
 }  // namespace
 
@@ -51,7 +52,8 @@ Result<Node*> NodeTable::Intern(Node& parent, std::string_view name, const FileI
                       (known->path_fd || (known->btime_sec == info.attributes.btime_sec &&
                                           known->btime_nsec == info.attributes.btime_nsec));
     if (same) {
-      if (known->parent != &parent || known->name != name) SetName(*known, parent, name);
+      const bool linked = !known->IsDirectory() && info.attributes.nlink > 1;
+      SetName(*known, parent, name, linked ? OldName::kStays : OldName::kGone);
       return known;
     }
     MakeStale(*known);
@@ -163,6 +165,9 @@ void NodeTable::Release(Node& node, uint64_t count) {
 void NodeTable::Collect(Node* node) {
   while (node != nullptr && node->client_references == 0 && node->children == 0 &&
          node->holds == 0 && !node->permanent) {
+    ++node->holds;
+    DropAliases(*node);
+    --node->holds;
     Node* parent = node->parent;
     if (parent != nullptr) --parent->children;
     CloseFd(*node);
@@ -192,6 +197,15 @@ void NodeTable::Unlink(Node& node) {
 }
 
 void NodeTable::LoseName(Node& node) {
+  if (!node.aliases.empty()) {
+    const auto [parent, name] = std::move(node.aliases.back());
+    node.aliases.pop_back();
+    Unlink(node);
+    node.parent = parent;  // and the alias's count of children with it
+    node.name = name;
+    Unpin(node);
+    return;
+  }
   if (!node.pinned) {
     MakeStale(node);
     return;
@@ -204,30 +218,56 @@ void NodeTable::MakeStale(Node& node) {
   by_identity_.erase(KeyOf(node));
   node.stale = true;
   if (node.holds == 0) CloseFd(node);
+  ++node.holds;
+  DropAliases(node);
   Unlink(node);
+  --node.holds;
   // The caller may still hold a pointer; the node goes with the client's last reference. One that
   // no client knows goes now.
   Collect(&node);
 }
 
-void NodeTable::SetName(Node& node, Node& parent, std::string_view name) {
+void NodeTable::Unpin(Node& node) {
+  if (!node.pinned || node.permanent) return;
+  node.pinned = false;
+  --pinned_;
+  node.lru = open_.insert(open_.begin(), &node);
+}
+
+void NodeTable::DropAliases(Node& node) {
+  for (const auto& [parent, name] : std::exchange(node.aliases, {})) {
+    --parent->children;
+    Collect(parent);
+  }
+}
+
+void NodeTable::RememberAlias(Node& node, Node& parent, std::string_view name) {
+  if (node.aliases.size() == kAliasesMax) return;
+  ++parent.children;
+  node.aliases.emplace_back(&parent, name);
+}
+
+void NodeTable::SetName(Node& node, Node& parent, std::string_view name, OldName old) {
   // A file system may number a directory and its entry alike (FUSE).
   if (node.permanent || &node == &parent) return;
-  if (node.parent != &parent) {
-    // While names are taken away below, neither end of the new one may be collected.
-    ++parent.children;
-    ++node.holds;
-    ForgetCycle(node, parent);
-    Unlink(node);
-    node.parent = &parent;
-    --node.holds;
+  Unpin(node);
+  if (node.parent == &parent && node.name == name) return;
+  // While names are taken away below, neither end of the new one may be collected.
+  ++parent.children;
+  ++node.holds;
+  std::erase_if(node.aliases, [&](const auto& alias) {
+    const bool same = alias.first == &parent && alias.second == name;
+    if (same) --parent.children;
+    return same;
+  });
+  if (old == OldName::kStays && node.parent != nullptr) {
+    RememberAlias(node, *node.parent, node.name);
   }
+  if (node.IsDirectory()) ForgetCycle(node, parent);
+  Unlink(node);
+  node.parent = &parent;
   node.name = name;
-  if (node.pinned) {
-    node.pinned = false;
-    --pinned_;
-    node.lru = open_.insert(open_.begin(), &node);
-  }
+  --node.holds;
 }
 
 // If `node` is believed to be above `parent`, where it is about to be put, then the host has moved

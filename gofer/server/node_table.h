@@ -16,6 +16,8 @@
 #include <string>
 #include <string_view>
 #include <unordered_map>
+#include <utility>
+#include <vector>
 
 #include "base/owned_fd.h"
 #include "base/result.h"
@@ -33,7 +35,9 @@ struct Node {
 
   Node* parent = nullptr;  // none: a root, or no name is known
   std::string name;
-  uint32_t children = 0;
+  // Other names of a hard-linked file, as far as they were seen; the next in line when `name` goes.
+  std::vector<std::pair<Node*, std::string>> aliases;
+  uint32_t children = 0;  // nodes that name this one as parent, and aliases that do
   uint64_t client_references = 0;
 
   OwnedFd path_fd;
@@ -92,11 +96,13 @@ class NodeTable {
   // Frees the node, and then its parents, if nobody needs them.
   void Collect(Node* node);
 
-  // Around a change of names: before one goes, Pin keeps the inode reachable; afterwards
-  // LoseName or Rename tells what became of it.
+  // Around a change of names: before one goes, SetName makes it the node's current one and Pin keeps
+  // the inode reachable; afterwards LoseName or SetName tells what became of it.
   void Pin(Node& node);
+  void Unpin(Node& node);  // one that has a name
   void LoseName(Node& node);
-  void SetName(Node& node, Node& parent, std::string_view name);
+  enum class OldName : uint8_t { kGone, kStays };
+  void SetName(Node& node, Node& parent, std::string_view name, OldName old);
   // Before ChangeId: no new node gets the wanted id any more, and one that no client knows gives it
   // up. EINVAL: not an id to choose.
   Result<void> Reserve(NodeId wanted);
@@ -128,6 +134,8 @@ class NodeTable {
   void CloseFd(Node& node);
   void MakeStale(Node& node);
   void Unlink(Node& node);
+  void DropAliases(Node& node);
+  void RememberAlias(Node& node, Node& parent, std::string_view name);
   void Renumber(Node& node, NodeId id);
 
   const Limits limits_;
@@ -136,6 +144,30 @@ class NodeTable {
   std::unordered_map<Key, Node*, KeyHash> by_identity_;
   std::list<Node*> open_;  // nodes with a descriptor that may be closed; last used first
   size_t pinned_ = 0;
+};
+
+// Keeps a node that perhaps no client knows in the table while names change around it.
+class KeptNode {
+ public:
+  KeptNode(NodeTable& table, Node* node) : table_(&table), node_(node) {
+    if (node_ != nullptr) ++node_->holds;
+  }
+  KeptNode(KeptNode&& other) noexcept
+      : table_(other.table_), node_(std::exchange(other.node_, nullptr)) {}
+  KeptNode& operator=(KeptNode&&) = delete;
+  ~KeptNode() {
+    if (node_ == nullptr) return;
+    --node_->holds;
+    table_->Collect(node_);
+  }
+  explicit operator bool() const { return node_ != nullptr; }
+  Node& operator*() const { return *node_; }
+  Node* operator->() const { return node_; }
+  Node* get() const { return node_; }
+
+ private:
+  NodeTable* const table_;
+  Node* node_;
 };
 
 }  // namespace skep::gofer

@@ -124,7 +124,7 @@ class Server {
   Result<void> FinishNew(int fd, const MakeRequest& request, bool is_symlink);
   Result<void> FinishMade(Node& dir, int dir_fd, const std::string& name,
                           const MakeRequest& request, Writer& out);
-  void BeforeRemoval(Node& dir, int dir_fd, const std::string& name, Node** victim);
+  KeptNode BeforeRemoval(Node& dir, int dir_fd, const std::string& name);
   Result<OwnedFd> OpenNode(Node& node, int flags);
   Result<void> Truncate(Node& node, uint64_t size);
   AttachRecord RecordOf(uint32_t attach, const FileInfo& info) const;

@@ -18,6 +18,7 @@ uint64_t Arg(const char* text) { return reinterpret_cast<uint64_t>(text); }
 constexpr uint32_t kCreateFlags =
     O_ACCMODE | O_TRUNC | O_APPEND | O_NONBLOCK | O_SYNC | O_DSYNC | O_NOATIME;
 constexpr uint32_t kSpecialBits = 07000;
+constexpr NodeTable::OldName kGone = NodeTable::OldName::kGone;
 
 Result<void> RemoveName(int dir, const std::string& name, int flags) {
   TRY(host::Call(SYS_unlinkat, Arg(dir), Arg(name), Arg(flags)));
@@ -150,15 +151,16 @@ Result<void> Server::Link(Reader& in, Writer& out) {
 }
 
 // The node that is about to lose this name, if a client knows it: kept reachable.
-void Server::BeforeRemoval(Node& dir, int dir_fd, const std::string& name, Node** victim) {
-  *victim = nullptr;
+KeptNode Server::BeforeRemoval(Node& dir, int dir_fd, const std::string& name) {
   const Result<FileInfo> info = StatName(dir_fd, name);
-  if (!info) return;
-  Node* node = nodes_.FindIdentity(dir.attach, info->identity);
-  if (node == nullptr || node->type != info->type()) return;
-  if (node->parent != &dir || node->name != name) nodes_.SetName(*node, dir, name);
+  if (!info) return KeptNode(nodes_, nullptr);
+  Node* known = nodes_.FindIdentity(dir.attach, info->identity);
+  if (known == nullptr || known->type != info->type()) return KeptNode(nodes_, nullptr);
+  KeptNode node(nodes_, known);
+  const bool linked = !node->IsDirectory() && info->attributes.nlink > 1;
+  nodes_.SetName(*node, dir, name, linked ? NodeTable::OldName::kStays : kGone);
   nodes_.Pin(*node);
-  *victim = node;
+  return node;
 }
 
 Result<void> Server::Unlink(Reader& in, Writer&) {
@@ -169,15 +171,12 @@ Result<void> Server::Unlink(Reader& in, Writer&) {
   if (!dir->IsDirectory()) return Fail(ENOTDIR);
   if ((request.flags & ~kUnlinkDirectory) != 0) return Fail(EINVAL);
   const HeldFd dir_fd = TRY(HoldChangeable(*dir));
-  Node* victim = nullptr;
-  BeforeRemoval(*dir, dir_fd.get(), name, &victim);
-  if (victim != nullptr && victim->permanent) return Fail(EBUSY);
+  const KeptNode victim = BeforeRemoval(*dir, dir_fd.get(), name);
+  if (victim && victim->permanent) return Fail(EBUSY);
   const Result<void> removed =
       RemoveName(dir_fd.get(), name, (request.flags & kUnlinkDirectory) != 0 ? AT_REMOVEDIR : 0);
-  if (victim != nullptr) {
-    if (removed) nodes_.LoseName(*victim);
-    if (!removed) nodes_.SetName(*victim, *dir, name);  // no longer pinned
-  }
+  if (victim && removed) nodes_.LoseName(*victim);
+  if (victim && !removed) nodes_.Unpin(*victim);
   return removed;
 }
 
@@ -194,28 +193,25 @@ Result<void> Server::Rename(Reader& in, Writer&) {
   if (old_dir->attach != new_dir->attach) return Fail(EXDEV);
   const HeldFd old_fd = TRY(HoldChangeable(*old_dir));
   const HeldFd new_fd = TRY(HoldChangeable(*new_dir));
-  Node* moved = nullptr;
-  Node* replaced = nullptr;
-  BeforeRemoval(*old_dir, old_fd.get(), old_name, &moved);
-  BeforeRemoval(*new_dir, new_fd.get(), new_name, &replaced);
-  const bool busy =
-      (moved != nullptr && moved->permanent) || (replaced != nullptr && replaced->permanent);
-  Result<int64_t> renamed = Fail(EBUSY);
-  if (!busy) {
+  const KeptNode moved = BeforeRemoval(*old_dir, old_fd.get(), old_name);
+  const KeptNode replaced = BeforeRemoval(*new_dir, new_fd.get(), new_name);
+  Result<int64_t> renamed = Fail(EBUSY);  // hidden directories stay where they are
+  if (!(moved && moved->permanent) && !(replaced && replaced->permanent)) {
     renamed = host::Call(SYS_renameat2, Arg(old_fd.get()), Arg(old_name), Arg(new_fd.get()),
                          Arg(new_name), request.flags);
   }
-  const bool exchanged = (request.flags & RENAME_EXCHANGE) != 0;
   // Two names of one inode: Linux does nothing, and both stay.
-  if (!renamed || (moved != nullptr && moved == replaced)) {
-    if (moved != nullptr) nodes_.SetName(*moved, *old_dir, old_name);
-    if (replaced != nullptr && replaced != moved) nodes_.SetName(*replaced, *new_dir, new_name);
-    if (!renamed) return std::unexpected(renamed.error());
+  const bool same = moved && moved.get() == replaced.get();
+  const bool exchanged = (request.flags & RENAME_EXCHANGE) != 0;
+  if (renamed && !same) {
+    if (replaced && !exchanged) nodes_.LoseName(*replaced);
+    if (moved) nodes_.SetName(*moved, *new_dir, new_name, kGone);
+    if (replaced && exchanged) nodes_.SetName(*replaced, *old_dir, old_name, kGone);
     return {};
   }
-  if (replaced != nullptr && !exchanged) nodes_.LoseName(*replaced);
-  if (moved != nullptr) nodes_.SetName(*moved, *new_dir, new_name);
-  if (replaced != nullptr && exchanged) nodes_.SetName(*replaced, *old_dir, old_name);
+  if (moved) nodes_.Unpin(*moved);
+  if (replaced) nodes_.Unpin(*replaced);
+  if (!renamed) return std::unexpected(renamed.error());
   return {};
 }
 

@@ -233,6 +233,26 @@ TEST(Gofer, UnlinkedInodeLivesWithItsHandle) {
   EXPECT_EQ(ErrorOf(client.Unlink(service.root(), "none")), ENOENT);
 }
 
+TEST(Gofer, HardLinkedFileKeepsItsOtherNames) {
+  TempTree tree;
+  tree.Write("a", "text");
+  tree.Mkdir("d");
+  Service service(ConfigFor(tree.path()));
+  Client& client = service.client();
+  const NodeId a = service.Node("a");
+  const NodeId root = service.root();
+  ASSERT_TRUE(client.Link(a, service.Node("d"), "b"));
+  ASSERT_TRUE(client.Link(a, root, "c"));
+  EXPECT_TRUE(client.Rename(root, "a", root, "c", 0));  // both stay
+  EXPECT_EQ(service.Node("a"), a);
+  ASSERT_TRUE(client.Unlink(root, "c"));
+  ASSERT_TRUE(client.Unlink(root, "a"));
+  EXPECT_EQ(client.PathOf(a)->path, "d/b");
+  ASSERT_TRUE(client.Unlink(service.Node("d"), "b"));
+  EXPECT_EQ(ErrorOf(client.PathOf(a)), ENOENT);
+  EXPECT_EQ(client.GetAttr(a)->nlink, 0U);
+}
+
 TEST(Gofer, RemovesDirectories) {
   TempTree tree;
   tree.Mkdir("d/e");
