@@ -231,6 +231,7 @@ vfs::EventMask PipeFile::Poll(vfs::EventMask) {
 
 PipeEnds MakePipe(const vfs::Path& path, uint32_t flags) {
   auto pipe = MakeRef<Pipe>();
+  if (path.inode() != nullptr) path.inode()->SetAttachment(pipe);  // for /proc/<pid>/fd
   const uint32_t status = flags & O_NONBLOCK;
   Ref<vfs::File> reader = MakeRef<PipeFile>(pipe, path, O_RDONLY | status);
   Ref<vfs::File> writer = MakeRef<PipeFile>(pipe, path, O_WRONLY | (flags & (O_NONBLOCK | O_DIRECT)));
