@@ -6,12 +6,14 @@
 
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <vector>
 
 #include "base/mutex.h"
 #include "base/ref.h"
 #include "base/result.h"
 #include "sentry/vfs/file.h"
+#include "sentry/vfs/locks.h"
 
 namespace skep::vfs {
 
@@ -35,7 +37,7 @@ class [[nodiscard]] FdReservation {
 
 class FdTable : public RefCounted<FdTable> {
  public:
-  FdTable() = default;
+  FdTable();
   ~FdTable();
   Ref<FdTable> Clone() const;  // fork
 
@@ -56,8 +58,14 @@ class FdTable : public RefCounted<FdTable> {
   void SetCloexecRange(uint32_t first, uint32_t last);
   std::vector<int> Numbers() const;  // for /proc/<pid>/fd
 
+  LockWaits& lock_waits() const { return *lock_waits_; }
+
  private:
   friend class FdReservation;
+  struct Slot;
+  Result<Slot*> SlotAt(int fd) REQUIRES(mutex_);
+  void NoteFree(int fd) REQUIRES(mutex_);
+  void EnsureSize(int size) REQUIRES(mutex_);
   struct Slot {
     Ref<File> file;
     bool cloexec = false;
@@ -66,6 +74,7 @@ class FdTable : public RefCounted<FdTable> {
   mutable Mutex mutex_{LockRank::kFdTable};
   std::vector<Slot> slots_ GUARDED_BY(mutex_);
   int lowest_free_ GUARDED_BY(mutex_) = 0;  // no smaller number is free
+  std::shared_ptr<LockWaits> lock_waits_;   // constant; shared with the tables made by Clone
 };
 
 // What close(2) does beyond forgetting the number: flush, POSIX locks of this table.

@@ -71,7 +71,8 @@ class File : public RefCounted<File> {
   virtual Result<size_t> Write(Caller& caller, mm::IoSequence& from, uint64_t* offset);  // EINVAL
   // Directories: entries from `cookie` on until the sink is full. Returns the cookie to go on from.
   virtual Result<uint64_t> ReadDir(Caller& caller, uint64_t cookie, const DirSink& sink);  // ENOTDIR
-  // lseek whole; the default serves regular files (SEEK_DATA/SEEK_HOLE through FindData).
+  // lseek whole, under position_lock(); the default serves regular files (SEEK_DATA/SEEK_HOLE
+  // through FindData).
   virtual Result<uint64_t> Seek(int64_t offset, int whence);
   virtual Result<uint64_t> FindData(uint64_t offset, bool hole);  // SEEK_DATA / SEEK_HOLE
 
@@ -98,9 +99,13 @@ class File : public RefCounted<File> {
   // F_SETOWN and F_SETSIG, kept and told back.
   std::atomic<int> owner{0}, signal{0};
 
+  // The inode's write access (ETXTBSY) is held since open and goes with the file.
+  void SetHoldsWriteAccess() { holds_write_access_ = true; }
+
  private:
   const Path path_;
   std::atomic<uint32_t> flags_;
+  bool holds_write_access_ = false;
   sched::SleepLock position_lock_{LockRank::kFilePosition};
   std::atomic<FileObserver*> observer_{nullptr};  // counted
 };

@@ -25,6 +25,7 @@ class MountNamespace : public RefCounted<MountNamespace> {
   std::vector<Ref<Mount>> List() const;  // in mount order, for /proc/mounts
 
  private:
+  friend class Mount;
   mutable Mutex mutex_{LockRank::kMounts};
   struct State;
   std::unique_ptr<State> state_;

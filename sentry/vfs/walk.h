@@ -2,9 +2,9 @@
 // (Linux: fs/namei.c).
 #pragma once
 
-#include <functional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "sentry/vfs/fs_context.h"
 #include "sentry/vfs/path.h"
@@ -70,13 +70,34 @@ class Walker {
   // Opens what a path already resolved leads to (execve, /proc/self/fd, O_TMPFILE link).
   Result<Ref<File>> OpenPath(const Path& path, const OpenRequest& request);
 
+  // Extended attributes. Names and sizes were checked by the caller (ERANGE, E2BIG).
+  Result<std::string> GetXattr(const Path& path, std::string_view name);
+  Result<void> SetXattr(const Path& path, std::string_view name, std::string_view value, int flags);
+  Result<void> RemoveXattr(const Path& path, std::string_view name);
+  Result<std::vector<std::string>> ListXattrs(const Path& path);
+
+  // From now on permissions are those of `creds` (access(2): the real ids). They outlive the walker.
+  void ActAs(const auth::Credentials& creds) { creds_ = &creds; }
+  const auth::Credentials& creds() const { return *creds_; }
   Caller& caller() { return caller_; }
   const FsContext& context() const { return context_; }
 
  private:
+  friend class PathWalk;
+  struct OpenFlags;
+  class NewName;
+  Result<Ref<File>> OpenFound(const Path& path, const OpenFlags& open, bool created);
+  Result<Ref<File>> OpenTemporary(std::string_view path, const OpenRequest& request,
+                                  const OpenFlags& open);
+  Result<Ref<File>> FinishOpen(const Path& path, const OpenFlags& open);
+  Result<void> MayOpen(const Path& path, const OpenFlags& open);
+  Result<Path> MakeAt(std::string_view path, uint32_t mode, uint32_t rdev_major,
+                      uint32_t rdev_minor);
+
   Caller& caller_;
   const FsContext& context_;
-  Path start_;
+  const auth::Credentials* creds_;
+  Path start_;  // none: the cwd
 };
 
 // The absolute name of `path` as seen from `root` (getcwd, /proc/self/exe, maps); "(unreachable)"

@@ -1,0 +1,99 @@
+// Locks on files: POSIX record locks (owned by an FdTable), open-file-description locks (owned by a
+// File) and flock(2) locks (Linux: fs/locks.c).
+//
+// An inode's FileLocks is made at the first lock. Waiting is a loop around the conflict: every
+// change wakes all waiters, who look again.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+#include "base/mutex.h"
+#include "base/result.h"
+#include "sentry/sched/wait_queue.h"
+
+namespace skep::vfs {
+
+class FdTable;
+class File;
+
+enum class LockType : uint8_t { kRead, kWrite, kUnlock };
+enum class LockWait : bool { kNo, kYes };
+
+inline constexpr uint64_t kLockEnd = INT64_MAX;  // OFFSET_MAX: "to the end of the file"
+
+struct RecordLock {
+  LockType type = LockType::kUnlock;
+  uint64_t start = 0;
+  uint64_t end = kLockEnd;  // inclusive
+  int pid = 0;              // what F_GETLK tells; -1 for OFD locks
+};
+
+// Who owns a record lock: a table of descriptors (F_SETLK) or an open file (F_OFD_SETLK).
+class LockOwner {
+ public:
+  explicit LockOwner(FdTable& table) : key_(&table), table_(&table) {}
+  explicit LockOwner(const File& file) : key_(&file) {}
+  const void* key() const { return key_; }
+  FdTable* table() const { return table_; }  // null: OFD
+
+ private:
+  const void* key_;
+  FdTable* table_ = nullptr;
+};
+
+// Which table waits for which: shared by the tables that fork made from one, for EDEADLK.
+class LockWaits {
+ public:
+  // False: `holder` waits for `waiter` already, directly or through others.
+  bool Enter(const FdTable* waiter, const FdTable* holder);
+  void Leave(const FdTable* waiter, const FdTable* holder);
+
+ private:
+  struct Edge { const FdTable* waiter; const FdTable* holder; };
+  bool Leads(const FdTable* from, const FdTable* to) const REQUIRES(mutex_);
+  Mutex mutex_{LockRank::kInode};
+  std::vector<Edge> edges_ GUARDED_BY(mutex_);
+};
+
+class FileLocks {
+ public:
+  // F_SETLK(W), F_OFD_SETLK(W). EAGAIN; EDEADLK (POSIX); ENOLCK; kRestartSys when interrupted.
+  Result<void> SetRecord(const LockOwner& owner, const RecordLock& lock, LockWait wait);
+  // F_GETLK: the first lock in the way, if any.
+  std::optional<RecordLock> TestRecord(const LockOwner& owner, const RecordLock& lock);
+  // flock(2). EAGAIN; kRestartSys.
+  Result<void> SetFlock(const File& file, LockType type, LockWait wait);
+
+  void ReleaseRecords(const void* owner_key);  // close(2) by this owner
+  void ReleaseFile(const File& file);          // the open file dies: OFD locks and flock
+
+  // For /proc/locks and tests.
+  std::vector<RecordLock> Records();
+
+ private:
+  struct Record {
+    const void* key;
+    FdTable* table;
+    RecordLock lock;
+  };
+  struct Flock {
+    const File* file;
+    LockType type;
+  };
+  const Record* Conflict(const LockOwner& owner, const RecordLock& lock) const REQUIRES(mutex_);
+  bool FlockConflict(const File& file, LockType type) const REQUIRES(mutex_);
+  Result<void> Apply(const LockOwner& owner, const RecordLock& lock) REQUIRES(mutex_);
+  bool WaitForChange(uint64_t seen);
+  void Changed();
+
+  Mutex mutex_{LockRank::kInode};
+  std::vector<Record> records_ GUARDED_BY(mutex_);  // by start
+  std::vector<Flock> flocks_ GUARDED_BY(mutex_);
+  std::atomic<uint64_t> changes_{0};
+  sched::WaitQueue waiters_;
+};
+
+}  // namespace skep::vfs

@@ -1,0 +1,95 @@
+#include "sentry/vfs/permission.h"
+
+#include <algorithm>
+#include <csignal>
+#include <linux/capability.h>
+
+namespace skep::vfs {
+
+Result<void> GenericPermission(const Attributes& attributes, const auth::Credentials& creds,
+                               int mask) {
+  mask &= kMayRead | kMayWrite | kMayExec;
+  const auto wanted = static_cast<uint32_t>(mask);
+  uint32_t bits = attributes.mode;
+  if (attributes.uid == creds.fsuid) {
+    bits >>= 6;
+  } else if (creds.InGroup(attributes.gid)) {
+    bits >>= 3;
+  }
+  if ((wanted & ~bits) == 0) return {};
+  if (attributes.IsDir()) {
+    if ((mask & kMayWrite) == 0 && creds.Has(CAP_DAC_READ_SEARCH)) return {};
+    if (creds.Has(CAP_DAC_OVERRIDE)) return {};
+    return Fail(EACCES);
+  }
+  if (mask == kMayRead && creds.Has(CAP_DAC_READ_SEARCH)) return {};
+  const bool executable = (attributes.mode & 0111) != 0;
+  if (((mask & kMayExec) == 0 || executable) && creds.Has(CAP_DAC_OVERRIDE)) return {};
+  return Fail(EACCES);
+}
+
+bool IsOwnerOrCapable(const Attributes& attributes, const auth::Credentials& creds) {
+  return attributes.uid == creds.fsuid || creds.Has(CAP_FOWNER);
+}
+
+uint32_t PrivilegeBits(const Attributes& attributes, const auth::Credentials& creds) {
+  uint32_t bits = attributes.mode & S_ISUID;
+  if ((attributes.mode & S_ISGID) != 0) {
+    const bool may_keep = creds.InGroup(attributes.gid) || creds.Has(CAP_FSETID);
+    if ((attributes.mode & S_IXGRP) != 0 || !may_keep) bits |= S_ISGID;
+  }
+  return bits;
+}
+
+Result<void> RemovePrivileges(Inode& inode, const auth::Credentials& creds) {
+  if (inode.type() != S_IFREG || creds.Has(CAP_FSETID)) return {};
+  const Attributes attributes = TRY(inode.GetAttributes());
+  const uint32_t lost = PrivilegeBits(attributes, creds);
+  if (lost == 0) return {};
+  AttributeChange change;
+  change.mode = attributes.mode & 07777 & ~lost;
+  return inode.SetAttributes(change);
+}
+
+Inode::NewNode NewNodeIn(const Attributes& directory, const auth::Credentials& creds,
+                         uint32_t mode) {
+  Inode::NewNode node{.mode = mode, .uid = creds.fsuid, .gid = creds.fsgid};
+  if ((directory.mode & S_ISGID) == 0) return node;
+  node.gid = directory.gid;
+  constexpr uint32_t kSetgidExec = S_ISGID | S_IXGRP;
+  if ((mode & S_IFMT) == S_IFDIR) {
+    node.mode |= S_ISGID;
+  } else if ((mode & kSetgidExec) == kSetgidExec && !creds.InGroup(node.gid) &&
+             !creds.Has(CAP_FSETID)) {
+    node.mode &= ~uint32_t{S_ISGID};
+  }
+  return node;
+}
+
+bool StickyForbids(const Attributes& directory, const Attributes& victim,
+                   const auth::Credentials& creds) {
+  if ((directory.mode & S_ISVTX) == 0) return false;
+  return victim.uid != creds.fsuid && directory.uid != creds.fsuid && !creds.Has(CAP_FOWNER);
+}
+
+Result<void> CheckFileSize(Caller& caller, uint64_t size) {
+  if (size > caller.FileSizeLimit()) {
+    caller.SignalSelf(SIGXFSZ);
+    return Fail(EFBIG);
+  }
+  if (size > kMaxFileSize) return Fail(EFBIG);
+  return {};
+}
+
+Result<size_t> ClampToFileSize(Caller& caller, uint64_t offset, size_t size) {
+  if (size == 0) return size;
+  const uint64_t limit = caller.FileSizeLimit();
+  if (offset >= limit) {
+    caller.SignalSelf(SIGXFSZ);
+    return Fail(EFBIG);
+  }
+  if (offset >= kMaxFileSize) return Fail(EFBIG);
+  return std::min({uint64_t{size}, limit - offset, kMaxFileSize - offset});
+}
+
+}  // namespace skep::vfs
