@@ -6,6 +6,7 @@
 #pragma once
 
 #include <atomic>
+#include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <optional>
@@ -55,18 +56,17 @@ class Fiber : public RefCounted<Fiber> {
   void* cookie = nullptr;
 
  private:
-  friend class Worker;
-  friend class Scheduler;
   friend class RefCounted<Fiber>;
   friend struct FiberAccess;
-  explicit Fiber(Worker& worker);
+  explicit Fiber(Worker& worker) : worker_(&worker) {}
   ~Fiber();
+  void InterruptGuest();
 
-  Worker* worker_;
+  Worker* const worker_;
   std::atomic<bool> interrupted_{false};
   std::atomic<bool> killed_{false};
   std::atomic<bool> finished_{false};
-  struct State;       // defined in fiber.cc: context, stack, parking state, guest being run
+  struct State;  // fiber_state.h: stack, parking state, deadline, the guest that is being run
   State* state_ = nullptr;
 };
 

@@ -8,9 +8,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
-#include <vector>
 
-#include "base/mutex.h"
 #include "platform/platform.h"
 #include "sentry/sched/clock.h"
 #include "sentry/sched/fiber.h"
@@ -27,35 +25,44 @@ class Worker {
   Scheduler& scheduler() const { return *scheduler_; }
   // Fibers that are ready or have a guest running, as a measure of load. A hint.
   int Load() const;
+  // Any thread. Runs `work` on this worker's system fiber; it may take Mutexes but must not sleep.
+  void Post(std::move_only_function<void()> work);
+
+  Worker(const Worker&) = delete;
+  Worker& operator=(const Worker&) = delete;
 
  private:
   friend class Scheduler;
-  friend class Fiber;
-  friend class Timer;
   friend struct WorkerAccess;
-  Worker(Scheduler& scheduler, int index) : scheduler_(&scheduler), index_(index) {}
-  Scheduler* scheduler_;
-  int index_;
+  Worker(Scheduler& scheduler, int index);
+  ~Worker();
+  Scheduler* const scheduler_;
+  const int index_;
   struct State;  // arena half: run queue, timers, system fiber
-  struct Host;   // malloc half: thread, engine, poller
   State* state_ = nullptr;
-  Host* host_ = nullptr;
 };
 
 class Scheduler {
  public:
   // Makes `workers` workers (no threads yet). In the arena (arena::ArenaScope).
   explicit Scheduler(int workers);
-  ~Scheduler();
+  ~Scheduler();  // not while it is started
+  Scheduler(const Scheduler&) = delete;
+  Scheduler& operator=(const Scheduler&) = delete;
 
   // Starts the workers' threads; each makes its engine by `make_engine(worker index)` on its own
   // thread. Returns when all engines are up, or the first error (no thread is left then).
-  // Fibers spawned before Start run from now on. Also used after a restore. `pin`: a worker's thread
-  // is pinned to its CPU.
+  // Fibers spawned before Start run from now on. `pin`: a worker's thread is pinned to its CPU. One
+  // Scheduler at a time may be started in a process.
+  //
+  // Also used after a restore, when the HostTable's descriptors are back: virtual time continues from
+  // the Quiesce that came before the Freeze, deadlines stand, HostWatches are armed again.
   using MakeEngine =
       std::function<HostResult<std::unique_ptr<platform::Engine>>(int worker_index)>;
   HostResult<void> Start(const MakeEngine& make_engine, bool pin = true);
-  // Ends the threads and destroys the engines; no fiber may be left. Not from a worker.
+  // Ends the threads and destroys the engines. No guest may be running; fibers that are suspended or
+  // ready stay so (and go on if Start is called again, but are not destroyed with the Scheduler). Not
+  // from a worker.
   void Stop();
 
   int worker_count() const;
@@ -65,18 +72,16 @@ class Scheduler {
 
   // Brings all workers to rest: on return no fiber runs or is ready and no engine call, Offload or
   // guest is in progress; workers wait. The caller (not a worker) has asked fibers beforehand to
-  // stop their guests (Fiber::Interrupt) and to suspend. False: the deadline passed; workers go on.
+  // stop their guests (Fiber::Interrupt) and to suspend. Deadlines and timers that pass meanwhile are
+  // seen after Thaw. False: `timeout_ns` passed; workers go on.
   bool Quiesce(uint64_t timeout_ns);
   // After Quiesce: workers go on.
   void Thaw();
   // After Quiesce: calls `work` once on each worker's thread with the arena heap (engine calls such
-  // as Context::Load must be made there).
+  // as Context::Load must be made there), one after the other.
   void OnEachWorker(const std::function<void(Worker&)>& work);
 
  private:
-  friend class Worker;
-  friend class Timer;
-  friend class HostWatch;
   friend struct SchedulerAccess;
   Clock clock_;
   struct State;

@@ -10,6 +10,7 @@
 namespace skep::sched {
 
 class Scheduler;
+struct TimerState;  // timer_queue.h; in the arena
 
 class Timer {
  public:
@@ -25,10 +26,7 @@ class Timer {
   Deadline deadline() const;
 
  private:
-  friend class Worker;
-  friend class Scheduler;
-  struct State;
-  State* state_;
+  TimerState* state_;
 };
 
 }  // namespace skep::sched

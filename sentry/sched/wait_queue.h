@@ -4,6 +4,7 @@
 // live with the waiter (a fiber's stack, an epoll item), never with the queue.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 
 #include "base/mutex.h"
@@ -20,18 +21,18 @@ class WaitEntry {
  public:
   WaitEntry(const WaitEntry&) = delete;
   WaitEntry& operator=(const WaitEntry&) = delete;
-  bool queued() const { return queue_ != nullptr; }
+  bool queued() const { return queue_.load(std::memory_order_relaxed) != nullptr; }
 
  protected:
   WaitEntry() = default;
   ~WaitEntry();  // CHECKs that it is in no queue
-  // Called with the queue's Mutex held: must not take a lock below LockRank::kRunQueue, must not
+  // Called with the queue's Mutex held: may take only locks from LockRank::kRunQueue on, must not
   // call back into the queue. True: this counts as one of the `max_exclusive` woken.
   virtual bool OnWake(EventMask events) = 0;
 
  private:
   friend class WaitQueue;
-  WaitQueue* queue_ = nullptr;
+  std::atomic<WaitQueue*> queue_{nullptr};  // its Mutex guards the rest
   WaitEntry* previous_ = nullptr;
   WaitEntry* next_ = nullptr;
   EventMask mask_ = 0;
@@ -53,9 +54,9 @@ class WaitQueue {
   bool empty() const;  // a hint without the lock
 
  private:
-  mutable Mutex mutex_{LockRank::kWaitQueue};
-  WaitEntry* first_ = nullptr;
-  WaitEntry* last_ = nullptr;
+  Mutex mutex_{LockRank::kWaitQueue};
+  std::atomic<WaitEntry*> first_{nullptr};
+  WaitEntry* last_ GUARDED_BY(mutex_) = nullptr;
 };
 
 // The usual entry: unparks the fiber that made it.
@@ -70,6 +71,10 @@ class FiberWaiter final : public WaitEntry {
     if (joined_ != nullptr) joined_->Remove(*this);
   }
   bool woken() const { return woken_.load(std::memory_order_acquire); }
+  // For a loop that sleeps again: forgets a wake-up. An exclusive waiter that gives up (a signal, a
+  // deadline) and finds true here has taken a wake-up from another: it must look at its condition or
+  // pass the wake-up on.
+  bool TakeWoken() { return woken_.exchange(false, std::memory_order_acq_rel); }
 
  private:
   bool OnWake(EventMask events) override;

@@ -1,0 +1,61 @@
+// What sched/ keeps of a fiber, all of it in the arena.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <cstddef>
+#include <functional>
+
+#include "base/mutex.h"
+#include "sentry/sched/fiber.h"
+#include "sentry/sched/timer_queue.h"
+
+namespace skep::sched {
+
+struct Fiber::State {
+  // Bits of `word`. The thread whose Unpark finds a fiber parked without a token makes it ready.
+  static constexpr uint32_t kToken = 1;   // woken since it last parked
+  static constexpr uint32_t kParked = 2;  // suspended, or about to be by its own thread
+
+  State() = default;
+
+  // Constant while the fiber lives.
+  std::byte* stack = nullptr;
+  void** saved_sp = nullptr;  // the context to switch to, where Freeze finds it
+
+  std::move_only_function<void()> body;
+  std::atomic<uint32_t> word{0};
+
+  // Its worker's thread only (next_ready also by whoever pushes it to the worker's inbox).
+  Fiber* next_ready = nullptr;
+  TimerNode deadline;
+  bool timed_out = false;
+  void* fake_stack = nullptr;  // AddressSanitizer's
+
+  // RunGuest. The lock is for Interrupt, which may come from any thread; `guest` is set while the
+  // context may be interrupted. The rest is its worker's thread's.
+  Mutex guest_lock{LockRank::kRunQueue};
+  platform::Context* guest GUARDED_BY(guest_lock) = nullptr;
+  platform::Context* waits_for = nullptr;
+  platform::AddressSpace* space = nullptr;
+  GuestEnd guest_end = GuestEnd::kStopped;
+  Fiber* next_guest = nullptr;
+  Fiber* previous_guest = nullptr;
+
+  // Debug builds: how many SleepLocks of each rank it holds.
+  std::array<uint8_t, 8> sleep_locks{};
+};
+
+struct FiberAccess {
+  using State = Fiber::State;
+  static State& StateOf(Fiber& fiber) { return *fiber.state_; }
+  // A fiber that is not ready yet.
+  static Result<Ref<Fiber>> Make(Worker& worker, std::move_only_function<void()> body);
+  // On its worker's loop, when its body has returned; drops the reference it had to itself.
+  static void Finish(Fiber& fiber);
+  // One that will never run again, in the middle of what it did.
+  static void Abandon(Fiber& fiber);
+  static void ReleaseStack(Fiber& fiber);
+};
+
+}  // namespace skep::sched

@@ -1,0 +1,77 @@
+// For sched/'s unit tests: a started scheduler with test engines.
+#pragma once
+
+#include <atomic>
+#include <ctime>
+#include <functional>
+#include <gtest/gtest.h>
+#include <memory>
+#include <vector>
+
+#include "base/host_call.h"
+#include "sentry/arena/arena.h"
+#include "sentry/sched/scheduler.h"
+#include "sentry/sched/test_engine.h"
+
+namespace skep::sched {
+
+constexpr uint64_t kMs = 1'000'000;
+
+inline bool WaitFor(const std::function<bool()>& condition, uint64_t timeout_ns = 20'000 * kMs) {
+  const uint64_t deadline = host::MonotonicNs() + timeout_ns;
+  while (!condition()) {
+    if (host::MonotonicNs() > deadline) return false;
+    const timespec pause = {0, 100'000};
+    nanosleep(&pause, nullptr);
+  }
+  return true;
+}
+
+class TestScheduler {
+ public:
+  explicit TestScheduler(int workers) : engines(static_cast<size_t>(workers)) {
+    const arena::ArenaScope arena;
+    scheduler_ = new Scheduler(workers);
+  }
+  ~TestScheduler() {
+    if (started_) Stop();
+    delete scheduler_;
+  }
+  void Start() {
+    HostResult<void> started = scheduler_->Start(
+        [this](int index) -> HostResult<std::unique_ptr<platform::Engine>> {
+          auto engine = std::make_unique<TestEngine>();
+          engines[static_cast<size_t>(index)] = engine.get();
+          return engine;
+        });
+    ASSERT_TRUE(started) << started.error().message;
+    started_ = true;
+  }
+  void Stop() {
+    scheduler_->Stop();
+    started_ = false;
+  }
+  Scheduler& operator*() { return *scheduler_; }
+  Scheduler* operator->() { return scheduler_; }
+  Ref<Fiber> Spawn(int worker, std::move_only_function<void()> body) {
+    return Fiber::Spawn(scheduler_->worker(worker), std::move(body)).value();
+  }
+  // Runs `bodies`, one fiber each, on workers in turn, until all are finished.
+  void RunAll(std::vector<std::move_only_function<void()>> bodies) {
+    std::vector<Ref<Fiber>> fibers;
+    int next = 0;
+    for (auto& body : bodies) fibers.push_back(Spawn(next++ % scheduler_->worker_count(), std::move(body)));
+    for (const Ref<Fiber>& fiber : fibers) {
+      ASSERT_TRUE(WaitFor([&] { return fiber->finished(); }));
+    }
+  }
+  TestEngine& engine(int index) { return *engines[static_cast<size_t>(index)]; }
+
+  std::vector<TestEngine*> engines;
+
+ private:
+  Scheduler* scheduler_ = nullptr;
+  bool started_ = false;
+};
+
+}  // namespace skep::sched

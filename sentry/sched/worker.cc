@@ -1,0 +1,308 @@
+#include <algorithm>
+#include <ctime>
+#include <fmt/format.h>
+#include <linux/futex.h>
+#include <sys/syscall.h>
+
+#include "base/check.h"
+#include "base/host_call.h"
+#include "base/log.h"
+#include "sentry/arena/arena.h"
+#include "sentry/sched/worker_internal.h"
+
+namespace skep::sched {
+namespace {
+
+// So many fibers run before the engine is asked again.
+constexpr int kBatch = 64;
+
+// Of this process: host state.
+std::atomic<SchedulerHost*> running_host{nullptr};
+thread_local WorkerHost* thread_worker = nullptr;
+
+void PushReady(WorkerAccess::State& w, Fiber& fiber) {
+  FiberAccess::State& s = FiberAccess::StateOf(fiber);
+  s.next_ready = nullptr;
+  (w.last_ready != nullptr ? FiberAccess::StateOf(*w.last_ready).next_ready : w.first_ready) = &fiber;
+  w.last_ready = &fiber;
+  w.ready_count.store(w.ready_count.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
+}
+
+Fiber& PopReady(WorkerAccess::State& w) {
+  Fiber& fiber = *w.first_ready;
+  w.first_ready = FiberAccess::StateOf(fiber).next_ready;
+  if (w.first_ready == nullptr) w.last_ready = nullptr;
+  w.ready_count.store(w.ready_count.load(std::memory_order_relaxed) - 1, std::memory_order_relaxed);
+  return fiber;
+}
+
+}  // namespace
+
+SchedulerHost* RunningHost() { return running_host.load(std::memory_order_acquire); }
+void SetRunningHost(SchedulerHost* host) { running_host.store(host, std::memory_order_release); }
+
+[[gnu::noinline]] WorkerHost* ThreadWorker() {
+  asm volatile("" ::: "memory");  // not a function whose result the compiler may keep
+  return thread_worker;
+}
+[[gnu::noinline]] void SetThreadWorker(WorkerHost* worker) { thread_worker = worker; }
+
+void HostEvent::Signal() {
+  word_.fetch_add(1, std::memory_order_seq_cst);
+  (void)host::Call(SYS_futex, reinterpret_cast<uint64_t>(&word_), FUTEX_WAKE_PRIVATE, INT32_MAX);
+}
+
+bool HostEvent::WaitPast(uint32_t seen, platform::Deadline deadline) {
+  while (Now() == seen) {
+    timespec until{};
+    if (deadline) {
+      if (host::MonotonicNs() >= *deadline) return false;
+      until.tv_sec = static_cast<time_t>(*deadline / 1'000'000'000);
+      until.tv_nsec = static_cast<long>(*deadline % 1'000'000'000);
+    }
+    // FUTEX_WAIT_BITSET takes an absolute time. Whatever it answers, the word decides.
+    (void)host::Call(SYS_futex, reinterpret_cast<uint64_t>(&word_), FUTEX_WAIT_BITSET_PRIVATE, seen,
+                     deadline ? reinterpret_cast<uint64_t>(&until) : 0, 0,
+                     FUTEX_BITSET_MATCH_ANY);
+  }
+  return true;
+}
+
+void WorkerAccess::PushLocal(Worker& worker, Fiber& fiber) { PushReady(StateOf(worker), fiber); }
+
+void WorkerAccess::Push(Worker& worker, Fiber& fiber) {
+  WorkerHost* here = ThreadWorker();
+  if (here != nullptr && &here->worker == &worker) {
+    PushLocal(worker, fiber);
+    return;
+  }
+  std::atomic<Fiber*>& inbox = StateOf(worker).inbox;
+  Fiber*& next = FiberAccess::StateOf(fiber).next_ready;
+  next = inbox.load(std::memory_order_relaxed);
+  while (!inbox.compare_exchange_weak(next, &fiber, std::memory_order_seq_cst)) {
+  }
+  WakeUp(worker);
+}
+
+// The worker sets `waiting`, then looks for news; here the news come first, then the look at
+// `waiting`. One of the two sees the other. Kick is sticky, so it may come before the Wait.
+void WorkerAccess::WakeUp(Worker& worker) {
+  SchedulerHost* scheduler = RunningHost();
+  if (scheduler == nullptr) return;
+  WorkerHost& host = *scheduler->workers[static_cast<size_t>(worker.index())];
+  if (!host.waiting.load(std::memory_order_seq_cst)) return;
+  if (host.waiting.exchange(false, std::memory_order_seq_cst)) host.engine->Kick();
+}
+
+void WorkerAccess::LinkGuest(Worker& worker, Fiber& fiber) {
+  State& w = StateOf(worker);
+  FiberAccess::State& s = FiberAccess::StateOf(fiber);
+  s.previous_guest = nullptr;
+  s.next_guest = w.guests;
+  if (w.guests != nullptr) FiberAccess::StateOf(*w.guests).previous_guest = &fiber;
+  w.guests = &fiber;
+  w.guest_count.store(w.guest_count.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
+}
+
+void WorkerAccess::UnlinkGuest(Worker& worker, Fiber& fiber) {
+  State& w = StateOf(worker);
+  FiberAccess::State& s = FiberAccess::StateOf(fiber);
+  if (s.next_guest != nullptr) FiberAccess::StateOf(*s.next_guest).previous_guest = s.previous_guest;
+  if (s.previous_guest != nullptr) {
+    FiberAccess::StateOf(*s.previous_guest).next_guest = s.next_guest;
+  } else {
+    w.guests = s.next_guest;
+  }
+  s.next_guest = s.previous_guest = nullptr;
+  w.guest_count.store(w.guest_count.load(std::memory_order_relaxed) - 1, std::memory_order_relaxed);
+}
+
+void WorkerHost::TakeInbox() {
+  WorkerAccess::State& w = WorkerAccess::StateOf(worker);
+  if (w.inbox.load(std::memory_order_relaxed) == nullptr) return;
+  Fiber* taken = w.inbox.exchange(nullptr, std::memory_order_acquire);
+  Fiber* in_order = nullptr;
+  while (taken != nullptr) {
+    Fiber*& next = FiberAccess::StateOf(*taken).next_ready;
+    Fiber* after = next;
+    next = in_order;
+    in_order = taken;
+    taken = after;
+  }
+  while (in_order != nullptr) {
+    Fiber& fiber = *in_order;
+    in_order = FiberAccess::StateOf(fiber).next_ready;
+    PushReady(w, fiber);
+  }
+}
+
+void WorkerHost::ExpireTimers() {
+  WorkerAccess::State& w = WorkerAccess::StateOf(worker);
+  if (w.timers.first() == TimerQueue::kNone) return;
+  const uint64_t now = worker.scheduler().clock().MonotonicNs();
+  if (w.timers.first() > now) return;
+  bool due = false;
+  {
+    MutexLock lock(w.timers.mutex());
+    while (TimerNode* node = w.timers.PopExpired(now)) {
+      if (node->fiber != nullptr) {
+        FiberAccess::StateOf(*node->fiber).timed_out = true;
+        node->fiber->Unpark();
+      } else {
+        w.timers.AddDue(*node->timer);
+        due = true;
+      }
+    }
+  }
+  if (due) w.system->Unpark();
+}
+
+bool WorkerHost::RunReady() {
+  WorkerAccess::State& w = WorkerAccess::StateOf(worker);
+  int batch = std::min(w.ready_count.load(std::memory_order_relaxed), kBatch);
+  for (; batch > 0; --batch) RunFiber(PopReady(w));
+  return w.first_ready != nullptr;
+}
+
+void WorkerHost::OnEvent(platform::Event event) {
+  if (auto* stopped = std::get_if<platform::Stopped>(&event)) {
+    // A context that nobody waits for (its fiber was told Died) has nothing to say.
+    auto* fiber = static_cast<Fiber*>(stopped->context->cookie);
+    FiberAccess::State& s = FiberAccess::StateOf(*fiber);
+    if (s.waits_for != stopped->context) return;
+    CHECK(&fiber->worker() == &worker && "a fiber runs guests of its own worker's engine");
+    s.waits_for = nullptr;
+    s.guest_end = GuestEnd::kStopped;
+    WorkerAccess::UnlinkGuest(worker, *fiber);
+    PushReady(WorkerAccess::StateOf(worker), *fiber);
+    return;
+  }
+  if (auto* died = std::get_if<platform::Died>(&event)) {
+    SKEP_LOG(kInfo, "a guest address space died: {}", died->why);
+    OnDied(died->space);
+    for (const std::unique_ptr<WorkerHost>& other : scheduler.workers) {
+      if (other.get() == this) continue;
+      {
+        MutexLock lock(other->died_lock);
+        other->died_spaces.push_back(died->space);
+      }
+      other->has_died.store(true, std::memory_order_seq_cst);
+      WorkerAccess::WakeUp(other->worker);
+    }
+    return;
+  }
+  if (poller.watching()) CollectWatches(*this);
+}
+
+void WorkerHost::OnDied(platform::AddressSpace* space) {
+  WorkerAccess::State& w = WorkerAccess::StateOf(worker);
+  Fiber* next = nullptr;
+  for (Fiber* fiber = w.guests; fiber != nullptr; fiber = next) {
+    FiberAccess::State& s = FiberAccess::StateOf(*fiber);
+    next = s.next_guest;
+    if (s.space != space) continue;
+    s.waits_for = nullptr;
+    s.guest_end = GuestEnd::kDied;
+    WorkerAccess::UnlinkGuest(worker, *fiber);
+    PushReady(w, *fiber);
+  }
+}
+
+void WorkerHost::TakeDied() {
+  if (!has_died.load(std::memory_order_relaxed)) return;
+  has_died.store(false, std::memory_order_seq_cst);
+  std::vector<platform::AddressSpace*> taken;
+  {
+    MutexLock lock(died_lock);
+    taken.swap(died_spaces);
+  }
+  for (platform::AddressSpace* space : taken) OnDied(space);
+}
+
+void WorkerHost::WaitForEvent(bool block) {
+  WorkerAccess::State& w = WorkerAccess::StateOf(worker);
+  if (!block) {
+    OnEvent(engine->Wait(0, poller));
+    return;
+  }
+  const Phase phase = scheduler.phase.load(std::memory_order_seq_cst);
+  waiting.store(true, std::memory_order_seq_cst);
+  if (w.inbox.load(std::memory_order_seq_cst) != nullptr ||
+      has_died.load(std::memory_order_seq_cst) ||
+      scheduler.phase.load(std::memory_order_seq_cst) != phase) {
+    waiting.store(false, std::memory_order_relaxed);
+    return;
+  }
+  platform::Deadline deadline;
+  if (phase == Phase::kQuiescing) {
+    if (w.guest_count.load(std::memory_order_relaxed) == 0) {
+      resting.store(true, std::memory_order_seq_cst);
+      scheduler.news.Signal();
+    }
+  } else if (const uint64_t first = w.timers.first(); first != TimerQueue::kNone) {
+    deadline = worker.scheduler().clock().ToHost(first);
+  }
+  platform::Event event = engine->Wait(deadline, poller);
+  waiting.store(false, std::memory_order_seq_cst);
+  if (resting.load(std::memory_order_relaxed)) {
+    rest_epoch.fetch_add(1, std::memory_order_seq_cst);
+    resting.store(false, std::memory_order_seq_cst);
+  }
+  // What is ready on the host stays so: a sandbox at rest is left alone.
+  if (scheduler.phase.load(std::memory_order_seq_cst) == Phase::kFrozen) return;
+  OnEvent(std::move(event));
+}
+
+void WorkerHost::Loop() {
+  WorkerAccess::State& w = WorkerAccess::StateOf(worker);
+  for (;;) {
+    const Phase phase = scheduler.phase.load(std::memory_order_seq_cst);
+    if (phase == Phase::kStopping) return;
+    if (phase == Phase::kFrozen) {
+      StayFrozen();
+      continue;
+    }
+    TakeInbox();
+    TakeDied();
+    if (phase == Phase::kRunning) ExpireTimers();
+    if (!RunReady()) {
+      WaitForEvent(/*block=*/true);
+    } else if (w.guest_count.load(std::memory_order_relaxed) > 0 || poller.watching()) {
+      WaitForEvent(/*block=*/false);
+    }
+  }
+}
+
+void WorkerHost::StayFrozen() {
+  {
+    MutexLock lock(scheduler.order_lock);
+    frozen = true;
+  }
+  scheduler.news.Signal();
+  for (;;) {
+    const uint32_t seen = scheduler.orders.Now();
+    if (scheduler.phase.load(std::memory_order_seq_cst) != Phase::kFrozen) break;
+    const std::function<void(Worker&)>* work = nullptr;
+    {
+      MutexLock lock(scheduler.order_lock);
+      work = order;
+    }
+    if (work == nullptr) {
+      scheduler.orders.WaitPast(seen);
+      continue;
+    }
+    {
+      const arena::ArenaScope arena;
+      (*work)(worker);
+    }
+    {
+      MutexLock lock(scheduler.order_lock);
+      order = nullptr;
+    }
+    scheduler.news.Signal();
+  }
+  MutexLock lock(scheduler.order_lock);
+  frozen = false;
+}
+
+}  // namespace skep::sched
