@@ -29,6 +29,11 @@ SENTRY_SIDE = ("base/", "platform/", "gofer/", "sentry/")
 PRODUCT = SENTRY_SIDE + ("runsc-cli/",)
 
 
+def is_test(path):
+    return path.startswith(("tests/", "bench/")) or bool(
+        re.search(r"/test_\w+\.\w+$|_test\.cc$|_test_util\.\w+$|/fake_\w+\.\w+$", path))
+
+
 class Ban:
     """A pattern that code may not contain, what to write instead, and where the rule holds."""
 
@@ -37,7 +42,7 @@ class Ban:
         self.where, self.except_in, self.tests = where, tuple(except_in), tests
 
     def applies(self, path):
-        if not self.tests and (path.endswith("_test.cc") or path.startswith(("tests/", "bench/"))):
+        if not self.tests and is_test(path):
             return False
         return path.startswith(self.where) and not path.startswith(self.except_in)
 
@@ -62,15 +67,16 @@ BANS = (
         except_in=("base/", "sentry/sched/", "sentry/arena/")),
     Ban("static", r"^\s+static\s+(?!const\b|constexpr\b|inline\b)[\w:<>,*& ]+?[ *&]\w+"
         r"(?:\[[^\]]*\])*\s*(?:=[^=]|;|\{)", "state that hangs off Kernel (the arena rule)",
-        except_in=("platform/stub/",)),
-    Ban("global", NAMESPACE_SCOPE, "state that hangs off Kernel (the arena rule)", ("sentry/",)),
+        except_in=("platform/stub/", "sentry/arena/")),
+    Ban("global", NAMESPACE_SCOPE, "state that hangs off Kernel (the arena rule)", ("sentry/",),
+        except_in=("sentry/arena/", "sentry/sched/")),
     Ban("volatile", r"\bvolatile\b(?!\s*[\"(])", "std::atomic",
         except_in=("platform/",)),
     Ban("using namespace", r"\busing\s+namespace\b", "the names you need, one using each"),
     Ban("throw", r"\bthrow\b|\bcatch\s*\(", "Result<T> and TRY", SENTRY_SIDE),
-    Ban("delete", r"(?<!= )(?<!operator )\bdelete\b(?!\s*;)|\bnew\b(?=\s*(?:\w+::)*\w+\s*[\[])",
-        "Ref<T>, std::unique_ptr or a container", except_in=("base/ref.h", "sentry/arena/")),
-    Ban("#ifdef", r"^\s*#\s*ifn?def\b", "a constant and if constexpr", except_in=(
+    Ban("delete", r"(?<!= )(?<!operator )\bdelete\b(?!\s*;)", "Ref<T> or std::unique_ptr",
+        except_in=("base/ref.h", "sentry/arena/", "sentry/sched/")),
+    Ban("#ifdef", r"^\s*#\s*ifn?def\b", "if constexpr, or base/missing_defs.h", except_in=(
         "base/", "platform/", "sentry/arena/", "sentry/sched/")),
     Ban("heavy header", r"^\s*#\s*include\s*<(?:iostream|regex|ranges|format|locale)>",
         "fmt in .cc files, plain loops, hand-written scanning"),
@@ -190,17 +196,20 @@ def balanced(text):
 def check_try(path, code, report):
     """TRY is a whole statement, a whole initializer or the operand of return, and nothing else."""
     before_ok = re.compile(r"^\s*(?:[\w:<>,&*\[\]().\->{} ]+ = |return )?$")
+    direct = re.compile(r"^\s*(?!return\b)(?:const )?(?:auto|[\w:]+(?:<[\w:<>,*& ]+>)?)[&*]? \w+[({]$")
     control = re.compile(r"^\s*(?:\} )?(?:else )?(?:(?:if|while|for)\b.*\) |else |case [\w:]+: )")
+    cast = re.compile(r"(?:static_cast|reinterpret_cast)<[^()]*>\($")
     previous = ";"
     for number, line in enumerate(code, 1):
         if re.match(r"\s*#", line):
             continue
         for match in re.finditer(r"(?<!\w)TRY\(", line):
-            before = line[:match.start()]
+            before = control.sub("", line[:match.start()])
             before = re.sub(r"^.*[;}] (?=\S)", "", before)
             before = re.sub(r"^.*(?:[)\]]|mutable|->[^{]*) ?\{ ", "", before)
-            before = control.sub("", before)
+            before = cast.sub("", before)
             ok = before_ok.match(before) and balanced(before) and before.count("{") == 0
+            ok = ok or (direct.match(before) and re.search(r"\)[)}];$", line))
             if ok and not before.strip():
                 ok = line[:match.start()].strip() or previous.endswith(
                     (";", "{", "}", " =", ":", ")", "else", "return", "do"))
@@ -220,7 +229,7 @@ def check_todo(path, lines, report):
 
 
 def check_header(path, lines, report):
-    if not re.match(r"// \S", lines[0]):
+    if not re.match(r"(?://|/\*) \S", lines[0]):
         report.add(path, 1, "a header's first line says what it is for: // ...")
     if "#pragma once" not in lines:
         report.add(path, 1, "write #pragma once")

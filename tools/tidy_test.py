@@ -98,14 +98,16 @@ class Try(TidyTest):
                      "if (a) TRY(f());", "if (a) return TRY(f());", "else TRY(f());",
                      "this->x_[i] = TRY(f());", "for (auto& e : all) TRY(f(e));",
                      "auto g = [&]() -> Result<int> { return TRY(f()); };", "case kA: TRY(f());",
-                     "std::map<int, std::string> v = TRY(f());"):
+                     "std::map<int, std::string> v = TRY(f());",
+                     "for (int i = 0; i < n; ++i) TRY(f(i));", "const X wanted(TRY(f()));",
+                     "auto n = static_cast<size_t>(TRY(f()));", "return static_cast<int>(TRY(f()));"):
             self.accepts("base/a.cc", f"  {line}\n")
         self.accepts("base/a.cc", "  int v =\n      TRY(f());\n")
 
     def test_bad_places(self):
         for line in ("g(TRY(f()));", "Agg q{1, TRY(f())};", "Agg q = {TRY(f())};",
                      "int v = 1 + TRY(f());", "return g(TRY(f()));", "if (TRY(f())) a();",
-                     "a.b(TRY(f()));", "while (TRY(f()) > 0) a();"):
+                     "a.b(TRY(f()));", "X x(TRY(f()), a);", "X x(a, TRY(f()));", "while (TRY(f()) > 0) a();"):
             self.rejects("base/a.cc", f"  {line}\n", "TRY")
         self.rejects("base/a.cc", "  g(a,\n    TRY(f()));\n", "TRY")
 
@@ -172,7 +174,8 @@ class Bans(TidyTest):
     def test_places_where_a_word_is_allowed(self):
         self.accepts("base/host_call.cc", "return errno;\n")
         self.accepts("base/log.cc", "thread_local int a;\n")
-        self.accepts("sentry/mm/a_test.cc", "std::thread t(f);\n")
+        for name in ("a_test.cc", "test_engine.cc", "sched_test_util.cc"):
+            self.accepts(f"sentry/mm/{name}", "std::thread t(f);\n")
         self.accepts("tests/conformance/a_test.cc", "EXPECT_EQ(errno, 3);\n")
 
     def test_an_exception_needs_a_reason(self):
