@@ -1,0 +1,31 @@
+#include <sys/syscall.h>
+
+#include "platform/platform.h"
+#include "platform/ptrace/factory.h"
+
+namespace skep::platform {
+
+HostResult<std::unique_ptr<Engine>> MakeEngine(EngineKind kind, const EngineOptions& options) {
+  if (kind == EngineKind::kPtrace) return ptrace::Make(options);
+  return HostFail("this build has the ptrace engine only");
+}
+
+std::optional<std::string> WhyUnavailable(EngineKind kind) {
+  switch (kind) {
+    case EngineKind::kPtrace:
+      return ptrace::WhyUnavailable();
+    case EngineKind::kAuto:
+      return "auto is not an engine";
+    case EngineKind::kNotify:
+    case EngineKind::kKvm:
+      break;
+  }
+  return "not part of this build";
+}
+
+std::vector<HostSyscall> HostSyscalls(EngineKind kind) {
+  if (kind == EngineKind::kPtrace) return ptrace::HostSyscalls();
+  return {};
+}
+
+}  // namespace skep::platform

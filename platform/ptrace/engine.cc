@@ -1,0 +1,218 @@
+#include "platform/ptrace/engine.h"
+
+#include <csignal>
+#include <cstring>
+#include <fmt/format.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+
+#include "base/check.h"
+#include "base/host_call.h"
+#include "platform/ptrace/address_space.h"
+#include "platform/ptrace/calls.h"
+#include "platform/ptrace/context.h"
+#include "platform/ptrace/engine_internal.h"
+#include "platform/ptrace/registers.h"
+
+namespace skep::platform::ptrace {
+namespace {
+
+constexpr int kEventStop = 128;  // PTRACE_EVENT_STOP
+// A pending wake-up is reported after this many stops at the latest.
+constexpr uint32_t kMaxStopsBeforeWoken = 16;
+
+// The engine of a host thread. Not kernel state: it names the thread that calls.
+thread_local RequestQueue* queue_of_thread = nullptr;  // tidy: allow(thread_local) see above
+
+std::string WhyDied(int status) {
+  if (WIFSIGNALED(status)) {
+    const int signo = WTERMSIG(status);
+    return fmt::format("the stub process was killed by signal {}{}", signo,
+                       signo == SIGKILL ? " (by Kill, or the host ran out of memory)" : "");
+  }
+  return fmt::format("the stub process ended unasked, wait status {:#x}", status);
+}
+
+// Ptrace stops need not be announced to us by SIGCHLD: we wait for them.
+HostResult<void> QuietChildren() {
+  struct sigaction action = {};
+  action.sa_handler = SIG_DFL;
+  action.sa_flags = SA_NOCLDSTOP;
+  if (sigaction(SIGCHLD, &action, nullptr) != 0) return HostFail("sigaction of SIGCHLD");
+  return {};
+}
+
+}  // namespace
+
+// Not inlined: the address of a thread-local must not be kept across a fiber's suspension.
+[[gnu::noinline]] RequestQueue* QueueOfThread() { return queue_of_thread; }
+
+HostResult<std::unique_ptr<Engine>> PtraceEngine::Make(const EngineOptions& options) {
+  std::unique_ptr<PtraceEngine> engine(new PtraceEngine(options));
+  TRY(engine->Start());
+  return engine;
+}
+
+HostResult<void> PtraceEngine::Start() {
+  CHECK(queue_of_thread == nullptr);
+  worker_ = pthread_self();
+  TRY(QuietChildren());
+  TRY(memory_.Create());
+  TRY(files_.Create());
+  Result<host::SocketPair> sockets = host::MakeSocketPair(SOCK_DGRAM);
+  if (!sockets) return HostFail("socketpair", sockets.error().code());
+  socket_ = std::move(sockets->a);
+  template_ = TRY(SpawnTemplate(memory_, sockets->b.get(), socket_.get(), options_.cpu));
+  tracees_[template_] = {};
+  std::vector<std::byte> area(kXsaveMax);
+  Result<size_t> size = GetXsave(template_, area);
+  if (!size) return HostFail("PTRACE_GETREGSET of NT_X86_XSTATE", size.error().code());
+  xsave_size_ = *size;
+  TRY(waker_.Start());
+  TRY(poll_thread_.Start());
+  queue_of_thread = &requests_;
+  return {};
+}
+
+PtraceEngine::~PtraceEngine() {
+  CHECK(contexts_ == 0 && spaces_ == 0);
+  if (queue_of_thread == &requests_) queue_of_thread = nullptr;
+  if (template_ == 0) return;
+  (void)host::Call(SYS_kill, static_cast<uint64_t>(template_), SIGKILL);
+  while (!tracees_.empty() && ReapOne(true)) {
+  }
+}
+
+void PtraceEngine::Forget(HostFileId file) {
+  if (files_.Forget(file)) waker_.Wake(kForget);
+}
+
+void PtraceEngine::PushReady(PtraceContext& context) {
+  context.is_ready = true;
+  context.next_ready = nullptr;
+  (ready_ == nullptr ? ready_ : last_ready_->next_ready) = &context;
+  last_ready_ = &context;
+}
+
+void PtraceEngine::AnnounceAgain(PtraceSpace& space) {
+  if (space.is_announced) return;
+  space.is_announced = true;
+  space.next_dead = dead_;
+  dead_ = &space;
+}
+
+void PtraceEngine::MarkDead(PtraceSpace& space, int status) {
+  if (!space.MarkDead(status)) return;
+  // Should only one of its threads have ended.
+  (void)host::Call(SYS_kill, static_cast<uint64_t>(space.pid()), SIGKILL);
+  AnnounceAgain(space);
+}
+
+Event PtraceEngine::Died(PtraceSpace& space) {
+  return platform::Died{&space, WhyDied(space.death_status())};
+}
+
+std::optional<Event> PtraceEngine::NextStop() {
+  while (ready_ != nullptr) {
+    PtraceContext& context = *ready_;
+    ready_ = context.next_ready;
+    context.is_ready = false;
+    if (!context.space().dead()) return platform::Stopped{&context};
+  }
+  if (dead_ == nullptr) return std::nullopt;
+  PtraceSpace& space = *dead_;
+  dead_ = space.next_dead;
+  space.is_announced = false;
+  return Died(space);
+}
+
+void PtraceEngine::HandleExit(pid_t tid, int status) {
+  const auto found = tracees_.find(tid);
+  if (found == tracees_.end()) {
+    lost_tracee_ = tid;
+    return;
+  }
+  const Tracee tracee = found->second;
+  tracees_.erase(found);
+  if (tid == template_) template_ = 0;
+  if (tracee.context != nullptr) MarkDead(tracee.context->space(), status);
+  if (tracee.space != nullptr) MarkDead(*tracee.space, status);
+}
+
+void PtraceEngine::HandleStatus(pid_t tid, int status) {
+  if (!WIFSTOPPED(status)) return HandleExit(tid, status);
+  const auto found = tracees_.find(tid);
+  PtraceContext* const context = found == tracees_.end() ? nullptr : found->second.context;
+  if (context != nullptr) {
+    if (context->OnHostStop(status)) PushReady(*context);
+  } else if (status >> 16 == kEventStop) {
+    new_tracee_ = tid;
+  } else if (found != tracees_.end()) {
+    // On its way to exit, or a manager outside a batch: no signal is for them.
+    (void)Continue(tid);
+  }
+}
+
+// False: nothing changed (or, if it may block: a reason to wake up, or there are no children).
+bool PtraceEngine::ReapOne(bool block) {
+  int status = 0;
+  const Result<pid_t> tid = host::WaitPid(-1, &status, __WALL | __WNOTHREAD | (block ? 0 : WNOHANG));
+  if (!tid || *tid == 0) return false;
+  HandleStatus(*tid, status);
+  return true;
+}
+
+// A descriptor that cannot be closed now (the template is gone) dies with the stubs.
+void PtraceEngine::CloseForgotten() {
+  while (template_ != 0) {
+    size_t count = 0;
+    while (count < kMaxBatch) {
+      const std::optional<int> fd = files_.TakeForgotten();
+      if (!fd) break;
+      memory_.commands(0).calls[count++] = {SYS_close, {static_cast<uint64_t>(*fd)}};
+    }
+    if (count == 0) return;
+    (void)RunBatch(template_, 0, count);
+  }
+}
+
+bool PtraceEngine::IsDue(Deadline deadline) { return deadline && host::MonotonicNs() >= *deadline; }
+
+Event PtraceEngine::Wait(Deadline deadline, HostPoller& poller) {
+  CHECK(pthread_self() == worker_);
+  for (;;) {
+    uint32_t reasons = waker_.reasons();
+    if (reasons != 0) {
+      requests_.Serve();
+      if (waker_.Take(kForget) != 0) CloseForgotten();
+      if (waker_.Take(kTimer) != 0) waker_.TimerFired();
+      waker_.Take(kAnswer);
+      reasons = waker_.reasons() & (kKicked | kPolled);
+    }
+    // Stops first, but not for ever.
+    if (ready_ == nullptr && dead_ == nullptr && (reasons != 0 || IsDue(deadline))) ReapOne(false);
+    const bool due = reasons != 0 || IsDue(deadline);
+    if (!due || stops_in_a_row_ < kMaxStopsBeforeWoken) {
+      if (std::optional<Event> event = NextStop()) {
+        stops_in_a_row_ = due ? stops_in_a_row_ + 1 : 0;
+        return *std::move(event);
+      }
+    }
+    if (due) {
+      stops_in_a_row_ = 0;
+      waker_.Take(kKicked | kPolled);
+      return Woken{};
+    }
+    if (deadline) waker_.SetTimer(*deadline);
+    if (poller.watching()) poll_thread_.Arm(poller.epoll_fd());
+    int status = 0;
+    const Result<pid_t> tid = waker_.WaitForChild(&status);
+    if (tid) {
+      HandleStatus(*tid, status);
+    } else if (tid.error() == Errno(ECHILD)) {
+      waker_.SleepWhile(0);
+    }
+  }
+}
+
+}  // namespace skep::platform::ptrace

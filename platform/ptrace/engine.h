@@ -1,0 +1,116 @@
+// The ptrace engine: guest threads are threads of child processes ("stubs") that the worker traces
+// with PTRACE_SYSEMU, so each of their system calls and exceptions stops and is answered here. It
+// works wherever ptrace is allowed; it is the reference for the other engines.
+//
+// All of it runs on the worker's thread, the only one that may trace its stubs. What other threads
+// ask for goes through a RequestQueue.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <pthread.h>
+#include <unordered_map>
+
+#include "base/owned_fd.h"
+#include "platform/platform.h"
+#include "platform/ptrace/file_table.h"
+#include "platform/ptrace/poll_thread.h"
+#include "platform/ptrace/requests.h"
+#include "platform/ptrace/template.h"
+#include "platform/ptrace/waker.h"
+
+namespace skep::platform::ptrace {
+
+class PtraceContext;
+class PtraceSpace;
+
+class PtraceEngine final : public Engine {
+ public:
+  static HostResult<std::unique_ptr<Engine>> Make(const EngineOptions& options);
+  ~PtraceEngine() override;
+
+  Result<std::unique_ptr<AddressSpace>> NewAddressSpace() override;
+  Result<std::unique_ptr<Context>> NewContext(AddressSpace& space, const Registers& registers,
+                                              std::span<const std::byte> xsave) override;
+  Event Wait(Deadline deadline, HostPoller& poller) override;
+  void Kick() override { waker_.Wake(kKicked); }
+  void Forget(HostFileId file) override;
+  const char* name() const override { return "ptrace"; }
+  size_t xsave_size() const override { return xsave_size_; }
+
+  // For its spaces and contexts.
+  AddressSpace::Applied Apply(PtraceSpace& space, std::span<const MapOp> ops);
+  void Drop(PtraceSpace& space);
+  void Drop(PtraceContext& context);
+  void PushReady(PtraceContext& context);
+  // Wait reports once more that it died.
+  void AnnounceAgain(PtraceSpace& space);
+  bool poisons() const { return options_.poison_unloaded; }
+
+ private:
+  // A thread that we trace. Neither: the template, or one whose owner is gone and that is to end.
+  struct Tracee {
+    PtraceContext* context = nullptr;
+    PtraceSpace* space = nullptr;  // it is this space's manager
+  };
+  struct BatchResult {
+    size_t done = 0;
+    int error = 0;        // of the call that failed; EIO: the stub is gone
+    uint64_t result = 0;  // of the last call that was done
+  };
+
+  explicit PtraceEngine(const EngineOptions& options) : options_(options) {}
+  HostResult<void> Start();
+
+  // Runs `work` on the worker's thread, now if this is it.
+  template <class Work>
+  void OnWorker(Work&& work);
+
+  // Waiting (engine.cc).
+  Event Died(PtraceSpace& space);
+  std::optional<Event> NextStop();
+  bool ReapOne(bool block);
+  void HandleStatus(pid_t tid, int status);
+  void HandleExit(pid_t tid, int status);
+  bool IsDue(Deadline deadline);
+  void CloseForgotten();
+
+  // Stubs (stubs.cc).
+  BatchResult RunBatch(pid_t pid, uint32_t slot, size_t count);
+  bool WaitForBatch(pid_t pid);
+  bool WaitForNewTracee(pid_t tid);
+  Result<pid_t> CloneStub();
+  AddressSpace::Applied ApplyHere(PtraceSpace& space, std::span<const MapOp> ops);
+  Result<void> Encode(const MapOp& op, StubCall& call);
+  Result<int> StubDescriptor(HostFileId file);
+  Result<int> Donate(int fd);
+  void DropHere(PtraceSpace& space);
+  void DropHere(PtraceContext& context);
+  void SendToExit(pid_t tid);
+  void MarkDead(PtraceSpace& space, int status);
+
+  const EngineOptions options_;
+  pthread_t worker_ = {};
+  size_t xsave_size_ = 0;
+
+  Waker waker_;
+  RequestQueue requests_{waker_};
+  PollThread poll_thread_{waker_};
+
+  StubMemory memory_;
+  OwnedFd socket_;  // to the template: carries descriptors
+  pid_t template_ = 0;
+  FileTable files_;
+
+  std::unordered_map<pid_t, Tracee> tracees_;
+  size_t contexts_ = 0, spaces_ = 0;
+  pid_t new_tracee_ = 0;  // the last thread that came to its first stop
+  pid_t lost_tracee_ = 0;  // the last unknown thread that ended
+
+  PtraceContext* ready_ = nullptr;  // stopped, not reported yet; oldest first
+  PtraceContext* last_ready_ = nullptr;
+  PtraceSpace* dead_ = nullptr;  // died, not reported yet
+  uint32_t stops_in_a_row_ = 0;  // reported while a wake-up was pending
+};
+
+}  // namespace skep::platform::ptrace

@@ -1,0 +1,110 @@
+#include "platform/ptrace/waker.h"
+
+#include <climits>
+#include <csignal>
+#include <linux/futex.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <ucontext.h>
+#include <unistd.h>
+
+#include "base/host_call.h"
+
+extern "C" {
+// SAFETY: wait.S; the labels are only compared with an instruction pointer.
+int64_t skep_ptrace_wait4(const uint32_t* word, int* status, int options);
+extern const char skep_ptrace_wait4_begin[], skep_ptrace_wait4_end[], skep_ptrace_wait4_woken[];
+}
+
+namespace skep::platform::ptrace {
+namespace {
+
+constexpr uint64_t kNsPerSecond = 1'000'000'000;
+static_assert(kKickSignal == SIGUSR2 && kInterruptSignal == SIGUSR1);
+
+// SAFETY: touches only the interrupted registers and the timer's word, which lives until its timer
+// is deleted by the thread that runs this.
+void OnKick(int, siginfo_t* info, void* context) {
+  if (info->si_code == SI_TIMER) {
+    static_cast<std::atomic<uint32_t>*>(info->si_value.sival_ptr)->fetch_or(kTimer);
+  }
+  greg_t& ip = static_cast<ucontext_t*>(context)->uc_mcontext.gregs[REG_RIP];
+  const auto at = reinterpret_cast<const char*>(ip);
+  if (at >= skep_ptrace_wait4_begin && at < skep_ptrace_wait4_end) {
+    ip = reinterpret_cast<greg_t>(skep_ptrace_wait4_woken);
+  }
+}
+
+}  // namespace
+
+HostResult<void> Waker::Start() {
+  process_ = getpid();
+  thread_ = static_cast<pid_t>(syscall(SYS_gettid));
+  // SA_RESTART: other calls of the worker go on. A restarted wait4 is at its syscall instruction
+  // again when the handler looks, so that one ends.
+  struct sigaction action = {};
+  action.sa_sigaction = OnKick;
+  action.sa_flags = SA_SIGINFO | SA_RESTART;
+  if (sigaction(kKickSignal, &action, nullptr) != 0) return HostFail("sigaction of SIGUSR2");
+  sigset_t kick;
+  sigemptyset(&kick);
+  sigaddset(&kick, kKickSignal);
+  pthread_sigmask(SIG_UNBLOCK, &kick, nullptr);
+
+  sigevent event = {};
+  event.sigev_notify = SIGEV_THREAD_ID;
+  event.sigev_signo = kKickSignal;
+  event.sigev_value.sival_ptr = &word_;
+  event._sigev_un._tid = thread_;
+  if (timer_create(CLOCK_MONOTONIC, &event, &timer_) != 0) return HostFail("timer_create");
+  has_timer_ = true;
+  return {};
+}
+
+Waker::~Waker() {
+  if (has_timer_) timer_delete(timer_);
+}
+
+void Waker::Wake(WakeReason reason) {
+  // Pairs with WaitForChild: it says that it sleeps, then looks at the word.
+  const uint32_t before = word_.fetch_or(reason);
+  if ((before & reason) != 0) return;
+  switch (sleep_.load()) {
+    case kInWait:
+      // The kernel may have moved on since: a late signal does no harm.
+      (void)host::Call(SYS_tgkill, static_cast<uint64_t>(process_), static_cast<uint64_t>(thread_),
+                       kKickSignal);
+      break;
+    case kInFutex:
+      (void)host::Call(SYS_futex, reinterpret_cast<uint64_t>(&word_), FUTEX_WAKE_PRIVATE, INT_MAX);
+      break;
+    default:
+      break;
+  }
+}
+
+Result<pid_t> Waker::WaitForChild(int* status) {
+  sleep_.store(kInWait);
+  const int64_t pid = skep_ptrace_wait4(reinterpret_cast<const uint32_t*>(&word_), status,
+                                        __WALL | __WNOTHREAD);
+  sleep_.store(kAwake);
+  if (pid < 0) return Fail(static_cast<int>(-pid));
+  return static_cast<pid_t>(pid);
+}
+
+void Waker::SleepWhile(uint32_t seen) {
+  sleep_.store(kInFutex);
+  (void)host::Call(SYS_futex, reinterpret_cast<uint64_t>(&word_), FUTEX_WAIT_PRIVATE, seen, 0);
+  sleep_.store(kAwake);
+}
+
+void Waker::SetTimer(uint64_t deadline_ns) {
+  if (timer_at_ != 0 && timer_at_ <= deadline_ns) return;
+  timer_at_ = deadline_ns;
+  itimerspec when = {};
+  when.it_value.tv_sec = static_cast<time_t>(deadline_ns / kNsPerSecond);
+  when.it_value.tv_nsec = static_cast<long>(deadline_ns % kNsPerSecond);
+  timer_settime(timer_, TIMER_ABSTIME, &when, nullptr);
+}
+
+}  // namespace skep::platform::ptrace
