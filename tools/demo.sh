@@ -15,8 +15,8 @@ pipeline() {
   cat <<'END'
 mkdir -p "$WORK" && cd "$WORK"
 ls /usr/bin | sed 's/[^a-z].*//' | sort | uniq -c | sort -k1,1nr -k2 | head -n 3
-find /usr/bin -maxdepth 1 -type f | sort | head -n 200 | while read -r f; do head -c 4 "$f" | tail -c 3; echo; done |
-  grep -a -c ELF
+find /usr/bin -maxdepth 1 -type f | sort | head -n 200 |
+  while read -r f; do head -c 4 "$f" | tail -c 3; echo; done | grep -a -c ELF
 while read -r f; do [[ $(head -c 2 "$f" | tr -d '\0') == '#!' ]] && echo "$f"; done 2>/dev/null \
   < <(printf '%s\n' /usr/bin/z*) | paste -sd ' ' | fold -sw 76
 END
@@ -141,5 +141,9 @@ demo "python3: files, computing, children, threads" python
 demo "g++: compiled in the sandbox and run there" cplusplus
 demo "git: init, add, commit, log" git_tree
 echo
-if ((failed)); then echo "demo: FAILED"; else echo "demo: everything printed what it prints natively"; fi
+if ((failed)); then
+  echo "demo: FAILED"
+else
+  echo "demo: everything printed what it prints natively"
+fi
 exit "$failed"

@@ -100,14 +100,16 @@ class Try(TidyTest):
                      "auto g = [&]() -> Result<int> { return TRY(f()); };", "case kA: TRY(f());",
                      "std::map<int, std::string> v = TRY(f());",
                      "for (int i = 0; i < n; ++i) TRY(f(i));", "const X wanted(TRY(f()));",
-                     "auto n = static_cast<size_t>(TRY(f()));", "return static_cast<int>(TRY(f()));"):
+                     "auto n = static_cast<size_t>(TRY(f()));",
+                     "return static_cast<int>(TRY(f()));"):
             self.accepts("base/a.cc", f"  {line}\n")
         self.accepts("base/a.cc", "  int v =\n      TRY(f());\n")
 
     def test_bad_places(self):
         for line in ("g(TRY(f()));", "Agg q{1, TRY(f())};", "Agg q = {TRY(f())};",
                      "int v = 1 + TRY(f());", "return g(TRY(f()));", "if (TRY(f())) a();",
-                     "a.b(TRY(f()));", "X x(TRY(f()), a);", "X x(a, TRY(f()));", "while (TRY(f()) > 0) a();"):
+                     "a.b(TRY(f()));", "X x(TRY(f()), a);", "X x(a, TRY(f()));",
+                     "while (TRY(f()) > 0) a();"):
             self.rejects("base/a.cc", f"  {line}\n", "TRY")
         self.rejects("base/a.cc", "  g(a,\n    TRY(f()));\n", "TRY")
 
@@ -193,6 +195,7 @@ class Documents(TidyTest):
     def test_quoted_paths(self):
         self.accepts("A.md", "`base/a.h` `a/b` `build/release/skep`\n", others=["base/a.h"])
         self.rejects("A.md", "`base/b.h`\n", "does not exist", others=["base/a.h"])
+        self.accepts("A.md", "`base/NAME.h`\n", others=["base/a.h"])
         self.accepts("A.md", "`base/b.h` is not yet there\n", others=["base/a.h"])
 
     def test_identifiers(self):
