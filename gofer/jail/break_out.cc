@@ -63,7 +63,8 @@ uint32_t TryToBreakOut(std::span<const int> trees, int proc_self_fd) {
   const auto refused = [](const Result<int64_t>& rc) {
     return !rc && rc.error() == Errno(EPERM);
   };
-  note(Breach::kExec, !refused(host::Call(SYS_execve, Arg("/bin/true"), Arg(nothing), Arg(nothing))));
+  note(Breach::kExec,
+       !refused(host::Call(SYS_execve, Arg("/bin/true"), Arg(nothing), Arg(nothing))));
   note(Breach::kExec, !refused(host::Call(SYS_execveat, Arg(proc_self_fd), Arg("0"), Arg(nothing),
                                           Arg(nothing), 0)));
   note(Breach::kKill, host::Call(SYS_kill, 1, 0).has_value());

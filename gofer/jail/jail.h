@@ -1,9 +1,9 @@
 // The gofer's jail: what is left to it if its client takes it over.
 //
-// Each attach point becomes a mount of its own that hangs nowhere (so ".." ends at its root), with no
-// devices and no set-id programs, read-only if the attach point is. The root directory is an empty,
-// read-only tmpfs in a new mount namespace. Capabilities shrink to those that file modes and owners
-// need. A seccomp allow-list has neither exec, sockets, new processes nor signals.
+// Each attach point becomes a mount of its own that hangs nowhere (so ".." ends at its root), with
+// no devices and no set-id programs, read-only if the attach point is. The root directory is an
+// empty, read-only tmpfs in a new mount namespace. Capabilities shrink to those that file modes and
+// owners need. A seccomp allow-list has neither exec, sockets, new processes nor signals.
 //
 // Steps that the host does not permit (an ordinary user outside a user namespace) are reported, not
 // fatal: the caller decides by the JailReport what is enough.

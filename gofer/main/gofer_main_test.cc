@@ -14,6 +14,15 @@
 namespace skep::gofer {
 namespace {
 
+// Sanitizers make system calls of their own, in the filter's reach too.
+#ifdef SKEP_NO_ARENA
+constexpr bool kSanitized = true;
+#else
+constexpr bool kSanitized = false;
+#endif
+#define SKIP_IF_SANITIZED() \
+  if (kSanitized) GTEST_SKIP() << "the sanitizer's own calls are not in the filter"
+
 // Runs `body` in a child; its wait status.
 template <class Body>
 int InChild(Body body) {
@@ -119,6 +128,7 @@ void UseEverything(Client& client, bool change_owner) {
 }
 
 TEST(GoferMain, ServesFromItsJail) {
+  SKIP_IF_SANITIZED();
   TempTree tree;
   GoferConfig config = JailConfig(tree);
   config.allow_fifos = true;
@@ -144,6 +154,7 @@ TEST(GoferMain, SelfTestFindsNoWayOut) {
 
 // The self test must be able to fail.
 TEST(GoferMain, SelfTestSeesAnOpenDoor) {
+  SKIP_IF_SANITIZED();
   TempTree tree;
   const int status = InChild([&] {
     const OwnedFd root = PathFd(tree.path());
@@ -170,6 +181,7 @@ TEST(GoferMain, ForbiddenCallKills) {
 }
 
 TEST(GoferMain, DeviceNodesCannotBeMadeEvenByABrokenGofer) {
+  SKIP_IF_SANITIZED();
   const int status = InChild([] {
     if (!InstallFilter(Refusal::kErrno, -1)) return 1;
     const auto made = host::Call(SYS_mknodat, static_cast<uint64_t>(AT_FDCWD),
@@ -272,6 +284,7 @@ TEST(GoferMain, OrdinaryUserWithNothing) {
 }
 
 TEST(GoferMain, EndsWithItsClient) {
+  SKIP_IF_SANITIZED();
   TempTree tree;
   Process process(JailConfig(tree));
   ASSERT_TRUE(process.up());
@@ -305,6 +318,10 @@ TEST(GoferMain, PrintsTheCostOfARoundTrip) {
     }
     printf("%-28s %6.2f us\n", what, best_ns / 1000);
   };
+  const uint64_t start = host::MonotonicNs();
+  { Process another(JailConfig(tree)); }
+  printf("%-28s %6.2f ms\n", "a gofer's whole life",
+         static_cast<double>(host::MonotonicNs() - start) / 1e6);
   time("GetAttr", [&] { (void)client.GetAttr(file); });
   time("Walk of four names", [&] { (void)client.Walk(root, names); });
   time("Open (and close)", [&] { (void)client.Open(file, O_RDONLY); });

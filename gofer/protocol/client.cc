@@ -273,7 +273,8 @@ Result<void> Client::SetXattr(NodeId node, std::string_view name,
   if (value.size() > kXattrSizeMax) return Fail(E2BIG);
   MutexLock lock(mutex_);
   Writer request = Begin(Op::kSetXattr);
-  request.Put(XattrRequest{node, static_cast<uint32_t>(flags), static_cast<uint32_t>(value.size())});
+  request.Put(XattrRequest{node, static_cast<uint32_t>(flags),
+                           static_cast<uint32_t>(value.size())});
   request.PutString(name);
   request.PutBytes(value);
   TRY(Exchange(request));

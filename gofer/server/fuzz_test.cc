@@ -46,7 +46,8 @@ class Fuzzer {
     bytes.resize(out.size());
     if (Below(4) == 0 && bytes.size() > 8) {
       for (int i = 0; i < 3; ++i) {
-        bytes[8 + Below(static_cast<uint32_t>(bytes.size() - 8))] = static_cast<std::byte>(Below(256));
+        const uint32_t at = 8 + Below(static_cast<uint32_t>(bytes.size() - 8));
+        bytes[at] = static_cast<std::byte>(Below(256));
       }
       if (Below(3) == 0) bytes.resize(Below(static_cast<uint32_t>(bytes.size())));
     }

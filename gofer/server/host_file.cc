@@ -98,7 +98,8 @@ Result<std::string> ReadLinkAt(int dir, const char* name) {
   char small[512];
   const int64_t size = TRY(host::Call(SYS_readlinkat, Arg(dir), Arg(name),
                                       Arg(static_cast<void*>(small)), sizeof small));
-  if (static_cast<size_t>(size) < sizeof small) return std::string(small, static_cast<size_t>(size));
+  const size_t length = static_cast<size_t>(size);
+  if (length < sizeof small) return std::string(small, length);
   std::string target(kPathMax, '\0');
   const int64_t full =
       TRY(host::Call(SYS_readlinkat, Arg(dir), Arg(name), Arg(target.data()), target.size()));

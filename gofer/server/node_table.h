@@ -1,9 +1,10 @@
-// Nodes: the inodes a gofer's client knows, and the table that finds them by handle and by identity.
+// Nodes: the inodes a gofer's client knows, and the table that finds them by handle and identity.
 //
-// A node is named by its identity and, while it has one, by (parent, name). Its O_PATH descriptor is
-// opened when needed and closed when descriptors run short (least recently used first), so a client
-// may know more inodes than a process may have descriptors. Opening it again goes one component down
-// from the parent and compares the identity: a node is never silently another file (ESTALE).
+// A node is named by its identity and, while it has one, by (parent, name). Its O_PATH descriptor
+// is opened when needed and closed when descriptors run short (least recently used first), so a
+// client may know more inodes than a process may have descriptors. Opening it again goes one
+// component down from the parent and compares the identity: a node is never silently another file
+// (ESTALE).
 //
 // Invariants: a node is in the table while a client owns references to it, while it has children,
 // or while it is permanent (roots and hidden paths). Following parents ends at a root or at a node
@@ -96,8 +97,8 @@ class NodeTable {
   // Frees the node, and then its parents, if nobody needs them.
   void Collect(Node* node);
 
-  // Around a change of names: before one goes, SetName makes it the node's current one and Pin keeps
-  // the inode reachable; afterwards LoseName or SetName tells what became of it.
+  // Around a change of names: before one goes, SetName makes it the node's current one and Pin
+  // keeps the inode reachable; afterwards LoseName or SetName tells what became of it.
   void Pin(Node& node);
   void Unpin(Node& node);  // one that has a name
   void LoseName(Node& node);

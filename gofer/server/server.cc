@@ -12,8 +12,8 @@ namespace skep::gofer {
 
 Server::Server(ServerConfig config)
     : config_(std::move(config)),
-      nodes_({.nodes = config_.max_nodes, .open_fds = std::max<size_t>(config_.max_open_fds, 128)}) {
-}
+      nodes_({.nodes = config_.max_nodes,
+              .open_fds = std::max<size_t>(config_.max_open_fds, 128)}) {}
 
 Result<std::unique_ptr<Server>> Server::Make(ServerConfig config) {
   TRY(host::Call(SYS_umask, 0));

@@ -1,4 +1,4 @@
-// Server: the gofer's side of the protocol. One thread takes a request, judges it, acts and answers.
+// Server: the gofer's side of the protocol. One thread takes a request, judges it, acts, answers.
 //
 // The client is assumed hostile. What holds it in:
 // - A name is one component: never "", ".", "..", with a '/' or a NUL, or longer than 255 bytes.
