@@ -99,8 +99,8 @@ Result<void> PtraceContext::SetFirstXsave(std::span<const std::byte> xsave) {
 }
 
 Result<void> PtraceContext::Load(LoadXsave xsave) {
-  CHECK(!running());
   if (space_.dead()) return Fail(EIO);
+  CHECK(!running());
   if (!loaded_) {
     Result<user_regs_struct> host = GetRegisters(tid_);
     if (!host) return Fail(EIO);
@@ -189,11 +189,11 @@ Result<void> PtraceContext::WriteBack() {
 }
 
 void PtraceContext::Resume() {
-  CHECK(!running() && !is_ready);
   if (space_.dead()) {
     engine_.AnnounceAgain(space_);
     return;
   }
+  CHECK(!running() && !is_ready);
   if (Result<void> written = WriteBack(); !written && written.error() == Errno(EINVAL)) {
     // Linux: a signal frame whose vector state is bad ends in SIGSEGV (signal_64.c, badframe).
     Stopped(FaultStop{SIGSEGV, SI_KERNEL, 0, kGeneralProtection, 0});
