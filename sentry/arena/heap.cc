@@ -55,6 +55,18 @@ void PoisonFreed([[maybe_unused]] void* object, [[maybe_unused]] size_t size) {
 #endif
 }
 
+// New objects are zero, as far as that is cheap: padding and unused capacity would else carry stale
+// words, host pointers among them, into images.
+void* Cleared(void* object, size_t size) {
+#ifdef NDEBUG
+  constexpr size_t kCheap = 1024;
+#else
+  constexpr size_t kCheap = kMaxSmall;
+#endif
+  if (size <= kCheap && object != nullptr) memset(object, 0, size);
+  return object;
+}
+
 void Discard(uint32_t first, uint32_t pages) {
   // Best effort: the memory stays if the host refuses.
   (void)host::Call(SYS_madvise, PageAddress(first), uint64_t{pages} * kPageSize, MADV_DONTNEED);
@@ -74,7 +86,7 @@ void* PageHeap::Allocate(size_t size, size_t align, ObjectCache* cache) {
   void* object = nullptr;
   if (cache == nullptr) {
     TakeObjects(size_class, 1, &object);
-    return object;
+    return Cleared(object, ClassSize(size_class));
   }
   ObjectCache::Bin& bin = cache->bins[static_cast<size_t>(size_class)];
   if (bin.head == nullptr) {
@@ -84,7 +96,7 @@ void* PageHeap::Allocate(size_t size, size_t align, ObjectCache* cache) {
   object = bin.head;
   bin.head = NextOf(object);
   --bin.count;
-  return object;
+  return Cleared(object, ClassSize(size_class));
 }
 
 void PageHeap::Free(void* object, ObjectCache* cache) {

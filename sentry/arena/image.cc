@@ -212,7 +212,7 @@ HostResult<void> Attach(int fd, uint64_t offset) {
   TRY(MapRegions());
   TRY(LoadExtents(fd, offset, extents));
   ++TheHeader().generation;
-  if (Result<void> guarded = TheHeader().stacks.GuardAll(); !guarded) {
+  if (Result<void> guarded = TheHeader().stacks.GuardUsed(); !guarded) {
     return HostFail("cannot guard fiber stacks", guarded.error().code());
   }
   return {};

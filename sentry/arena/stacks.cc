@@ -1,5 +1,7 @@
 #include "sentry/arena/stacks.h"
 
+#include <algorithm>
+#include <cstring>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 
@@ -15,34 +17,59 @@ constexpr uint64_t kMadvGuardInstall = 102;
 
 uintptr_t BottomOf(uint32_t slot) { return kStacksBase + slot * kStackStride + kPageSize; }
 
+// What a fiber left on its stack would lie in the holes of the next one's frames, and so in images.
+// Stacks grow without leaving a page out: frames are smaller than a page.
+void Clear(std::byte* bottom) {
+  constexpr int kUntouched = 2;
+  int zero_pages = 0;
+  for (std::byte* page = bottom + kStackSize; page > bottom && zero_pages < kUntouched;) {
+    page -= kPageSize;
+    const auto* words = reinterpret_cast<const uint64_t*>(page);
+    if (std::all_of(words, words + kPageSize / sizeof *words, [](uint64_t w) { return w == 0; })) {
+      ++zero_pages;
+    } else {
+      zero_pages = 0;
+      memset(page, 0, kPageSize);
+    }
+  }
+}
+
 }  // namespace
 
 Result<void> StackPool::Guard(uint32_t slot) {
+  if (Slots()[slot].guarded) return {};
   const uintptr_t guard = BottomOf(slot) - kPageSize;
-  if (host::Call(SYS_madvise, guard, kPageSize, kMadvGuardInstall)) return {};
-  return host::Mprotect(reinterpret_cast<void*>(guard), kPageSize, PROT_NONE);
+  if (!host::Call(SYS_madvise, guard, kPageSize, kMadvGuardInstall)) {
+    TRY(host::Mprotect(reinterpret_cast<void*>(guard), kPageSize, PROT_NONE));
+  }
+  Slots()[slot].guarded = true;
+  return {};
 }
 
-Result<void> StackPool::GuardAll() {
-  for (uint32_t i = 0; i < slots_; ++i) TRY(Guard(i));
+Result<void> StackPool::GuardUsed() {
+  for (uint32_t i = 0; i < slots_; ++i) {
+    Slots()[i].guarded = false;
+    if (Slots()[i].used) TRY(Guard(i));
+  }
   return {};
 }
 
 Result<std::byte*> StackPool::Allocate() {
   MutexLock lock(lock_);
-  uint32_t slot = slots_;
-  if (hot_ != 0 || cold_ != 0) {
-    uint32_t& list = hot_ != 0 ? hot_ : cold_;
-    if (hot_ != 0) --hot_count_;
-    slot = list - 1;
-    list = Slots()[slot].next_free;
-  } else {
-    if (slots_ == kMaxStacks) return Fail(ENOMEM);
-    // A host without more mappings or memory to give: the caller has too many fibers.
-    if (!Guard(slot)) return Fail(ENOMEM);
+  const uint32_t first_free = hot_ != 0 ? hot_ : cold_;
+  const uint32_t slot = first_free != 0 ? first_free - 1 : slots_;
+  if (slot == kMaxStacks) return Fail(ENOMEM);
+  // A host without more mappings or memory to give: the caller has too many fibers.
+  if (!Guard(slot)) return Fail(ENOMEM);
+  if (first_free == 0) {
     ++slots_;
+  } else if (hot_ != 0) {
+    hot_ = Slots()[slot].next_free;
+    --hot_count_;
+  } else {
+    cold_ = Slots()[slot].next_free;
   }
-  Slots()[slot] = {nullptr, 0, true};
+  Slots()[slot] = {nullptr, 0, true, true};
   ++used_;
   return reinterpret_cast<std::byte*>(BottomOf(slot));
 }
@@ -53,14 +80,16 @@ void StackPool::Free(std::byte* bottom) {
   MutexLock lock(lock_);
   CHECK(slot < slots_ && Slots()[slot].used);
   --used_;
-  bool hot = hot_count_ < kMaxHot;
-  if (!hot) {
+  const bool hot = hot_count_ < kMaxHot;
+  if (hot) {
+    Clear(bottom);
+    ++hot_count_;
+  } else {
     // Best effort: the memory stays if the host refuses.
     (void)host::Call(SYS_madvise, BottomOf(slot), kStackSize, MADV_DONTNEED);
   }
   uint32_t& list = hot ? hot_ : cold_;
-  if (hot) ++hot_count_;
-  Slots()[slot] = {nullptr, list, false};
+  Slots()[slot] = {nullptr, list, false, Slots()[slot].guarded};
   list = slot + 1;
 }
 

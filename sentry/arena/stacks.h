@@ -13,6 +13,7 @@ struct StackSlot {
   void* saved_sp;      // SavedStackPointer()
   uint32_t next_free;  // slot number + 1; 0: none
   bool used;
+  bool guarded;        // by this process
 };
 
 class StackPool {
@@ -22,12 +23,12 @@ class StackPool {
 
   uint32_t slots() const { return slots_; }  // numbers below were used at some time
   size_t used() const { return used_; }
-  // After Attach: the host's guard pages are made anew.
-  Result<void> GuardAll();
+  // After Attach: the host's guard pages are made anew, those of free slots when they are used.
+  Result<void> GuardUsed();
 
  private:
   static constexpr uint32_t kMaxHot = 32;
-  Result<void> Guard(uint32_t slot);
+  static Result<void> Guard(uint32_t slot);
 
   Mutex lock_{LockRank::kLeaf};
   uint32_t slots_ = 0;

@@ -1,0 +1,309 @@
+// The proof of the arena: fibers that sleep in a wait queue, on a deadline, on a SleepLock and behind
+// a HostWatch are frozen into a file, and run to the right end in another process.
+#include <fcntl.h>
+#include <map>
+#include <spawn.h>
+#include <string>
+#include <sys/epoll.h>
+#include <sys/wait.h>
+
+#include "sentry/sched/host_poller.h"
+#include "sentry/sched/sched_test_util.h"
+#include "sentry/sched/sleep_lock.h"
+#include "sentry/sched/timer.h"
+#include "sentry/sched/wait_queue.h"
+
+namespace skep::sched {
+namespace {
+
+TEST(Quiesce, UnderLoad) {
+  TestScheduler s(2);
+  s.Start();
+  std::atomic<bool> over{false}, hold{false};
+  std::atomic<uint64_t> steps{0};
+  WaitQueue gate;
+  std::vector<Ref<Fiber>> fibers;
+  // Stand-ins for tasks: they run guests, sleep, offload, and stop when they are asked to.
+  for (int i = 0; i < 20; ++i) {
+    fibers.push_back(s.Spawn(i % 2, [&, i] {
+      TestSpace space(s.engine(i % 2));
+      TestContext context(s.engine(i % 2), i % 4 < 2);
+      while (!over) {
+        ++steps;
+        RunGuest(context, space);
+        if (i % 5 == 0) Offload([] {});
+        if (i % 3 == 0) Suspend(s->clock().MonotonicNs() + 50'000, Sleep::kInterruptible);
+        Fiber::Current().ClearInterrupt();  // then look whether it was for this
+        WaitUntil(gate, kAllEvents, std::nullopt, Sleep::kUninterruptible, [&] { return !hold; });
+      }
+    }));
+  }
+  for (int round = 0; round < 100; ++round) {
+    hold = true;
+    for (const Ref<Fiber>& fiber : fibers) fiber->Interrupt();
+    ASSERT_TRUE(s->Quiesce(10'000 * kMs));
+    const uint64_t before = steps;
+    std::vector<int> order;
+    s->OnEachWorker([&](Worker& worker) { order.push_back(worker.index()); });
+    EXPECT_EQ(order, (std::vector<int>{0, 1}));
+    EXPECT_EQ(s->worker(0).Load() + s->worker(1).Load(), 0);
+    EXPECT_EQ(steps, before);
+    s->Thaw();
+    hold = false;
+    gate.Wake();
+    if (round % 10 == 0) {
+      ASSERT_TRUE(WaitFor([&] { return steps > before; }));
+    }
+  }
+  over = true;
+  for (const Ref<Fiber>& fiber : fibers) {
+    fiber->Kill();
+    ASSERT_TRUE(WaitFor([&] { return fiber->finished(); }));
+  }
+}
+
+TEST(Quiesce, GivesUpAtItsDeadline) {
+  TestScheduler s(2);
+  s.Start();
+  TestSpace space(s.engine(0));
+  TestContext context(s.engine(0), false);
+  Ref<Fiber> fiber = s.Spawn(0, [&] { RunGuest(context, space); });
+  EXPECT_FALSE(s->Quiesce(30 * kMs));
+  context.Finish();
+  ASSERT_TRUE(WaitFor([&] { return fiber->finished(); }));
+  ASSERT_TRUE(s->Quiesce(10'000 * kMs));
+  s->Thaw();
+}
+
+TEST(Quiesce, TimersWaitForThaw) {
+  TestScheduler s(1);
+  s.Start();
+  std::atomic<int> fired{0};
+  Timer timer(*s, [&] { ++fired; });
+  timer.Arm(s->clock().MonotonicNs() + 20 * kMs);
+  ASSERT_TRUE(s->Quiesce(10'000 * kMs));
+  const timespec pause = {0, 40'000'000};
+  nanosleep(&pause, nullptr);
+  EXPECT_EQ(fired, 0);
+  s->Thaw();
+  ASSERT_TRUE(WaitFor([&] { return fired == 1; }));
+}
+
+#ifndef SKEP_NO_ARENA
+struct World {
+  Scheduler* scheduler;
+  WaitQueue queue;
+  bool open = false;
+  SleepLock lock{LockRank::kInodeIo};
+  arena::HostFd pipe;
+  std::unique_ptr<HostWatch> watch;
+  WaitQueue pipe_queue;
+  std::unique_ptr<Timer> timer;
+  uint32_t highest_number = 0;
+  uint64_t frozen_at = 0;
+
+  Mutex mutex{LockRank::kLeaf};
+  std::map<std::string, std::string> results;
+  std::atomic<size_t> done{0};
+  std::vector<Ref<Fiber>> fibers;
+
+  void Report(std::string who, std::string what) {
+    results[std::move(who)] = std::move(what);
+    ++done;
+  }
+};
+
+constexpr size_t kResults = 8;
+
+// A frame with a canary, floating point and heap objects across a suspension.
+void SleepInQueue(World& w, int i) {
+  char text[64];
+  snprintf(text, sizeof text, "sleeper %d", i);
+  std::string copy(200, static_cast<char>('a' + i));
+  const double half = i * 0.5;
+  WaitUntil(w.queue, EPOLLIN, std::nullopt, Sleep::kInterruptible, [&] { return w.open; });
+  w.Report(text, copy.substr(0, 3) + std::to_string(half));
+}
+
+void Populate(World& w) {
+  Scheduler& s = *w.scheduler;
+  const auto spawn = [&](int worker, std::move_only_function<void()> body) {
+    w.fibers.push_back(Fiber::Spawn(s.worker(worker), std::move(body)).value());
+  };
+  for (int i = 0; i < 3; ++i) {
+    spawn(i % 2, [&w, i] { SleepInQueue(w, i); });
+  }
+  spawn(0, [&w] {
+    const uint64_t start = w.scheduler->clock().MonotonicNs();
+    const WakeReason reason = Suspend(start + 300 * kMs, Sleep::kUninterruptible);
+    const uint64_t slept = w.scheduler->clock().MonotonicNs() - start;
+    // Virtual time stood still while the image lay in its file.
+    const bool right = reason == WakeReason::kTimedOut && slept >= 300 * kMs && slept < 900 * kMs;
+    w.Report("deadline", right ? "right" : std::to_string(slept));
+  });
+  spawn(1, [&w] {
+    SleepLockHold hold(w.lock);
+    WaitUntil(w.queue, EPOLLIN, std::nullopt, Sleep::kInterruptible, [&] { return w.open; });
+    w.Report("holder", "held");
+  });
+  spawn(0, [&w] {
+    Suspend(w.scheduler->clock().MonotonicNs() + 5 * kMs, Sleep::kUninterruptible);
+    SleepLockHold hold(w.lock);
+    w.Report("contender", std::to_string(w.results.count("holder")));
+  });
+  spawn(1, [&w] {
+    char byte = 0;
+    WaitUntil(w.pipe_queue, EPOLLIN, std::nullopt, Sleep::kUninterruptible, [&] {
+      const auto to = std::as_writable_bytes(std::span(&byte, 1));
+      if (host::Read(arena::HostTable::Get().Get(w.pipe), to)) return true;
+      w.watch->Arm(EPOLLIN);
+      return false;
+    });
+    w.Report("pipe", std::string(1, byte));
+  });
+  w.timer = std::make_unique<Timer>(s, [&w] { w.Report("timer", "fired"); });
+  w.timer->Arm(s.clock().MonotonicNs() + 250 * kMs);
+}
+
+uintptr_t first_hit[2];
+
+void FreezeWorld(int fd) {
+  World* world = nullptr;
+  {
+    const arena::ArenaScope arena;
+    world = new World;
+    world->scheduler = new Scheduler(2);
+  }
+  World& w = *world;
+  Scheduler& s = *w.scheduler;
+  arena::SetRoot(&w);
+  ASSERT_TRUE(s.Start([](int) { return std::make_unique<TestEngine>(); }));
+  host::PipePair pipe = host::MakePipe(O_NONBLOCK).value();
+  w.pipe = arena::HostTable::Get().Add(std::move(pipe.reader));
+  {
+    const arena::ArenaScope arena;
+    w.watch = std::make_unique<HostWatch>(s, w.pipe, w.pipe_queue);
+    Populate(w);
+  }
+  const timespec pause = {0, 50'000'000};
+  nanosleep(&pause, nullptr);
+  ASSERT_TRUE(s.Quiesce(10'000 * kMs));
+  EXPECT_EQ(w.done, 0U);
+  const auto report = [](uintptr_t where, uintptr_t value) {
+    if (first_hit[0] == 0) first_hit[0] = where, first_hit[1] = value;
+  };
+  EXPECT_EQ(arena::ScanForHostPointers(report), 0U) << std::hex << first_hit[0] << " holds " << first_hit[1];
+  w.highest_number = arena::HostTable::Get().HighestNumber();
+  w.frozen_at = s.clock().MonotonicNs();
+  const uint64_t start = host::MonotonicNs();
+  HostResult<uint64_t> size = arena::Freeze(fd, 4096);
+  ASSERT_TRUE(size) << size.error().message;
+  printf("froze %lu KiB in %lu us\n", *size / 1024, (host::MonotonicNs() - start) / 1000);
+  s.Thaw();
+  // The source goes on, too: this is a fork.
+  {
+    const arena::ArenaScope arena;
+    w.open = true;
+  }
+  w.queue.Wake(EPOLLIN);
+  ASSERT_TRUE(host::Write(pipe.writer.get(), std::as_bytes(std::span("s", 1))));
+  ASSERT_TRUE(WaitFor([&] { return w.done == kResults; }));
+  EXPECT_EQ(w.results["pipe"], "s");
+  s.Stop();
+}
+
+// In the process that FreezeWorld's image is given to.
+TEST(ArenaImage, DISABLED_Resume) {
+  const char* path = getenv("SKEP_TEST_IMAGE");
+  ASSERT_NE(path, nullptr);
+  const OwnedFd fd = host::Open(path, O_RDONLY).value();
+  const uint64_t start = host::MonotonicNs();
+  HostResult<void> attached = arena::Attach(fd.get(), 4096);
+  ASSERT_TRUE(attached) << attached.error().message;
+  const uint64_t attached_at = host::MonotonicNs();
+  World& w = *static_cast<World*>(arena::Root());
+  arena::HostTable::Get().ResetNumbers(w.highest_number);
+  host::PipePair pipe = host::MakePipe(O_NONBLOCK).value();
+  arena::HostTable::Get().Restore(w.pipe, std::move(pipe.reader));
+  Scheduler& s = *w.scheduler;
+  ASSERT_TRUE(s.Start([](int) { return std::make_unique<TestEngine>(); }));
+  EXPECT_LT(s.clock().MonotonicNs() - w.frozen_at, 200 * kMs);
+  EXPECT_EQ(w.done, 0U);
+  {
+    const arena::ArenaScope arena;
+    w.open = true;
+  }
+  w.queue.Wake(EPOLLIN);
+  ASSERT_TRUE(host::Write(pipe.writer.get(), std::as_bytes(std::span("r", 1))));
+  ASSERT_TRUE(WaitFor([&] { return w.done >= 5; }));
+  printf("attached in %lu us, all that was ready had run %lu us later\n",
+         (attached_at - start) / 1000, (host::MonotonicNs() - attached_at) / 1000);
+  ASSERT_TRUE(WaitFor([&] { return w.done == kResults; }));
+  const std::map<std::string, std::string> expected = {
+      {"sleeper 0", "aaa0.000000"}, {"sleeper 1", "bbb0.500000"}, {"sleeper 2", "ccc1.000000"},
+      {"deadline", "right"},        {"holder", "held"},           {"contender", "1"},
+      {"pipe", "r"},                {"timer", "fired"}};
+  EXPECT_EQ(w.results, expected);
+  for (const Ref<Fiber>& fiber : w.fibers) {
+    ASSERT_TRUE(WaitFor([&] { return fiber->finished(); }));
+  }
+  // The kernel lives on: new fibers, new stacks, memory freed and allocated.
+  {
+    const arena::ArenaScope arena;
+    w.fibers.clear();
+    w.results.clear();
+    w.open = false;
+    w.done = 0;
+    Populate(w);
+    w.open = true;
+  }
+  w.queue.Wake(EPOLLIN);
+  ASSERT_TRUE(host::Write(pipe.writer.get(), std::as_bytes(std::span("t", 1))));
+  ASSERT_TRUE(WaitFor([&] { return w.done == kResults; }));
+  EXPECT_EQ(w.results["pipe"], "t");
+  s.Stop();
+}
+
+TEST(ArenaImage, DISABLED_Refused) {
+  const OwnedFd fd = host::Open(getenv("SKEP_TEST_IMAGE"), O_RDONLY).value();
+  HostResult<void> attached = arena::Attach(fd.get(), 4096);
+  ASSERT_FALSE(attached);
+  EXPECT_NE(attached.error().message.find("another build"), std::string::npos);
+  attached = arena::Attach(fd.get(), 0);
+  ASSERT_FALSE(attached);
+  EXPECT_NE(attached.error().message.find("not an image"), std::string::npos);
+}
+
+int RunAgain(const char* path, const char* test) {
+  const std::string variable = std::string("SKEP_TEST_IMAGE=") + path;
+  std::vector<std::string> words = {"/proc/self/exe", std::string("--gtest_filter=") + test,
+                                    "--gtest_also_run_disabled_tests", "--gtest_brief=1"};
+  std::vector<char*> argv;
+  for (std::string& word : words) argv.push_back(word.data());
+  argv.push_back(nullptr);
+  char* envp[] = {const_cast<char*>(variable.c_str()), nullptr};
+  fflush(stdout);
+  pid_t pid = -1;
+  EXPECT_EQ(posix_spawn(&pid, "/proc/self/exe", nullptr, nullptr, argv.data(), envp), 0);
+  int status = -1;
+  EXPECT_EQ(waitpid(pid, &status, 0), pid);
+  return status;
+}
+
+TEST(ArenaImage, FibersGoOnInAnotherProcess) {
+  const std::string path = testing::TempDir() + "skep_arena_image." + std::to_string(getpid());
+  const OwnedFd fd = host::Open(path.c_str(), O_RDWR | O_CREAT | O_TRUNC, 0600).value();
+  FreezeWorld(fd.get());
+  if (!HasFatalFailure()) {
+    for (int i = 0; i < 3; ++i) EXPECT_EQ(RunAgain(path.c_str(), "ArenaImage.DISABLED_Resume"), 0);
+  }
+  // An image of another build is refused.
+  const char wrong = 'x';
+  ASSERT_TRUE(host::PWrite(fd.get(), std::as_bytes(std::span(&wrong, 1)), 4096 + 8));
+  EXPECT_EQ(RunAgain(path.c_str(), "ArenaImage.DISABLED_Refused"), 0);
+  unlink(path.c_str());
+}
+#endif  // SKEP_NO_ARENA
+
+}  // namespace
+}  // namespace skep::sched
