@@ -2,17 +2,10 @@
 
 #include <linux/magic.h>
 
-#include "base/host_call.h"
 #include "sentry/vfs/special_files.h"
 
 namespace skep::vfs {
 namespace {
-
-Timestamp Now() {
-  const uint64_t ns = host::RealtimeNs();
-  return {.sec = static_cast<int64_t>(ns / 1'000'000'000),
-          .nsec = static_cast<uint32_t>(ns % 1'000'000'000)};
-}
 
 class AnonInode final : public Inode {
  public:
@@ -23,7 +16,7 @@ class AnonInode final : public Inode {
     attributes_.mode = mode;
     attributes_.uid = uid;
     attributes_.gid = gid;
-    attributes_.atime = attributes_.mtime = attributes_.ctime = Now();
+    attributes_.atime = attributes_.mtime = attributes_.ctime = CurrentTime();
   }
 
   Result<Attributes> GetAttributes() override {
@@ -39,7 +32,7 @@ class AnonInode final : public Inode {
     if (change.gid) attributes_.gid = *change.gid;
     if (change.atime) attributes_.atime = *change.atime;
     if (change.mtime) attributes_.mtime = *change.mtime;
-    attributes_.ctime = Now();
+    attributes_.ctime = CurrentTime();
     return {};
   }
 

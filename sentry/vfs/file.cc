@@ -1,6 +1,8 @@
 #include "sentry/vfs/file.h"
 
+#include <dirent.h>
 #include <sys/epoll.h>
+#include <sys/mount.h>
 
 #include "sentry/vfs/locks.h"
 #include "sentry/vfs/permission.h"
@@ -62,6 +64,31 @@ Result<Ref<mm::Mappable>> File::Mappable() { return Fail(ENODEV); }
 Result<void> File::Truncate(Caller&, uint64_t) { return Fail(EINVAL); }
 Result<void> File::Allocate(Caller&, int, uint64_t, uint64_t) { return Fail(EOPNOTSUPP); }
 Result<void> File::Sync(bool) { return Fail(EINVAL); }
+
+bool EmitDots(const File& directory, uint64_t* cookie, const DirSink& sink) {
+  Inode& self = *directory.inode();
+  if (*cookie == 0) {
+    if (!sink({.name = ".", .ino = self.ino(), .type = DT_DIR, .next_cookie = 1})) return false;
+    *cookie = 1;
+  }
+  if (*cookie == 1) {
+    const Ref<Dentry> parent = directory.path().dentry->parent();
+    const uint64_t ino = parent ? parent->raw_inode()->ino() : self.ino();
+    if (!sink({.name = "..", .ino = ino, .type = DT_DIR, .next_cookie = 2})) return false;
+    *cookie = 2;
+  }
+  return true;
+}
+
+bool NeedsAtime(const File& file, const Attributes& attributes) {
+  constexpr int64_t kDay = 24 * 60 * 60;
+  if ((file.flags() & O_NOATIME) != 0) return false;
+  const Mount* mount = file.path().mount.get();
+  if (mount != nullptr && (mount->flags() & (MS_NOATIME | MS_RDONLY)) != 0) return false;
+  if (attributes.IsDir() && mount != nullptr && (mount->flags() & MS_NODIRATIME) != 0) return false;
+  if (attributes.atime <= attributes.mtime || attributes.atime <= attributes.ctime) return true;
+  return CurrentTime().sec - attributes.atime.sec >= kDay;
+}
 
 EventMask File::Poll(EventMask wanted) {
   return wanted & (EPOLLIN | EPOLLOUT | EPOLLRDNORM | EPOLLWRNORM);

@@ -110,4 +110,15 @@ class File : public RefCounted<File> {
   std::atomic<FileObserver*> observer_{nullptr};  // counted
 };
 
+// "." and ".." for a directory whose own entries have cookies from kFirstEntryCookie on. False: the
+// sink is full. *cookie is left at what to go on from.
+inline constexpr uint64_t kFirstEntryCookie = 3;
+bool EmitDots(const File& directory, uint64_t* cookie, const DirSink& sink);
+
+// DT_* of a mode.
+constexpr uint8_t DirEntryType(uint32_t mode) { return static_cast<uint8_t>((mode & S_IFMT) >> 12); }
+
+// Whether reading a file moves its atime (Linux: relatime_need_update).
+bool NeedsAtime(const File& file, const Attributes& attributes);
+
 }  // namespace skep::vfs

@@ -1,6 +1,7 @@
 #include <linux/capability.h>
 
 #include "base/check.h"
+#include "base/host_call.h"
 #include "sentry/vfs/file.h"
 #include "sentry/vfs/locks.h"
 #include "sentry/vfs/path.h"
@@ -8,6 +9,12 @@
 #include "sentry/vfs/special_files.h"
 
 namespace skep::vfs {
+
+Timestamp CurrentTime() {
+  const uint64_t ns = host::RealtimeNs();
+  return {.sec = static_cast<int64_t>(ns / 1'000'000'000),
+          .nsec = static_cast<uint32_t>(ns % 1'000'000'000)};
+}
 
 Inode::Inode(FileSystem& fs, uint64_t ino, uint32_t type) : fs_(fs), ino_(ino), type_(type) {}
 

@@ -28,7 +28,7 @@ std::string NameOf(const Path& path, const Path& root) {
     parts.push_back(at.dentry->name());
     at.dentry = std::move(parent);
   }
-  std::string name = reached ? "" : "(unreachable)";
+  std::string name = reached || !root ? "" : "(unreachable)";
   for (size_t i = parts.size(); i-- > 0;) {
     name += '/';
     name += parts[i];

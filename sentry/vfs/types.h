@@ -1,6 +1,7 @@
 // Words of the file layer: attributes, changes, open flags, and the caller of an operation.
 #pragma once
 
+#include <compare>
 #include <cstdint>
 #include <fcntl.h>
 #include <optional>
@@ -17,7 +18,11 @@ namespace skep::vfs {
 struct Timestamp {
   int64_t sec = 0;
   uint32_t nsec = 0;
+  friend auto operator<=>(const Timestamp&, const Timestamp&) = default;
 };
+
+// The wall clock, as inodes' times are stamped with it.
+Timestamp CurrentTime();
 
 // What stat and statx answer. mode includes the type (S_IFMT).
 struct Attributes {

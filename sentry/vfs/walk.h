@@ -100,7 +100,7 @@ class Walker {
   Path start_;  // none: the cwd
 };
 
-// The absolute name of `path` as seen from `root` (getcwd, /proc/self/exe, maps); "(unreachable)"
+// The absolute name of `path` as seen from `root` (none: from the top of its namespace) (getcwd, /proc/self/exe, maps); "(unreachable)"
 // prefix and " (deleted)" suffix as Linux writes them.
 std::string NameOf(const Path& path, const Path& root);
 
