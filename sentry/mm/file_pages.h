@@ -54,7 +54,7 @@ class FilePages : public Mappable {
   // fallocate: [range) takes memory (or its budget) from now on; grows the file unless keep_size.
   Result<void> Allocate(Range range, bool keep_size);
   // fallocate(FALLOC_FL_PUNCH_HOLE): [range) reads as zeros and takes no memory.
-  Result<void> PunchHole(Range range);
+  Result<void> PunchHole(Range range) override;
   // SEEK_DATA and SEEK_HOLE: ENXIO as lseek(2) says.
   Result<uint64_t> SeekData(uint64_t offset) const;
   Result<uint64_t> SeekHole(uint64_t offset) const;
@@ -82,14 +82,20 @@ class FilePages : public Mappable {
   };
   using Chunks = std::map<uint64_t, Chunk>;  // by file offset of the start
 
-  Result<Chunks::iterator> ChunkFor(uint64_t offset) REQUIRES(mutex_);
+  // The memory of the start of a range of the file.
+  struct Part {
+    Ref<Extent> extent;  // none: a hole
+    uint64_t offset = 0;
+    uint64_t size = 0;
+  };
   Chunks::iterator FindChunk(uint64_t offset) REQUIRES(mutex_);
+  Result<Chunks::iterator> ChunkFor(uint64_t offset) REQUIRES(mutex_);
   Result<void> Claim(Range pages) REQUIRES(mutex_);
   void Free(Range pages) REQUIRES(mutex_);
-  Piece PieceAt(Chunks::iterator chunk, Range range) REQUIRES(mutex_);
-  Result<Piece> PieceForWrite(Range range);
-  Piece PieceForRead(Range range);
-  void ZeroPartial(Range bytes);
+  Part PartAt(const Chunks::value_type& chunk, Range range) REQUIRES(mutex_);
+  Part PartForRead(Range range);
+  Result<Part> PartForWrite(Range range);
+  void ZeroBytes(Range bytes);  // within one page
   void Unmap(Range file_range, bool private_copies);
 
   MemoryFile& memory_;
@@ -98,8 +104,9 @@ class FilePages : public Mappable {
   mutable Mutex mutex_{LockRank::kMappable};
   Chunks chunks_ GUARDED_BY(mutex_);
   RangeSet data_ GUARDED_BY(mutex_);  // pages that were written, allocated or mapped writable
-  bool exposed_ GUARDED_BY(mutex_) = false;  // some of data_ was mapped: residency is the host's
+  bool exposed_ GUARDED_BY(mutex_) = false;  // some of data_ was mapped: the host knows what is there
   std::vector<Mapping> mappings_ GUARDED_BY(mutex_);
+  uint64_t mappings_version_ GUARDED_BY(mutex_) = 0;
   MappableName name_ GUARDED_BY(mutex_);
 };
 

@@ -41,6 +41,10 @@ class Mappable : public RefCounted<Mappable> {
   virtual void AddMapping(MemoryManager& mm, Range addresses, uint64_t offset) = 0;
   virtual void RemoveMapping(MemoryManager& mm, Range addresses, uint64_t offset) = 0;
   virtual MappableName NameForMaps() = 0;
+  // What shared futexes in it are told apart by: the same for every Mappable of one file.
+  virtual const void* Identity() const { return this; }
+  // madvise(MADV_REMOVE) on a shared mapping: [range) of the file becomes a hole.
+  virtual Result<void> PunchHole(Range range) { (void)range; return Fail(EOPNOTSUPP); }
   virtual Result<void> Sync(Range range) { (void)range; return {}; }  // msync(MS_SYNC)
 };
 

@@ -1,5 +1,6 @@
 #include "sentry/mm/memory_file.h"
 
+#include <atomic>
 #include <fcntl.h>
 #include <linux/falloc.h>
 #include <iterator>
@@ -120,6 +121,7 @@ bool Extent::UsedOnce(Range pages) {
 struct MemoryFile::State {
   arena::HostFd fd;
   uintptr_t window = 0;
+  std::atomic<uint64_t> next_inode{1};
   Mutex mutex{LockRank::kExtents};
   ExtentAllocator offsets GUARDED_BY(mutex){kFileSize};
 };
@@ -188,6 +190,10 @@ void MemoryFile::Free(Range offsets) {
 
 std::byte* MemoryFile::Window(uint64_t offset) const {
   return reinterpret_cast<std::byte*>(state_->window + offset);
+}
+
+uint64_t MemoryFile::NextInode() {
+  return state_->next_inode.fetch_add(1, std::memory_order_relaxed);
 }
 
 void MemoryFile::Punch(Range offsets) {

@@ -72,6 +72,8 @@ class MemoryFile {
   // The sentry's view of it. Touching it may fault (memory limit): only through the fault-tolerant
   // copies of sentry/mm/copy.h.
   std::byte* Window(uint64_t offset) const;
+  // A number no other file in this memory has: inodes of shared anonymous mappings.
+  uint64_t NextInode();
   // Gives pages back to the host; they read as zeros again.
   void Punch(Range offsets);
   uint64_t UsedBytes() const;  // resident pages, as the host counts them

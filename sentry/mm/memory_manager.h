@@ -106,6 +106,7 @@ class MemoryManager final : public UserMemory, public RefCounted<MemoryManager> 
   using UserMemory::CopyIn;
   using UserMemory::CopyOut;
   // As the kernel does for ptrace and loader: ignores the protection of private mappings.
+  CopyResult ForceCopyIn(UserAddr from, std::span<std::byte> to);
   CopyResult ForceCopyOut(UserAddr to, std::span<const std::byte> from);
 
   // Atomic operations on a guest word for futexes: the page is made present (and writable) first.

@@ -57,13 +57,11 @@ void SegmentSet::Take(Range range, std::vector<Segment>& out) {
   }
 }
 
-void SegmentSet::Merge(Range range) {
-  auto it = FirstEndingAfter(range.start);
-  if (it == map_.end()) return;
-  if (it != map_.begin()) --it;
+void SegmentSet::Merge(Range range, Range within) {
+  auto it = FirstEndingAfter(range.start > within.start ? range.start - 1 : within.start);
   while (it != map_.end()) {
     const auto next = std::next(it);
-    if (next == map_.end() || next->first > range.end) return;
+    if (next == map_.end() || next->first > range.end || next->first >= within.end) return;
     if (it->second.CanMerge(next->second)) {
       it->second.end = next->second.end;
       map_.erase(next);

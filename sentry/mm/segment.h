@@ -58,8 +58,8 @@ class SegmentSet {
   iterator Erase(iterator it) { return map_.erase(it); }
   // Takes everything in `range` out, split at its ends.
   void Take(Range range, std::vector<Segment>& out);
-  // Joins neighbours within `range` (and with those that touch it, but not across its VMA).
-  void Merge(Range range);
+  // Joins neighbours in `range` and next to it, all of them in the VMA `within`.
+  void Merge(Range range, Range within);
 
  private:
   Map map_;

@@ -150,10 +150,18 @@ class IoSequence {
                         const std::function<Result<size_t>(std::span<const iovec>)>& io);
 
  private:
+  IoSequence(UserMemory* memory, void* base, size_t size);
+  // What is left, the current range first.
+  std::span<const iovec> ranges() const;
+  // Calls step(address of the current range, done so far, bytes) until n bytes are done, and advances.
+  template <class Step>
+  CopyResult ForEach(size_t n, Step step);
+
   UserMemory* memory_ = nullptr;  // null: sentry memory
-  std::vector<iovec> ranges_;     // iov_base is a guest address if memory_, else a pointer
+  // iov_base is a guest address if memory_, else a pointer. Their sizes add up to size_.
+  iovec single_{};                // the usual case: one range, and no allocation
+  std::vector<iovec> ranges_;     // empty: single_
   size_t first_ = 0;              // ranges_[first_] is current
-  size_t offset_ = 0;             // bytes of it that are done
   size_t size_ = 0;
 };
 

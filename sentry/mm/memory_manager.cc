@@ -1,0 +1,162 @@
+// MemoryManager: its life, its engine half, and fork.
+#include "sentry/mm/memory_manager.h"
+
+#include <iterator>
+#include <utility>
+
+#include "base/check.h"
+#include "sentry/arena/arena.h"
+#include "sentry/mm/state.h"
+
+namespace skep::mm {
+
+using arena::HostTable;
+using sched::SleepLockHold;
+
+MemoryManager::MemoryManager(MemoryFile& memory)
+    : state_(std::make_unique<State>(*this, memory)) {}
+
+Ref<MemoryManager> MemoryManager::Make(MemoryFile& memory) {
+  return Ref<MemoryManager>(new MemoryManager(memory));
+}
+
+MemoryManager::~MemoryManager() {
+  Deactivate();
+  Batch batch;
+  {
+    MutexLock lock(state_->vmas_lock);
+    state_->Remove({0, kGuestAddressEnd}, batch);
+  }
+  state_->homes.clear();
+  (void)state_->Commit(batch);
+}
+
+Result<void> MemoryManager::Activate(sched::Worker& worker) { return Activate(worker.engine()); }
+
+Result<void> MemoryManager::Activate(platform::Engine& engine) {
+  SleepLockHold hold(state_->mmap_lock);
+  CHECK(!space_);
+  {
+    const arena::HostScope host;
+    std::unique_ptr<platform::AddressSpace> space = TRY(engine.NewAddressSpace());
+    space_ = HostTable::Get().Add(std::move(space));
+  }
+  Batch batch;
+  {
+    MutexLock lock(state_->vmas_lock);
+    auto vma = state_->vmas.begin();
+    for (auto& [start, segment] : state_->segments) {
+      while (vma->second.end <= start) ++vma;
+      segment.mapped = true;
+      batch.Map(segment, HostProt(vma->second, segment), false);
+    }
+  }
+  if (state_->Commit(batch) == EIO) return Fail(EIO);
+  return {};
+}
+
+Result<arena::HostContext> MemoryManager::NewContext(const platform::Registers& registers,
+                                                     std::span<const std::byte> xsave) {
+  platform::AddressSpace* space = HostTable::Get().Get(space_);
+  if (space == nullptr) return Fail(EIO);
+  const arena::HostScope host;
+  std::unique_ptr<platform::Context> context =
+      TRY(space->engine().NewContext(*space, registers, xsave));
+  return HostTable::Get().Add(std::move(context));
+}
+
+void MemoryManager::Deactivate() {
+  SleepLockHold hold(state_->mmap_lock);
+  if (space_) {
+    const arena::HostScope host;
+    const std::unique_ptr<platform::AddressSpace> space = HostTable::Get().Remove(space_);
+    space_ = {};
+  }
+  Batch batch;
+  {
+    MutexLock lock(state_->vmas_lock);
+    state_->dead = false;
+    batch.doomed.swap(state_->stranded);
+    for (auto& [start, segment] : state_->segments) segment.mapped = false;
+  }
+  (void)state_->Commit(batch);
+}
+
+Result<void> MemoryManager::Clear() {
+  SleepLockHold hold(state_->mmap_lock);
+  State& state = *state_;
+  Batch batch;
+  {
+    MutexLock lock(state.vmas_lock);
+    state.Remove({0, kGuestAddressEnd}, batch);
+    state.brk_start = state.brk = 0;
+    state.homes.clear();
+  }
+  batch.ops.clear();  // Reset unmaps everything at once
+  state.lock_future = state.lock_future_on_fault = false;
+  state.peak_virtual = 0;
+  layout = {};
+  Result<void> reset;
+  if (state.active()) {
+    const arena::HostScope host;
+    reset = HostTable::Get().Get(space_)->Reset();
+  }
+  if (!reset) state.KillSpace();
+  (void)state.Commit(batch);
+  return reset;
+}
+
+Result<Ref<MemoryManager>> MemoryManager::Fork() {
+  State& state = *state_;
+  Ref<MemoryManager> child = Make(state.memory);
+  State& copy = *child->state_;
+  state.StopTransfers();
+  {
+    SleepLockHold hold(state.mmap_lock);
+    Batch batch;
+    {
+      MutexLock lock(state.vmas_lock);
+      state.cache.Clear();
+      for (auto& [start, vma] : state.vmas) {
+        if (!vma.dont_fork) state.ForkVma(vma, copy, batch);
+      }
+      copy.brk_start = state.brk_start;
+      copy.brk = state.brk;
+    }
+    copy.mmap_top = state.mmap_top;
+    copy.stack_limit = state.stack_limit;
+    copy.peak_virtual = copy.vmas.total_bytes();
+    child->layout = layout;
+    // From here on files may find the child and take its lock.
+    for (auto& [start, vma] : copy.vmas) {
+      if (vma.file) vma.file->AddMapping(*child, vma.range(), vma.offset);
+    }
+    (void)state.Commit(batch);
+  }
+  state.AllowTransfers();
+  return child;
+}
+
+// Gives `child` a copy of `vma` with its pages; neither side may write to them from now on.
+void MemoryManager::State::ForkVma(const Vma& vma, State& child, Batch& batch) {
+  Vma twin = vma;
+  twin.locked = twin.lock_on_fault = false;
+  child.vmas.Insert(std::move(twin));
+  if (vma.wipe_on_fork) return;
+  for (auto it = segments.FirstEndingAfter(vma.start);
+       it != segments.end() && it->first < vma.end; ++it) {
+    Segment& segment = it->second;
+    if (segment.kind == Segment::Kind::kPrivate) {
+      const int before = HostProt(vma, segment);
+      segment.cow = true;
+      const int after = HostProt(vma, segment);
+      if (segment.mapped && before != after) batch.Protect(segment.range(), after);
+      segment.extent->AddUse(segment.offsets());
+    }
+    Segment shared = segment;
+    shared.mapped = false;
+    child.segments.Insert(std::move(shared));
+  }
+}
+
+}  // namespace skep::mm
