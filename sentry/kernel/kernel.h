@@ -13,6 +13,8 @@
 #include "sentry/kernel/task.h"
 #include "sentry/mm/memory_file.h"
 #include "sentry/sched/scheduler.h"
+#include "sentry/anon/epoll.h"
+#include "sentry/vfs/anon_fs.h"
 #include "sentry/vfs/mount.h"
 
 namespace skep::kernel {
@@ -39,6 +41,7 @@ struct Hooks {
 
 // What vDSO and the syscalls read time from; kernel/vdso_clock.h.
 class VdsoClock;
+class KernelSignalSource;
 
 class Kernel {
  public:
@@ -52,7 +55,10 @@ class Kernel {
   ipc::FutexTable futexes;
   Ref<vfs::MountNamespace> mounts;
   std::unique_ptr<VdsoClock> vdso_clock;
-  uint64_t boot_realtime_ns = 0;
+  uint64_t boot_realtime_ns = 0, boot_monotonic_ns = 0;
+  Ref<vfs::AnonFs> anon_fs;  // pipes, sockets, eventfds, ...
+  anon::EpollNesting epoll_nesting;
+  std::unique_ptr<KernelSignalSource> signal_source;  // signalfd reads from it
   std::atomic<uint64_t> context_switches{0}, forks{0}, syscalls{0};
 
   // Linux's tasklist_lock and siglock in one.

@@ -1,0 +1,143 @@
+// From registers to typed handlers. The handler's signature is the single source of truth of a
+// system call: arity, decoding, strace output and the compatibility page all derive from it.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <string>
+#include <type_traits>
+#include <utility>
+
+#include "base/result.h"
+#include "sentry/kernel/task.h"
+#include "sentry/mm/user_memory.h"
+
+namespace skep::syscalls {
+
+using kernel::Task;
+using mm::UserAddr;
+using mm::UserPtr;
+
+// A descriptor number.
+struct Fd {
+  int32_t value;
+};
+// Words with a meaning of their own in strace.
+struct OpenFlags {
+  uint32_t value;
+  bool Has(uint32_t bits) const { return (value & bits) == bits; }
+};
+struct FileMode {
+  uint32_t value;
+};
+struct SignalNumber {
+  int32_t value;
+};
+using Path = UserPtr<const char>;
+
+// For handlers that set all registers themselves, or never return.
+struct KeepRegisters {};
+
+using RawArgs = std::array<uint64_t, 6>;
+using RawHandler = Result<uint64_t> (*)(Task&, const RawArgs&);
+// Formats one argument for strace.
+using ArgumentFormatter = void (*)(Task&, uint64_t raw, std::string& out);
+
+namespace format {
+void Decimal(Task&, uint64_t raw, std::string& out);    // as int32
+void Decimal64(Task&, uint64_t raw, std::string& out);  // as int64
+void Unsigned(Task&, uint64_t raw, std::string& out);   // as uint32
+void Hex(Task&, uint64_t raw, std::string& out);        // pointers, uint64
+void Text(Task&, uint64_t raw, std::string& out);       // a guest string, quoted
+void Flags(Task&, uint64_t raw, std::string& out);      // open flags
+void Octal(Task&, uint64_t raw, std::string& out);
+void Signal(Task&, uint64_t raw, std::string& out);
+void Descriptor(Task&, uint64_t raw, std::string& out);
+}  // namespace format
+
+template <class T>
+struct FromRegister;
+template <std::integral T>
+struct FromRegister<T> {
+  static T Decode(uint64_t r) { return static_cast<T>(r); }
+  static constexpr ArgumentFormatter kFormat =
+      sizeof(T) == 8 ? (std::is_signed_v<T> ? &format::Decimal64 : &format::Hex)
+                     : (std::is_signed_v<T> ? &format::Decimal : &format::Unsigned);
+};
+template <class T>
+struct FromRegister<UserPtr<T>> {
+  static UserPtr<T> Decode(uint64_t r) { return UserPtr<T>(UserAddr{r}); }
+  static constexpr ArgumentFormatter kFormat =
+      std::is_same_v<T, const char> ? &format::Text : &format::Hex;
+};
+template <>
+struct FromRegister<Fd> {
+  static Fd Decode(uint64_t r) { return {static_cast<int32_t>(r)}; }
+  static constexpr ArgumentFormatter kFormat = &format::Descriptor;
+};
+template <>
+struct FromRegister<OpenFlags> {
+  static OpenFlags Decode(uint64_t r) { return {static_cast<uint32_t>(r)}; }
+  static constexpr ArgumentFormatter kFormat = &format::Flags;
+};
+template <>
+struct FromRegister<FileMode> {
+  static FileMode Decode(uint64_t r) { return {static_cast<uint32_t>(r)}; }
+  static constexpr ArgumentFormatter kFormat = &format::Octal;
+};
+template <>
+struct FromRegister<SignalNumber> {
+  static SignalNumber Decode(uint64_t r) { return {static_cast<int32_t>(r)}; }
+  static constexpr ArgumentFormatter kFormat = &format::Signal;
+};
+
+template <std::integral T>
+uint64_t ToRegister(T value) {
+  return static_cast<uint64_t>(static_cast<int64_t>(value));
+}
+
+template <auto kHandler>
+struct Adapter;
+template <class R, class... Args, Result<R> (*kHandler)(Task&, Args...)>
+struct Adapter<kHandler> {
+  static_assert(sizeof...(Args) <= 6, "a system call has six registers");
+  static constexpr size_t kArity = sizeof...(Args);
+  static constexpr std::array<ArgumentFormatter, 6> kFormats = {FromRegister<Args>::kFormat...};
+
+  static Result<uint64_t> Call(Task& task, const RawArgs& raw) {
+    return [&]<size_t... I>(std::index_sequence<I...>) -> Result<uint64_t> {
+      Result<R> result = kHandler(task, FromRegister<Args>::Decode(raw[I])...);
+      if (!result) return std::unexpected(result.error());
+      if constexpr (std::is_void_v<R>) {
+        return uint64_t{0};
+      } else if constexpr (std::is_same_v<R, KeepRegisters>) {
+        task.keep_registers = true;
+        return uint64_t{0};
+      } else if constexpr (std::is_same_v<R, uint64_t>) {
+        return *result;
+      } else {
+        return ToRegister(*result);
+      }
+    }(std::index_sequence_for<Args...>{});
+  }
+};
+
+enum class Support : uint8_t { kNone, kPartial, kFull };
+
+struct Syscall {
+  const char* name = nullptr;
+  RawHandler handler = nullptr;
+  Support support = Support::kNone;
+  int refusal = 38;  // kNone: the errno it answers (ENOSYS)
+  const char* note = "";
+  size_t arity = 0;
+  const ArgumentFormatter* formats = nullptr;
+};
+
+inline constexpr size_t kSyscallCount = 512;
+extern const std::array<Syscall, kSyscallCount> kSyscalls;
+
+// The kernel's hook: decodes, executes, traces.
+Result<uint64_t> Dispatch(Task& task, uint64_t number, const RawArgs& args, bool compat);
+
+}  // namespace skep::syscalls

@@ -1,0 +1,313 @@
+// Credentials, capabilities, resource limits and usage.
+#include <algorithm>
+#include <linux/capability.h>
+#include <sys/resource.h>
+
+#include "base/limits.h"
+#include "sentry/kernel/kernel.h"
+#include "sentry/kernel/posix_timer.h"
+#include "sentry/syscalls/handlers.h"
+#include "sentry/syscalls/util.h"
+
+namespace skep::syscalls {
+
+using auth::Credentials;
+
+namespace {
+constexpr uint32_t kNoId = 0xffffffff;
+}  // namespace
+
+Result<uint32_t> GetUid(Task& task) { return task.creds().uid; }
+Result<uint32_t> GetEuid(Task& task) { return task.creds().euid; }
+Result<uint32_t> GetGid(Task& task) { return task.creds().gid; }
+Result<uint32_t> GetEgid(Task& task) { return task.creds().egid; }
+
+// Linux: kernel/sys.c, in its order of checks.
+Result<void> SetUid(Task& task, uint32_t uid) {
+  if (uid == kNoId) return Fail(EINVAL);
+  const Credentials& old = task.creds();
+  Credentials changed = old;
+  if (old.Has(CAP_SETUID)) {
+    changed.uid = changed.suid = uid;
+  } else if (uid != old.uid && uid != old.suid) {
+    return Fail(EPERM);
+  }
+  changed.euid = changed.fsuid = uid;
+  auth::AfterUidChange(old, changed);
+  ChangeCredentials(task, [&](Credentials& c) { c = changed; });
+  return {};
+}
+
+Result<void> SetGid(Task& task, uint32_t gid) {
+  if (gid == kNoId) return Fail(EINVAL);
+  const Credentials& old = task.creds();
+  Credentials changed = old;
+  if (old.Has(CAP_SETGID)) {
+    changed.gid = changed.sgid = gid;
+  } else if (gid != old.gid && gid != old.sgid) {
+    return Fail(EPERM);
+  }
+  changed.egid = changed.fsgid = gid;
+  ChangeCredentials(task, [&](Credentials& c) { c = changed; });
+  return {};
+}
+
+Result<void> SetReuid(Task& task, uint32_t ruid, uint32_t euid) {
+  const Credentials& old = task.creds();
+  const bool privileged = old.Has(CAP_SETUID);
+  Credentials changed = old;
+  if (ruid != kNoId) {
+    changed.uid = ruid;
+    if (ruid != old.uid && ruid != old.euid && !privileged) return Fail(EPERM);
+  }
+  if (euid != kNoId) {
+    changed.euid = euid;
+    if (euid != old.uid && euid != old.euid && euid != old.suid && !privileged) return Fail(EPERM);
+  }
+  if (ruid != kNoId || (euid != kNoId && euid != old.uid)) changed.suid = changed.euid;
+  changed.fsuid = changed.euid;
+  auth::AfterUidChange(old, changed);
+  ChangeCredentials(task, [&](Credentials& c) { c = changed; });
+  return {};
+}
+
+Result<void> SetRegid(Task& task, uint32_t rgid, uint32_t egid) {
+  const Credentials& old = task.creds();
+  const bool privileged = old.Has(CAP_SETGID);
+  Credentials changed = old;
+  if (rgid != kNoId) {
+    if (rgid != old.gid && rgid != old.egid && !privileged) return Fail(EPERM);
+    changed.gid = rgid;
+  }
+  if (egid != kNoId) {
+    if (egid != old.gid && egid != old.egid && egid != old.sgid && !privileged) return Fail(EPERM);
+    changed.egid = egid;
+  }
+  if (rgid != kNoId || (egid != kNoId && egid != old.gid)) changed.sgid = changed.egid;
+  changed.fsgid = changed.egid;
+  ChangeCredentials(task, [&](Credentials& c) { c = changed; });
+  return {};
+}
+
+Result<void> SetResuid(Task& task, uint32_t ruid, uint32_t euid, uint32_t suid) {
+  const Credentials& old = task.creds();
+  if (!old.Has(CAP_SETUID)) {
+    for (uint32_t id : {ruid, euid, suid}) {
+      if (id != kNoId && id != old.uid && id != old.euid && id != old.suid) return Fail(EPERM);
+    }
+  }
+  Credentials changed = old;
+  if (ruid != kNoId) changed.uid = ruid;
+  if (euid != kNoId) changed.euid = euid;
+  changed.fsuid = changed.euid;
+  if (suid != kNoId) changed.suid = suid;
+  auth::AfterUidChange(old, changed);
+  ChangeCredentials(task, [&](Credentials& c) { c = changed; });
+  return {};
+}
+
+Result<void> SetResgid(Task& task, uint32_t rgid, uint32_t egid, uint32_t sgid) {
+  const Credentials& old = task.creds();
+  if (!old.Has(CAP_SETGID)) {
+    for (uint32_t id : {rgid, egid, sgid}) {
+      if (id != kNoId && id != old.gid && id != old.egid && id != old.sgid) return Fail(EPERM);
+    }
+  }
+  Credentials changed = old;
+  if (rgid != kNoId) changed.gid = rgid;
+  if (egid != kNoId) changed.egid = egid;
+  changed.fsgid = changed.egid;
+  if (sgid != kNoId) changed.sgid = sgid;
+  ChangeCredentials(task, [&](Credentials& c) { c = changed; });
+  return {};
+}
+
+Result<void> GetResuid(Task& task, UserPtr<uint32_t> r, UserPtr<uint32_t> e, UserPtr<uint32_t> s) {
+  const Credentials& c = task.creds();
+  TRY(task.mm->CopyOut(r, c.uid));
+  TRY(task.mm->CopyOut(e, c.euid));
+  return task.mm->CopyOut(s, c.suid);
+}
+
+Result<void> GetResgid(Task& task, UserPtr<uint32_t> r, UserPtr<uint32_t> e, UserPtr<uint32_t> s) {
+  const Credentials& c = task.creds();
+  TRY(task.mm->CopyOut(r, c.gid));
+  TRY(task.mm->CopyOut(e, c.egid));
+  return task.mm->CopyOut(s, c.sgid);
+}
+
+Result<uint32_t> SetFsuid(Task& task, uint32_t uid) {
+  const Credentials& old = task.creds();
+  const uint32_t before = old.fsuid;
+  const bool allowed = uid == old.uid || uid == old.euid || uid == old.suid || uid == old.fsuid ||
+                       old.Has(CAP_SETUID);
+  if (uid == kNoId || !allowed || uid == before) return before;
+  Credentials changed = old;
+  changed.fsuid = uid;
+  auth::AfterFsuidChange(old, changed);
+  ChangeCredentials(task, [&](Credentials& c) { c = changed; });
+  return before;
+}
+
+Result<uint32_t> SetFsgid(Task& task, uint32_t gid) {
+  const Credentials& old = task.creds();
+  const uint32_t before = old.fsgid;
+  const bool allowed = gid == old.gid || gid == old.egid || gid == old.sgid || gid == old.fsgid ||
+                       old.Has(CAP_SETGID);
+  if (gid == kNoId || !allowed) return before;
+  ChangeCredentials(task, [&](Credentials& c) { c.fsgid = gid; });
+  return before;
+}
+
+Result<int32_t> GetGroups(Task& task, int32_t size, UserPtr<uint32_t> list) {
+  const std::vector<uint32_t> groups = task.creds().groups;
+  if (size < 0) return Fail(EINVAL);
+  const auto count = static_cast<int32_t>(groups.size());
+  if (size == 0) return count;
+  if (count > size) return Fail(EINVAL);
+  TRY(task.mm->CopyOutArray(list, std::span<const uint32_t>(groups)));
+  return count;
+}
+
+Result<void> SetGroups(Task& task, int32_t size, UserPtr<const uint32_t> list) {
+  constexpr int32_t kGroupsMax = 65536;
+  if (!task.creds().Has(CAP_SETGID)) return Fail(EPERM);
+  if (size < 0 || size > kGroupsMax) return Fail(EINVAL);
+  std::vector<uint32_t> groups(static_cast<size_t>(size));
+  TRY(task.mm->CopyInArray(list, std::span(groups)));
+  if (std::find(groups.begin(), groups.end(), kNoId) != groups.end()) return Fail(EINVAL);
+  std::sort(groups.begin(), groups.end());
+  ChangeCredentials(task, [&](Credentials& c) { c.groups = groups; });
+  return {};
+}
+
+namespace {
+
+// How many words of AbiCapData a header version has. EINVAL writes the preferred version back.
+Result<size_t> CapWords(Task& task, UserPtr<AbiCapHeader> address, AbiCapHeader& header) {
+  header = TRY(task.mm->CopyIn(address));
+  switch (header.version) {
+    case _LINUX_CAPABILITY_VERSION_1:
+      return size_t{1};
+    case _LINUX_CAPABILITY_VERSION_2:
+    case _LINUX_CAPABILITY_VERSION_3:
+      return size_t{2};
+    default:
+      TRY(task.mm->CopyOut(UserPtr<uint32_t>(address.addr()), uint32_t{_LINUX_CAPABILITY_VERSION_3}));
+      return Fail(EINVAL);
+  }
+}
+
+}  // namespace
+
+Result<void> Capget(Task& task, UserPtr<AbiCapHeader> address, UserPtr<AbiCapData> data) {
+  AbiCapHeader header{};
+  auto words = CapWords(task, address, header);
+  if (!words) {
+    // Linux: a query for the version alone passes a null data pointer.
+    if (data.is_null() && words.error().code() == EINVAL) return {};
+    return std::unexpected(words.error());
+  }
+  if (header.pid < 0) return Fail(EINVAL);
+  auth::CredentialsRef creds;
+  {
+    MutexLock lock(task.kernel.tasks_mutex);
+    Task* target = header.pid == 0 ? &task : task.kernel.FindTask(header.pid);
+    if (target == nullptr) return Fail(ESRCH);
+    creds = target->credentials;
+  }
+  if (data.is_null()) return {};
+  std::array<AbiCapData, 2> out{};
+  for (size_t i = 0; i < 2; ++i) {
+    out[i] = {static_cast<uint32_t>(creds->effective >> 32 * i),
+              static_cast<uint32_t>(creds->permitted >> 32 * i),
+              static_cast<uint32_t>(creds->inheritable >> 32 * i)};
+  }
+  return task.mm->CopyOutArray(data, std::span<const AbiCapData>(out).first(*words));
+}
+
+Result<void> Capset(Task& task, UserPtr<AbiCapHeader> address, UserPtr<const AbiCapData> data) {
+  AbiCapHeader header{};
+  const size_t words = TRY(CapWords(task, address, header));
+  if (header.pid != 0 && header.pid != task.tid) return Fail(EPERM);
+  std::array<AbiCapData, 2> in{};
+  TRY(task.mm->CopyInArray(data, std::span(in).first(words)));
+  const auto join = [&](uint32_t AbiCapData::*field) {
+    return (uint64_t{in[1].*field} << 32 | in[0].*field) & auth::kAllCapabilities;
+  };
+  const uint64_t effective = join(&AbiCapData::effective), permitted = join(&AbiCapData::permitted),
+                 inheritable = join(&AbiCapData::inheritable);
+  const Credentials& old = task.creds();
+  // Linux: cap_capset.
+  if (!old.Has(CAP_SETPCAP) && (inheritable & ~(old.inheritable | old.permitted)) != 0) return Fail(EPERM);
+  if ((inheritable & ~(old.inheritable | old.bounding)) != 0) return Fail(EPERM);
+  if ((permitted & ~old.permitted) != 0 || (effective & ~permitted) != 0) return Fail(EPERM);
+  ChangeCredentials(task, [&](Credentials& c) {
+    c.effective = effective;
+    c.permitted = permitted;
+    c.inheritable = inheritable;
+    c.ambient &= permitted & inheritable;
+  });
+  return {};
+}
+
+Result<void> Getrlimit(Task& task, uint32_t resource, UserPtr<rlimit> out) {
+  return Prlimit64(task, 0, resource, UserPtr<const rlimit>(), out);
+}
+
+Result<void> Setrlimit(Task& task, uint32_t resource, UserPtr<const rlimit> limit) {
+  if (limit.is_null()) return Fail(EFAULT);
+  return Prlimit64(task, 0, resource, limit, UserPtr<rlimit>());
+}
+
+Result<void> Prlimit64(Task& task, int32_t pid, uint32_t resource, UserPtr<const rlimit> limit,
+                       UserPtr<rlimit> old) {
+  rlimit wanted{};
+  if (!limit.is_null()) wanted = TRY(task.mm->CopyIn(limit));
+  rlimit before{};
+  {
+    MutexLock lock(task.kernel.tasks_mutex);
+    Task* target = pid == 0 ? &task : task.kernel.FindTask(pid);
+    if (target == nullptr) return Fail(ESRCH);
+    const Credentials &mine = task.creds(), &theirs = *target->credentials;
+    const bool same = mine.uid == theirs.euid && mine.uid == theirs.suid && mine.uid == theirs.uid &&
+                      mine.gid == theirs.egid && mine.gid == theirs.sgid && mine.gid == theirs.gid;
+    if (target->group != task.group && !same && !mine.Has(CAP_SYS_RESOURCE)) return Fail(EPERM);
+    if (resource >= RLIM_NLIMITS) return Fail(EINVAL);
+    rlimit& value = target->group->limits.values[resource];
+    before = value;
+    if (!limit.is_null()) {
+      if (wanted.rlim_cur > wanted.rlim_max) return Fail(EINVAL);
+      if (resource == RLIMIT_NOFILE && wanted.rlim_max > static_cast<rlim_t>(kMaxFds)) return Fail(EPERM);
+      if (wanted.rlim_max > value.rlim_max && !mine.Has(CAP_SYS_RESOURCE)) return Fail(EPERM);
+      value = wanted;
+    }
+  }
+  if (!old.is_null()) TRY(task.mm->CopyOut(old, before));
+  return {};
+}
+
+Result<void> Getrusage(Task& task, int32_t who, UserPtr<rusage> out) {
+  if (who != RUSAGE_SELF && who != RUSAGE_CHILDREN && who != RUSAGE_THREAD) return Fail(EINVAL);
+  kernel::Usage usage;
+  if (who != RUSAGE_CHILDREN) {
+    const uint64_t cpu = kernel::ClockNow(task, CLOCK_PROCESS_CPUTIME_ID).value_or(0);
+    usage = task.usage;
+    usage.user_ns = cpu;
+    usage.max_rss = task.mm->Stats().resident;
+  }
+  if (who != RUSAGE_THREAD) {
+    MutexLock lock(task.kernel.tasks_mutex);
+    if (who == RUSAGE_CHILDREN) {
+      usage = task.group->children_usage;
+    } else {
+      usage.Add(task.group->dead_threads);
+      for (Task* t : task.group->threads) {
+        if (t != &task) usage.minor_faults += t->usage.minor_faults;
+      }
+    }
+  }
+  return task.mm->CopyOut(out, ToRusage(usage));
+}
+
+}  // namespace skep::syscalls

@@ -1,0 +1,426 @@
+// Opening, closing, duplicating and controlling descriptors.
+#include <fcntl.h>
+#include <linux/close_range.h>
+#include <linux/openat2.h>
+#include <sys/file.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <linux/capability.h>
+
+#include "base/limits.h"
+#include "sentry/anon/memfd.h"
+#include "sentry/anon/pipe.h"
+#include "sentry/kernel/exit.h"
+#include "sentry/kernel/kernel.h"
+#include "sentry/syscalls/handlers.h"
+#include "sentry/syscalls/util.h"
+#include "sentry/vfs/locks.h"
+
+namespace skep::syscalls {
+namespace {
+
+constexpr uint32_t kValidOpenFlags = O_ACCMODE | O_CREAT | O_EXCL | O_NOCTTY | O_TRUNC | O_APPEND |
+                                     O_NONBLOCK | O_SYNC | O_DSYNC | O_ASYNC | O_DIRECT | O_LARGEFILE |
+                                     O_DIRECTORY | O_NOFOLLOW | O_NOATIME | O_CLOEXEC | O_PATH |
+                                     O_TMPFILE;
+constexpr uint32_t kKernelLargeFile = 0100000;  // libc's O_LARGEFILE is 0 on x86-64
+
+vfs::CloseOnExec Cloexec(uint32_t flags) {
+  return (flags & O_CLOEXEC) != 0 ? vfs::CloseOnExec::kYes : vfs::CloseOnExec::kNo;
+}
+
+Result<Fd> DoOpen(Task& task, Fd dir, Path address, uint32_t flags, uint32_t mode, uint64_t resolve) {
+  const std::string path = TRY(CopyInPath(task, address));
+  if (path.empty()) return Fail(ENOENT);
+  vfs::Walker walker = TRY(WalkerAt(task, dir, path));
+  // Reserve before opening: with O_CREAT, EMFILE must not leave a new file behind.
+  vfs::FdReservation slot = TRY(task.files->Reserve(task.Limit(RLIMIT_NOFILE)));
+  vfs::OpenRequest request{.flags = flags | kKernelLargeFile, .resolve = resolve};
+  if ((flags & (O_CREAT | (O_TMPFILE & ~O_DIRECTORY))) != 0) {
+    request.mode = mode & 07777 & ~task.fs->umask();
+  }
+  Ref<vfs::File> file = TRY(walker.Open(path, request));
+  return Fd{std::move(slot).Commit(std::move(file), Cloexec(flags))};
+}
+
+}  // namespace
+
+Result<Fd> OpenAt(Task& task, Fd dir, Path path, OpenFlags flags, FileMode mode) {
+  // open and openat ignore what they do not know; O_PATH drops all but its own.
+  uint32_t known = flags.value & (kValidOpenFlags | kKernelLargeFile);
+  if ((known & O_PATH) != 0) known &= O_DIRECTORY | O_NOFOLLOW | O_PATH | O_CLOEXEC;
+  if ((known & O_TMPFILE & ~O_DIRECTORY) != 0) {
+    if ((known & O_TMPFILE) != O_TMPFILE || (known & O_ACCMODE) == O_RDONLY) return Fail(EINVAL);
+  }
+  if ((known & (O_CREAT | O_DIRECTORY)) == (O_CREAT | O_DIRECTORY)) return Fail(EINVAL);
+  return DoOpen(task, dir, path, known, mode.value, 0);
+}
+
+Result<Fd> Open(Task& task, Path path, OpenFlags flags, FileMode mode) {
+  return OpenAt(task, Fd{AT_FDCWD}, path, flags, mode);
+}
+
+Result<Fd> Creat(Task& task, Path path, FileMode mode) {
+  return OpenAt(task, Fd{AT_FDCWD}, path, OpenFlags{O_CREAT | O_WRONLY | O_TRUNC}, mode);
+}
+
+// Linux: build_open_flags is strict for openat2.
+Result<Fd> OpenAt2(Task& task, Fd dir, Path path, UserPtr<void> address, uint64_t size) {
+  open_how how{};
+  if (size < sizeof how) return Fail(EINVAL);
+  TRY(CopyInStruct(task, address, size, std::as_writable_bytes(std::span(&how, 1))));
+  constexpr uint64_t kResolve = RESOLVE_NO_XDEV | RESOLVE_NO_MAGICLINKS | RESOLVE_NO_SYMLINKS |
+                                RESOLVE_BENEATH | RESOLVE_IN_ROOT | RESOLVE_CACHED;
+  if ((how.flags & ~uint64_t{kValidOpenFlags | kKernelLargeFile}) != 0) return Fail(EINVAL);
+  if ((how.resolve & ~kResolve) != 0) return Fail(EINVAL);
+  if ((how.resolve & (RESOLVE_BENEATH | RESOLVE_IN_ROOT)) == (RESOLVE_BENEATH | RESOLVE_IN_ROOT)) {
+    return Fail(EINVAL);
+  }
+  const auto flags = static_cast<uint32_t>(how.flags);
+  const bool tmpfile = (flags & O_TMPFILE & ~O_DIRECTORY) != 0;
+  if ((flags & O_CREAT) != 0 || tmpfile) {
+    if ((how.mode & ~uint64_t{07777}) != 0) return Fail(EINVAL);
+  } else if (how.mode != 0) {
+    return Fail(EINVAL);
+  }
+  if ((flags & (O_CREAT | O_DIRECTORY)) == (O_CREAT | O_DIRECTORY)) return Fail(EINVAL);
+  if (tmpfile && ((flags & O_TMPFILE) != O_TMPFILE || (flags & O_ACCMODE) == O_RDONLY)) return Fail(EINVAL);
+  if ((flags & O_PATH) != 0 && (flags & ~uint32_t{O_DIRECTORY | O_NOFOLLOW | O_PATH | O_CLOEXEC}) != 0) {
+    return Fail(EINVAL);
+  }
+  if ((how.resolve & RESOLVE_CACHED) != 0 && (flags & (O_TRUNC | O_CREAT | O_TMPFILE)) != 0) {
+    return Fail(EAGAIN);
+  }
+  return DoOpen(task, dir, path, flags, static_cast<uint32_t>(how.mode), how.resolve);
+}
+
+Result<void> Close(Task& task, Fd fd) {
+  const Ref<vfs::File> file = TRY(task.files->Remove(fd.value));
+  auto closed = vfs::FinishClose(task, *task.files, *file);
+  // Linux: the number is gone, so a restart would close somebody else's.
+  if (!closed && closed.error().code() >= kRestartSys) return Fail(EINTR);
+  return closed;
+}
+
+Result<void> CloseRange(Task& task, uint32_t first, uint32_t last, uint32_t flags) {
+  if ((flags & ~(CLOSE_RANGE_UNSHARE | CLOSE_RANGE_CLOEXEC)) != 0) return Fail(EINVAL);
+  if (first > last) return Fail(EINVAL);
+  if ((flags & CLOSE_RANGE_UNSHARE) != 0) {
+    Ref<vfs::FdTable> own = task.files->Clone();
+    kernel::ReleaseFiles(task);
+    task.files = std::move(own);
+  }
+  if ((flags & CLOSE_RANGE_CLOEXEC) != 0) {
+    task.files->SetCloexecRange(first, last);
+    return {};
+  }
+  const auto in_range = [&](int fd, bool) {
+    return static_cast<uint32_t>(fd) >= first && static_cast<uint32_t>(fd) <= last;
+  };
+  for (Ref<vfs::File>& file : task.files->RemoveIf(in_range)) {
+    (void)vfs::FinishClose(task, *task.files, *file);
+  }
+  return {};
+}
+
+Result<Fd> Dup(Task& task, Fd fd) {
+  Ref<vfs::File> file = TRY(task.files->GetAny(fd.value));
+  return InstallFile(task, std::move(file), false);
+}
+
+namespace {
+
+Result<Fd> DupOnto(Task& task, Fd from, Fd to, vfs::CloseOnExec cloexec) {
+  const uint64_t limit = task.Limit(RLIMIT_NOFILE);
+  if (to.value < 0 || static_cast<uint64_t>(to.value) >= limit) return Fail(EBADF);
+  Ref<vfs::File> file = TRY(task.files->GetAny(from.value));
+  const Ref<vfs::File> displaced = TRY(task.files->Replace(to.value, std::move(file), cloexec, limit));
+  if (displaced) (void)vfs::FinishClose(task, *task.files, *displaced);
+  return to;
+}
+
+}  // namespace
+
+Result<Fd> Dup2(Task& task, Fd from, Fd to) {
+  if (from.value == to.value) {
+    TRY(task.files->GetAny(from.value));
+    return to;
+  }
+  return DupOnto(task, from, to, vfs::CloseOnExec::kNo);
+}
+
+Result<Fd> Dup3(Task& task, Fd from, Fd to, OpenFlags flags) {
+  if ((flags.value & ~uint32_t{O_CLOEXEC}) != 0) return Fail(EINVAL);
+  if (from.value == to.value) return Fail(EINVAL);
+  return DupOnto(task, from, to, Cloexec(flags.value));
+}
+
+namespace {
+
+struct AbiFlock {
+  int16_t type, whence;
+  uint32_t pad;
+  int64_t start, length;
+  int32_t pid;
+  uint32_t pad2;
+};
+
+// Linux: flock_to_posix_lock.
+Result<vfs::RecordLock> ToRecordLock(Task& task, vfs::File& file, const AbiFlock& in) {
+  int64_t base = 0;
+  switch (in.whence) {
+    case SEEK_SET:
+      break;
+    case SEEK_CUR:
+      base = static_cast<int64_t>(file.position);
+      break;
+    case SEEK_END:
+      if (file.inode() != nullptr) {
+        const vfs::Attributes attributes = TRY(file.inode()->GetAttributes());
+        base = static_cast<int64_t>(attributes.size);
+      }
+      break;
+    default:
+      return Fail(EINVAL);
+  }
+  int64_t start = 0;
+  if (__builtin_add_overflow(base, in.start, &start)) return Fail(EOVERFLOW);
+  if (start < 0) return Fail(EINVAL);
+  vfs::RecordLock lock;
+  lock.pid = task.group->tgid;
+  int64_t end = INT64_MAX;
+  if (in.length > 0) {
+    if (__builtin_add_overflow(start, in.length - 1, &end)) return Fail(EOVERFLOW);
+  } else if (in.length < 0) {
+    if (start + in.length < 0) return Fail(EINVAL);
+    end = start - 1;
+    start += in.length;
+  }
+  lock.start = static_cast<uint64_t>(start);
+  lock.end = static_cast<uint64_t>(end);
+  switch (in.type) {
+    case F_RDLCK:
+      lock.type = vfs::LockType::kRead;
+      break;
+    case F_WRLCK:
+      lock.type = vfs::LockType::kWrite;
+      break;
+    case F_UNLCK:
+      lock.type = vfs::LockType::kUnlock;
+      break;
+    default:
+      return Fail(EINVAL);
+  }
+  return lock;
+}
+
+Result<int64_t> RecordLockCall(Task& task, vfs::File& file, int32_t command, uint64_t argument) {
+  const UserPtr<AbiFlock> address(argument);
+  const AbiFlock in = TRY(task.mm->CopyIn(address));
+  const bool ofd = command == F_OFD_GETLK || command == F_OFD_SETLK || command == F_OFD_SETLKW;
+  const bool get = command == F_GETLK || command == F_OFD_GETLK;
+  const bool wait = command == F_SETLKW || command == F_OFD_SETLKW;
+  if (ofd && in.pid != 0) return Fail(EINVAL);
+  if (file.inode() == nullptr) return Fail(EBADF);
+  vfs::RecordLock lock = TRY(ToRecordLock(task, file, in));
+  const vfs::LockOwner owner = ofd ? vfs::LockOwner(file) : vfs::LockOwner(*task.files);
+  vfs::FileLocks& locks = file.inode()->locks();
+  if (get) {
+    if (lock.type == vfs::LockType::kUnlock) return Fail(EINVAL);
+    AbiFlock out = in;
+    const auto conflict = locks.TestRecord(owner, lock);
+    if (!conflict) {
+      out.type = F_UNLCK;
+    } else {
+      out.type = conflict->type == vfs::LockType::kRead ? F_RDLCK : F_WRLCK;
+      out.whence = SEEK_SET;
+      out.start = static_cast<int64_t>(conflict->start);
+      out.length = conflict->end == vfs::kLockEnd ? 0 : static_cast<int64_t>(conflict->end - conflict->start + 1);
+      out.pid = conflict->pid;
+    }
+    TRY(task.mm->CopyOut(address, out));
+    return 0;
+  }
+  if (lock.type == vfs::LockType::kRead && !file.readable()) return Fail(EBADF);
+  if (lock.type == vfs::LockType::kWrite && !file.writable()) return Fail(EBADF);
+  if (ofd) lock.pid = -1;
+  TRY(locks.SetRecord(owner, lock, wait ? vfs::LockWait::kYes : vfs::LockWait::kNo));
+  return 0;
+}
+
+Result<int64_t> DupAbove(Task& task, const Ref<vfs::File>& file, uint64_t least, bool cloexec) {
+  const uint64_t limit = task.Limit(RLIMIT_NOFILE);
+  if (least >= limit || least > static_cast<uint64_t>(INT32_MAX)) return Fail(EINVAL);
+  vfs::FdReservation slot = TRY(task.files->Reserve(limit, static_cast<int>(least)));
+  return std::move(slot).Commit(file, cloexec ? vfs::CloseOnExec::kYes : vfs::CloseOnExec::kNo);
+}
+
+Result<int64_t> PipeSizeCall(Task& task, vfs::File& file, int32_t command, uint64_t argument) {
+  auto* pipe = dynamic_cast<anon::PipeFile*>(&file);
+  if (pipe == nullptr) return Fail(EBADF);
+  if (command == F_GETPIPE_SZ) return static_cast<int64_t>(pipe->pipe().Capacity());
+  const uint64_t size = TRY(pipe->pipe().SetCapacity(static_cast<uint32_t>(argument),
+                                                     task.creds().Has(CAP_SYS_RESOURCE)));
+  return static_cast<int64_t>(size);
+}
+
+Result<int64_t> OwnerCall(Task& task, vfs::File& file, int32_t command, uint64_t argument) {
+  struct AbiOwner { int32_t type, pid; };
+  switch (command) {
+    case F_GETOWN:
+      return file.owner.load();
+    case F_SETOWN:
+      file.owner = static_cast<int>(argument);
+      return 0;
+    case F_GETSIG:
+      return file.signal.load();
+    case F_SETSIG:
+      if (argument > static_cast<uint64_t>(kernel::kSignals)) return Fail(EINVAL);
+      file.signal = static_cast<int>(argument);
+      return 0;
+    case F_GETOWN_EX: {
+      const int owner = file.owner.load();
+      TRY(task.mm->CopyOut(UserPtr<AbiOwner>(argument),
+                           AbiOwner{owner < 0 ? F_OWNER_PGRP : F_OWNER_PID, owner < 0 ? -owner : owner}));
+      return 0;
+    }
+    default: {
+      const AbiOwner owner = TRY(task.mm->CopyIn(UserPtr<const AbiOwner>(argument)));
+      if (owner.type < F_OWNER_TID || owner.type > F_OWNER_PGRP) return Fail(EINVAL);
+      file.owner = owner.type == F_OWNER_PGRP ? -owner.pid : owner.pid;
+      return 0;
+    }
+  }
+}
+
+Result<int64_t> SetStatusFlags(vfs::File& file, uint64_t argument) {
+  constexpr uint32_t kSettable = O_APPEND | O_ASYNC | O_DIRECT | O_NOATIME | O_NONBLOCK;
+  file.SetFlags((file.flags() & ~kSettable) | (static_cast<uint32_t>(argument) & kSettable));
+  return 0;
+}
+
+}  // namespace
+
+Result<int64_t> Fcntl(Task& task, Fd fd, int32_t command, uint64_t argument) {
+  const Ref<vfs::File> file = TRY(task.files->GetAny(fd.value));
+  if (file->is_path() && command != F_DUPFD && command != F_DUPFD_CLOEXEC && command != F_GETFD &&
+      command != F_SETFD && command != F_GETFL) {
+    return Fail(EBADF);
+  }
+  switch (command) {
+    case F_DUPFD:
+    case F_DUPFD_CLOEXEC:
+      return DupAbove(task, file, argument, command == F_DUPFD_CLOEXEC);
+    case F_GETFD: {
+      const bool cloexec = TRY(task.files->GetCloexec(fd.value));
+      return cloexec ? FD_CLOEXEC : 0;
+    }
+    case F_SETFD:
+      TRY(task.files->SetCloexec(fd.value, (argument & FD_CLOEXEC) != 0 ? vfs::CloseOnExec::kYes
+                                                                       : vfs::CloseOnExec::kNo));
+      return 0;
+    case F_GETFL:
+      return file->flags();
+    case F_SETFL:
+      return SetStatusFlags(*file, argument);
+    case F_GETLK:
+    case F_SETLK:
+    case F_SETLKW:
+    case F_OFD_GETLK:
+    case F_OFD_SETLK:
+    case F_OFD_SETLKW:
+      return RecordLockCall(task, *file, command, argument);
+    case F_GETOWN:
+    case F_SETOWN:
+    case F_GETOWN_EX:
+    case F_SETOWN_EX:
+    case F_GETSIG:
+    case F_SETSIG:
+      return OwnerCall(task, *file, command, argument);
+    case F_GETPIPE_SZ:
+    case F_SETPIPE_SZ:
+      return PipeSizeCall(task, *file, command, argument);
+    case F_ADD_SEALS:
+      TRY(anon::AddSeals(*file, static_cast<uint32_t>(argument)));
+      return 0;
+    case F_GET_SEALS:
+      return static_cast<int64_t>(TRY(anon::GetSeals(*file)));
+    case F_GETLEASE:
+      return F_UNLCK;
+    default:
+      return Fail(EINVAL);
+  }
+}
+
+Result<void> Flock(Task& task, Fd fd, int32_t operation) {
+  const Ref<vfs::File> file = TRY(task.files->Get(fd.value));
+  vfs::LockType type = vfs::LockType::kUnlock;
+  switch (operation & ~LOCK_NB) {
+    case LOCK_SH:
+      type = vfs::LockType::kRead;
+      break;
+    case LOCK_EX:
+      type = vfs::LockType::kWrite;
+      break;
+    case LOCK_UN:
+      break;
+    default:
+      return Fail(EINVAL);
+  }
+  if (file->inode() == nullptr) return Fail(EBADF);
+  const auto wait = (operation & LOCK_NB) != 0 ? vfs::LockWait::kNo : vfs::LockWait::kYes;
+  return file->inode()->locks().SetFlock(*file, type, wait);
+}
+
+Result<uint64_t> Ioctl(Task& task, Fd fd, uint32_t command, uint64_t argument) {
+  const Ref<vfs::File> file = TRY(task.files->Get(fd.value));
+  switch (command) {
+    case FIOCLEX:
+      TRY(task.files->SetCloexec(fd.value, vfs::CloseOnExec::kYes));
+      return uint64_t{0};
+    case FIONCLEX:
+      TRY(task.files->SetCloexec(fd.value, vfs::CloseOnExec::kNo));
+      return uint64_t{0};
+    case FIONBIO: {
+      const int32_t on = TRY(task.mm->CopyIn(UserPtr<const int32_t>(argument)));
+      file->SetFlags(on != 0 ? file->flags() | O_NONBLOCK : file->flags() & ~uint32_t{O_NONBLOCK});
+      return uint64_t{0};
+    }
+    case FIOASYNC: {
+      const int32_t on = TRY(task.mm->CopyIn(UserPtr<const int32_t>(argument)));
+      file->SetFlags(on != 0 ? file->flags() | O_ASYNC : file->flags() & ~uint32_t{O_ASYNC});
+      return uint64_t{0};
+    }
+    case FIONREAD:
+      if (file->inode() != nullptr && file->inode()->type() == S_IFREG) {
+        const vfs::Attributes attributes = TRY(file->inode()->GetAttributes());
+        const int64_t left = static_cast<int64_t>(attributes.size) - static_cast<int64_t>(file->position);
+        TRY(task.mm->CopyOut(UserPtr<int32_t>(argument), static_cast<int32_t>(left)));
+        return uint64_t{0};
+      }
+      break;
+    default:
+      break;
+  }
+  return file->Ioctl(task, command, argument);
+}
+
+// Both numbers are reserved first and published last, so no other thread of the guest can see, use
+// or close one before the call has succeeded, and there is nothing to roll back.
+Result<void> Pipe2(Task& task, UserPtr<std::array<int32_t, 2>> out, OpenFlags flags) {
+  if ((flags.value & ~uint32_t{O_CLOEXEC | O_NONBLOCK | O_DIRECT}) != 0) return Fail(EINVAL);
+  const vfs::Path path = task.kernel.anon_fs->NewPath("pipe", S_IFIFO | 0600, task.creds());
+  anon::PipeEnds pipe = anon::MakePipe(path, flags.value & (O_NONBLOCK | O_DIRECT));
+  const uint64_t limit = task.Limit(RLIMIT_NOFILE);
+  vfs::FdReservation reader = TRY(task.files->Reserve(limit));
+  vfs::FdReservation writer = TRY(task.files->Reserve(limit));
+  TRY(task.mm->CopyOut(out, {reader.fd(), writer.fd()}));
+  const vfs::CloseOnExec cloexec = Cloexec(flags.value);
+  std::move(reader).Commit(std::move(pipe.reader), cloexec);
+  std::move(writer).Commit(std::move(pipe.writer), cloexec);
+  return {};
+}
+
+Result<void> Pipe(Task& task, UserPtr<std::array<int32_t, 2>> out) { return Pipe2(task, out, {0}); }
+
+}  // namespace skep::syscalls

@@ -1,0 +1,414 @@
+// Processes: clone, exit, wait, ids of processes, prctl.
+#include <linux/capability.h>
+#include <linux/sched.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <asm/prctl.h>
+
+#include "sentry/kernel/clone.h"
+#include "sentry/kernel/exit.h"
+#include "sentry/kernel/kernel.h"
+#include "sentry/kernel/signals.h"
+#include "sentry/syscalls/handlers.h"
+#include "sentry/syscalls/util.h"
+
+namespace skep::syscalls {
+
+using kernel::CloneRequest;
+using kernel::ThreadGroup;
+
+Result<int32_t> Fork(Task& task) { return kernel::Clone(task, {.exit_signal = SIGCHLD}); }
+
+Result<int32_t> Vfork(Task& task) {
+  return kernel::Clone(task, {.flags = CLONE_VFORK | CLONE_VM, .exit_signal = SIGCHLD});
+}
+
+Result<int32_t> CloneCall(Task& task, uint64_t flags, uint64_t stack, UserPtr<int32_t> parent_tid,
+                          UserPtr<int32_t> child_tid, uint64_t tls) {
+  flags &= 0xffffffff;
+  if ((flags & CLONE_PIDFD) != 0) return Fail(EINVAL);
+  return kernel::Clone(task, {.flags = flags & ~uint64_t{CSIGNAL},
+                              .exit_signal = static_cast<int>(flags & CSIGNAL),
+                              .stack = stack,
+                              .tls = tls,
+                              .parent_tid = Raw(parent_tid.addr()),
+                              .child_tid = Raw(child_tid.addr())});
+}
+
+// Linux: copy_clone_args_from_user, clone3_args_valid.
+Result<int32_t> Clone3(Task& task, UserPtr<void> address, uint64_t size) {
+  clone_args args{};
+  if (size > kPageSize) return Fail(E2BIG);
+  if (size < CLONE_ARGS_SIZE_VER0) return Fail(EINVAL);
+  TRY(CopyInStruct(task, address, size, std::as_writable_bytes(std::span(&args, 1))));
+  if (args.set_tid == 0 && args.set_tid_size > 0) return Fail(EINVAL);
+  if (args.set_tid != 0) return Fail(args.set_tid_size == 0 ? EINVAL : EPERM);
+  if (args.exit_signal > CSIGNAL || (args.exit_signal != 0 && args.exit_signal > kernel::kSignals)) {
+    return Fail(EINVAL);
+  }
+  constexpr uint64_t kClearSighand = 0x100000000, kIntoCgroup = 0x200000000;
+  if ((args.flags & ~(uint64_t{0xffffffff} | kClearSighand | kIntoCgroup)) != 0) return Fail(EINVAL);
+  if ((args.flags & (CLONE_DETACHED | (CSIGNAL & ~uint64_t{0x80}))) != 0) return Fail(EINVAL);
+  if ((args.flags & (CLONE_SIGHAND | kClearSighand)) == (CLONE_SIGHAND | kClearSighand)) {
+    return Fail(EINVAL);
+  }
+  if ((args.flags & (CLONE_THREAD | CLONE_PARENT)) != 0 && args.exit_signal != 0) return Fail(EINVAL);
+  if ((args.stack == 0) != (args.stack_size == 0)) return Fail(EINVAL);
+  if ((args.flags & (CLONE_PIDFD | kIntoCgroup)) != 0) return Fail(EINVAL);
+  return kernel::Clone(task, {.flags = args.flags,
+                              .exit_signal = static_cast<int>(args.exit_signal),
+                              .stack = args.stack == 0 ? 0 : args.stack + args.stack_size,
+                              .tls = args.tls,
+                              .parent_tid = args.parent_tid,
+                              .child_tid = args.child_tid});
+}
+
+Result<KeepRegisters> Exit(Task& task, int32_t code) {
+  kernel::ExitThread(task, code);
+  return Fail(kKilled);
+}
+
+Result<KeepRegisters> ExitGroupCall(Task& task, int32_t code) {
+  kernel::ExitGroup(task, code);
+  return Fail(kKilled);
+}
+
+rusage ToRusage(const kernel::Usage& usage) {
+  rusage out{};
+  const auto to_timeval = [](uint64_t ns) {
+    return timeval{static_cast<time_t>(ns / 1'000'000'000), static_cast<suseconds_t>(ns / 1000 % 1'000'000)};
+  };
+  out.ru_utime = to_timeval(usage.user_ns);
+  out.ru_stime = to_timeval(usage.system_ns);
+  out.ru_maxrss = static_cast<long>(usage.max_rss / 1024);
+  out.ru_minflt = static_cast<long>(usage.minor_faults);
+  out.ru_majflt = static_cast<long>(usage.major_faults);
+  out.ru_nvcsw = static_cast<long>(usage.voluntary_switches);
+  out.ru_nivcsw = static_cast<long>(usage.involuntary_switches);
+  return out;
+}
+
+Result<int32_t> Wait4(Task& task, int32_t pid, UserPtr<int32_t> status, int32_t options,
+                      UserPtr<rusage> usage) {
+  constexpr int32_t kAllowed = WNOHANG | WUNTRACED | WCONTINUED | __WNOTHREAD | __WCLONE | __WALL;
+  if ((options & ~kAllowed) != 0) return Fail(EINVAL);
+  if (pid == INT32_MIN) return Fail(ESRCH);
+  kernel::WaitRequest request;
+  request.options = options | WEXITED;
+  if (pid > 0) {
+    request.type = P_PID;
+    request.id = pid;
+  } else if (pid != -1) {
+    request.type = P_PGID;
+    request.id = pid == 0 ? task.ProcessGroupId() : -pid;
+  }
+  const kernel::WaitedFor waited = TRY(kernel::WaitForChild(task, request));
+  if (waited.pid == 0) return 0;
+  if (!usage.is_null()) TRY(task.mm->CopyOut(usage, ToRusage(waited.usage)));
+  if (!status.is_null()) TRY(task.mm->CopyOut(status, waited.status));
+  return waited.pid;
+}
+
+Result<void> Waitid(Task& task, int32_t type, int32_t id, UserPtr<siginfo_t> info, int32_t options,
+                    UserPtr<rusage> usage) {
+  constexpr int32_t kEvents = WEXITED | WSTOPPED | WCONTINUED;
+  constexpr int32_t kAllowed = WNOHANG | WNOWAIT | kEvents | __WNOTHREAD | __WCLONE | __WALL;
+  if ((options & ~kAllowed) != 0 || (options & kEvents) == 0) return Fail(EINVAL);
+  kernel::WaitRequest request;
+  request.options = options;
+  switch (type) {
+    case P_ALL:
+      break;
+    case P_PID:
+      if (id <= 0) return Fail(EINVAL);
+      request.type = P_PID;
+      request.id = id;
+      break;
+    case P_PGID:
+      if (id < 0) return Fail(EINVAL);
+      request.type = P_PGID;
+      request.id = id == 0 ? task.ProcessGroupId() : id;
+      break;
+    default:
+      return Fail(EINVAL);  // P_PIDFD: no pidfds yet
+  }
+  const kernel::WaitedFor waited = TRY(kernel::WaitForChild(task, request));
+  if (!usage.is_null() && waited.pid != 0) TRY(task.mm->CopyOut(usage, ToRusage(waited.usage)));
+  if (info.is_null()) return {};
+  siginfo_t out = waited.info;
+  if (waited.pid == 0) out = kernel::MakeInfo(0, 0);
+  return task.mm->CopyOut(info, out);
+}
+
+Result<int32_t> GetPid(Task& task) { return task.group->tgid; }
+Result<int32_t> GetTid(Task& task) { return task.tid; }
+
+Result<int32_t> GetPpid(Task& task) {
+  MutexLock lock(task.kernel.tasks_mutex);
+  return task.group->parent == nullptr ? 0 : task.group->parent->tgid;
+}
+
+namespace {
+
+Result<ThreadGroup*> GroupOf(Task& task, int32_t pid) REQUIRES(task.kernel.tasks_mutex) {
+  if (pid == 0) return task.group.get();
+  Task* found = task.kernel.FindTask(pid);
+  ThreadGroup* group = found != nullptr ? found->group.get() : task.kernel.FindGroup(pid);
+  if (group == nullptr) return Fail(ESRCH);
+  return group;
+}
+
+}  // namespace
+
+Result<int32_t> GetPgid(Task& task, int32_t pid) {
+  MutexLock lock(task.kernel.tasks_mutex);
+  ThreadGroup* group = TRY(GroupOf(task, pid));
+  return group->pgid;
+}
+
+Result<int32_t> GetPgrp(Task& task) { return task.ProcessGroupId(); }
+
+Result<int32_t> GetSid(Task& task, int32_t pid) {
+  MutexLock lock(task.kernel.tasks_mutex);
+  ThreadGroup* group = TRY(GroupOf(task, pid));
+  return group->sid;
+}
+
+// Linux: kernel/sys.c, setpgid, with its order of checks.
+Result<void> SetPgid(Task& task, int32_t pid, int32_t pgid) {
+  kernel::Kernel& kernel = task.kernel;
+  MutexLock lock(kernel.tasks_mutex);
+  ThreadGroup& self = *task.group;
+  if (pid == 0) pid = self.tgid;
+  if (pgid == 0) pgid = pid;
+  if (pgid < 0) return Fail(EINVAL);
+  ThreadGroup* target = kernel.FindGroup(pid);
+  if (target == nullptr) return Fail(kernel.FindTask(pid) != nullptr ? EINVAL : ESRCH);
+  if (target->parent == &self) {
+    if (target->sid != self.sid) return Fail(EPERM);
+    if (target->has_exec) return Fail(EACCES);
+  } else if (target != &self) {
+    return Fail(ESRCH);
+  }
+  if (target->sid == target->tgid) return Fail(EPERM);
+  if (pgid != pid) {
+    bool found = false;
+    kernel.ForEachInProcessGroup(pgid, [&](ThreadGroup& g) { found = found || g.sid == self.sid; });
+    if (!found) return Fail(EPERM);
+  }
+  if (target->pgid != pgid) kernel.JoinProcessGroup(*target, pgid);
+  return {};
+}
+
+Result<int32_t> SetSid(Task& task) {
+  kernel::Kernel& kernel = task.kernel;
+  MutexLock lock(kernel.tasks_mutex);
+  ThreadGroup& self = *task.group;
+  if (self.sid == self.tgid) return Fail(EPERM);
+  const auto it = kernel.pids.find(self.tgid);
+  if (it != kernel.pids.end() && it->second.group_members != 0) return Fail(EPERM);
+  kernel.JoinSession(self, self.tgid);
+  kernel.JoinProcessGroup(self, self.tgid);
+  return self.tgid;
+}
+
+Result<int32_t> SetTidAddress(Task& task, uint64_t address) {
+  task.clear_child_tid = address;
+  return task.tid;
+}
+
+Result<void> SetRobustList(Task& task, uint64_t head, uint64_t size) {
+  if (size != 24) return Fail(EINVAL);
+  task.robust_list = head;
+  return {};
+}
+
+Result<void> GetRobustList(Task& task, int32_t pid, UserPtr<uint64_t> head, UserPtr<uint64_t> size) {
+  uint64_t value = 0;
+  {
+    MutexLock lock(task.kernel.tasks_mutex);
+    Task* target = pid == 0 ? &task : task.kernel.FindTask(pid);
+    if (target == nullptr) return Fail(ESRCH);
+    if (target != &task && target->group != task.group &&
+        !kernel::MayKill(task, *target->group, 0)) {
+      return Fail(EPERM);
+    }
+    value = target->robust_list;
+  }
+  TRY(task.mm->CopyOut(size, uint64_t{24}));
+  return task.mm->CopyOut(head, value);
+}
+
+Result<void> ArchPrctl(Task& task, int32_t code, uint64_t address) {
+  platform::Registers* r = task.LoadRegisters();
+  if (r == nullptr) return Fail(kKilled);
+  switch (code) {
+    case ARCH_SET_FS:
+    case ARCH_SET_GS:
+      if (address >= kGuestAddressEnd) return Fail(EPERM);
+      (code == ARCH_SET_FS ? r->fs_base : r->gs_base) = address;
+      return {};
+    case ARCH_GET_FS:
+      return task.mm->CopyOut(UserPtr<uint64_t>(address), r->fs_base);
+    case ARCH_GET_GS:
+      return task.mm->CopyOut(UserPtr<uint64_t>(address), r->gs_base);
+    default:
+      return Fail(EINVAL);
+  }
+}
+
+Result<uint32_t> Personality(Task& task, uint32_t persona) {
+  const uint32_t old = task.personality;
+  if (persona != 0xffffffff) task.personality = persona;
+  return old;
+}
+
+namespace {
+
+Result<int32_t> PrctlName(Task& task, bool set, UserPtr<char> address) {
+  if (set) {
+    auto name = task.mm->CopyInString(UserPtr<const char>(address.addr()), 16);
+    std::array<char, 16> text{};
+    if (name) {
+      name->copy(text.data(), 15);
+    } else if (name.error().code() == ENAMETOOLONG) {
+      TRY(task.mm->CopyInArray(UserPtr<const char>(address.addr()), std::span(text).first(15)));
+    } else {
+      return std::unexpected(name.error());
+    }
+    MutexLock lock(task.kernel.tasks_mutex);
+    task.comm = text;
+    return 0;
+  }
+  std::array<char, 16> text;
+  {
+    MutexLock lock(task.kernel.tasks_mutex);
+    text = task.comm;
+  }
+  TRY(task.mm->CopyOutArray(address, std::span<const char>(text)));
+  return 0;
+}
+
+Result<int32_t> PrctlAmbient(Task& task, uint64_t what, uint64_t capability, uint64_t c, uint64_t d) {
+  if (what == PR_CAP_AMBIENT_CLEAR_ALL) {
+    if ((capability | c | d) != 0) return Fail(EINVAL);
+    ChangeCredentials(task, [](auth::Credentials& creds) { creds.ambient = 0; });
+    return 0;
+  }
+  if ((c | d) != 0 || capability > CAP_LAST_CAP) return Fail(EINVAL);
+  const uint64_t bit = uint64_t{1} << capability;
+  const auth::Credentials& creds = task.creds();
+  switch (what) {
+    case PR_CAP_AMBIENT_IS_SET:
+      return (creds.ambient & bit) != 0 ? 1 : 0;
+    case PR_CAP_AMBIENT_RAISE:
+      if ((creds.permitted & creds.inheritable & bit) == 0) return Fail(EPERM);
+      ChangeCredentials(task, [&](auth::Credentials& changed) { changed.ambient |= bit; });
+      return 0;
+    case PR_CAP_AMBIENT_LOWER:
+      ChangeCredentials(task, [&](auth::Credentials& changed) { changed.ambient &= ~bit; });
+      return 0;
+    default:
+      return Fail(EINVAL);
+  }
+}
+
+Result<int32_t> PrctlCapabilities(Task& task, int32_t option, uint64_t a) {
+  const auth::Credentials& creds = task.creds();
+  switch (option) {
+    case PR_GET_KEEPCAPS:
+      return creds.keep_caps ? 1 : 0;
+    case PR_SET_KEEPCAPS:
+      if (a > 1) return Fail(EINVAL);
+      ChangeCredentials(task, [&](auth::Credentials& changed) { changed.keep_caps = a != 0; });
+      return 0;
+    case PR_GET_SECUREBITS:
+      return static_cast<int32_t>(creds.securebits);
+    case PR_SET_SECUREBITS:
+      if (!creds.Has(CAP_SETPCAP)) return Fail(EPERM);
+      ChangeCredentials(task, [&](auth::Credentials& changed) { changed.securebits = static_cast<uint32_t>(a); });
+      return 0;
+    case PR_CAPBSET_READ:
+      if (a > CAP_LAST_CAP) return Fail(EINVAL);
+      return (creds.bounding >> a & 1) != 0 ? 1 : 0;
+    case PR_CAPBSET_DROP:
+      if (!creds.Has(CAP_SETPCAP)) return Fail(EPERM);
+      if (a > CAP_LAST_CAP) return Fail(EINVAL);
+      ChangeCredentials(task, [&](auth::Credentials& changed) { changed.bounding &= ~(uint64_t{1} << a); });
+      return 0;
+    default:
+      return Fail(EINVAL);
+  }
+}
+
+}  // namespace
+
+Result<int32_t> Prctl(Task& task, int32_t option, uint64_t a, uint64_t b, uint64_t c, uint64_t d) {
+  ThreadGroup& group = *task.group;
+  const auto out_int = [&](int32_t value) -> Result<int32_t> {
+    TRY(task.mm->CopyOut(UserPtr<int32_t>(a), value));
+    return 0;
+  };
+  switch (option) {
+    case PR_SET_NAME:
+    case PR_GET_NAME:
+      return PrctlName(task, option == PR_SET_NAME, UserPtr<char>(a));
+    case PR_SET_PDEATHSIG:
+      if (a > static_cast<uint64_t>(kernel::kSignals)) return Fail(EINVAL);
+      task.parent_death_signal = static_cast<int>(a);
+      return 0;
+    case PR_GET_PDEATHSIG:
+      return out_int(task.parent_death_signal);
+    case PR_GET_DUMPABLE:
+      return group.dumpable;
+    case PR_SET_DUMPABLE:
+      if (a > 1) return Fail(EINVAL);
+      group.dumpable = static_cast<int>(a);
+      return 0;
+    case PR_SET_CHILD_SUBREAPER: {
+      MutexLock lock(task.kernel.tasks_mutex);
+      group.is_subreaper = a != 0;
+      return 0;
+    }
+    case PR_GET_CHILD_SUBREAPER:
+      return out_int(group.is_subreaper ? 1 : 0);
+    case PR_SET_NO_NEW_PRIVS:
+      if (a != 1 || b != 0 || c != 0 || d != 0) return Fail(EINVAL);
+      ChangeCredentials(task, [](auth::Credentials& creds) { creds.no_new_privs = true; });
+      return 0;
+    case PR_GET_NO_NEW_PRIVS:
+      if ((a | b | c | d) != 0) return Fail(EINVAL);
+      return task.creds().no_new_privs ? 1 : 0;
+    case PR_SET_TIMERSLACK:
+      task.timer_slack_ns = a == 0 ? 50000 : a;
+      return 0;
+    case PR_GET_TIMERSLACK:
+      return static_cast<int32_t>(task.timer_slack_ns);
+    case PR_SET_THP_DISABLE:
+      if ((b | c | d) != 0) return Fail(EINVAL);
+      task.no_thp = a != 0;
+      return 0;
+    case PR_GET_THP_DISABLE:
+      if ((a | b | c | d) != 0) return Fail(EINVAL);
+      return task.no_thp ? 1 : 0;
+    case PR_GET_TSC:
+      return out_int(PR_TSC_ENABLE);
+    case PR_SET_TSC:
+      return a == PR_TSC_ENABLE ? Result<int32_t>(0) : Fail(EINVAL);
+    case PR_GET_TIMING:
+      return PR_TIMING_STATISTICAL;
+    case PR_SET_TIMING:
+      return a == PR_TIMING_STATISTICAL ? Result<int32_t>(0) : Fail(EINVAL);
+    case PR_GET_SECCOMP:
+      return 0;
+    case PR_CAP_AMBIENT:
+      return PrctlAmbient(task, a, b, c, d);
+    case PR_GET_TID_ADDRESS:
+      TRY(task.mm->CopyOut(UserPtr<uint64_t>(a), task.clear_child_tid));
+      return 0;
+    default:
+      return PrctlCapabilities(task, option, a);
+  }
+}
+
+}  // namespace skep::syscalls

@@ -1,0 +1,296 @@
+// Signals.
+#include <csignal>
+
+#include "sentry/kernel/kernel.h"
+#include "sentry/kernel/signal_frame.h"
+#include "sentry/kernel/signals.h"
+#include "sentry/syscalls/handlers.h"
+#include "sentry/syscalls/util.h"
+
+namespace skep::syscalls {
+
+using kernel::SignalSet;
+using kernel::ThreadGroup;
+
+namespace {
+
+constexpr uint64_t kMaskSize = sizeof(uint64_t);
+constexpr uint64_t kKnownFlags = SA_NOCLDSTOP | SA_NOCLDWAIT | SA_SIGINFO | SA_ONSTACK | SA_RESTART |
+                                 SA_NODEFER | SA_RESETHAND | kernel::kSaRestorer | 0x800;
+
+}  // namespace
+
+// Linux: do_sigaction.
+Result<void> RtSigaction(Task& task, int32_t signo, UserPtr<const AbiSigaction> act,
+                         UserPtr<AbiSigaction> old, uint64_t size) {
+  if (size != kMaskSize) return Fail(EINVAL);
+  AbiSigaction wanted{};
+  if (!act.is_null()) wanted = TRY(task.mm->CopyIn(act));
+  if (signo < 1 || signo > kernel::kSignals) return Fail(EINVAL);
+  if (!act.is_null() && kernel::kUnblockable.Has(signo)) return Fail(EINVAL);
+  AbiSigaction previous{};
+  {
+    MutexLock lock(task.kernel.tasks_mutex);
+    kernel::SignalAction& action = task.group->handlers->Of(signo);
+    previous = {action.handler, action.flags, action.restorer, action.mask};
+    if (!act.is_null()) {
+      action = {wanted.handler, wanted.flags & kKnownFlags, wanted.restorer,
+                wanted.mask & ~kernel::kUnblockable.bits()};
+      // POSIX: a pending signal that is ignored from now on is discarded.
+      const auto d = kernel::DefaultActionOf(signo);
+      const bool ignored = action.handler == 1 ||
+                           (action.handler == 0 && (d == kernel::DefaultAction::kIgnore ||
+                                                    d == kernel::DefaultAction::kContinue));
+      if (ignored) {
+        task.group->pending.Discard(SignalSet::Of(signo));
+        for (Task* t : task.group->threads) t->pending.Discard(SignalSet::Of(signo));
+      }
+    }
+  }
+  if (!old.is_null()) TRY(task.mm->CopyOut(old, previous));
+  return {};
+}
+
+Result<void> RtSigprocmask(Task& task, int32_t how, UserPtr<const uint64_t> set, UserPtr<uint64_t> old,
+                           uint64_t size) {
+  if (size != kMaskSize) return Fail(EINVAL);
+  const SignalSet previous = task.blocked;
+  if (!set.is_null()) {
+    const SignalSet wanted(TRY(task.mm->CopyIn(set)));
+    switch (how) {
+      case SIG_BLOCK:
+        kernel::SetBlocked(task, previous | wanted);
+        break;
+      case SIG_UNBLOCK:
+        kernel::SetBlocked(task, previous & ~wanted);
+        break;
+      case SIG_SETMASK:
+        kernel::SetBlocked(task, wanted);
+        break;
+      default:
+        return Fail(EINVAL);
+    }
+  }
+  if (!old.is_null()) TRY(task.mm->CopyOut(old, previous.bits()));
+  return {};
+}
+
+Result<void> RtSigpending(Task& task, UserPtr<uint64_t> set, uint64_t size) {
+  if (size > kMaskSize) return Fail(EINVAL);
+  uint64_t pending = 0;
+  {
+    MutexLock lock(task.kernel.tasks_mutex);
+    pending = ((task.pending.set() | task.group->pending.set()) & task.blocked).bits();
+  }
+  const auto bytes = std::as_bytes(std::span(&pending, 1)).first(size);
+  if (task.mm->CopyOut(set.addr(), bytes).fault != 0) return Fail(EFAULT);
+  return {};
+}
+
+Result<void> RtSigsuspend(Task& task, UserPtr<const uint64_t> set, uint64_t size) {
+  if (size != kMaskSize) return Fail(EINVAL);
+  const uint64_t mask = TRY(task.mm->CopyIn(set));
+  task.mask_to_restore = task.blocked;
+  task.restore_mask = true;
+  kernel::SetBlocked(task, SignalSet(mask));
+  for (;;) {
+    const auto reason = sched::Suspend(std::nullopt, sched::Sleep::kInterruptible);
+    if (reason == sched::WakeReason::kInterrupted) return Fail(kRestartNoHand);
+  }
+}
+
+Result<void> Pause(Task&) {
+  for (;;) {
+    const auto reason = sched::Suspend(std::nullopt, sched::Sleep::kInterruptible);
+    if (reason == sched::WakeReason::kInterrupted) return Fail(kRestartNoHand);
+  }
+}
+
+// Linux: do_sigtimedwait.
+Result<int32_t> RtSigtimedwait(Task& task, UserPtr<const uint64_t> set, UserPtr<siginfo_t> info,
+                               UserPtr<const timespec> timeout, uint64_t size) {
+  if (size != kMaskSize) return Fail(EINVAL);
+  const SignalSet wanted = SignalSet(TRY(task.mm->CopyIn(set))) & ~kernel::kUnblockable;
+  sched::Deadline deadline;
+  bool poll = false;
+  if (!timeout.is_null()) {
+    const timespec limit = TRY(task.mm->CopyIn(timeout));
+    const uint64_t ns = TRY(ToNs(limit));
+    poll = ns == 0;
+    deadline = After(task, ns);
+  }
+  kernel::Kernel& kernel = task.kernel;
+  std::optional<kernel::PendingSignals::Item> item;
+  const auto take = [&] {
+    MutexLock lock(kernel.tasks_mutex);
+    item = task.pending.Take(wanted);
+    if (!item) item = task.group->pending.Take(wanted);
+    if (item && item->timer) kernel::TimerSignalTaken(*item->timer, item->info);
+    task.sigwait_set = item || poll ? SignalSet() : wanted;
+    return item.has_value();
+  };
+  bool interrupted = false;
+  while (!take() && !poll) {
+    const auto reason = sched::Suspend(deadline, sched::Sleep::kInterruptible);
+    if (reason == sched::WakeReason::kWoken) continue;
+    interrupted = reason == sched::WakeReason::kInterrupted;
+    poll = true;  // one last look
+    if (take()) break;
+    break;
+  }
+  {
+    MutexLock lock(kernel.tasks_mutex);
+    task.sigwait_set = SignalSet();
+  }
+  if (!item) return Fail(interrupted ? EINTR : EAGAIN);
+  if (!info.is_null()) TRY(task.mm->CopyOut(info, item->info));
+  return item->info.si_signo;
+}
+
+Result<KeepRegisters> RtSigreturn(Task& task) {
+  platform::Registers* r = task.LoadRegisters(platform::LoadXsave::kYes);
+  if (r == nullptr) return Fail(kKilled);
+  if (!kernel::PopSignalFrame(task, *r)) {
+    MutexLock lock(task.kernel.tasks_mutex);
+    kernel::ForceSignal(task, kernel::MakeInfo(SIGSEGV, SI_KERNEL));
+  }
+  return KeepRegisters{};
+}
+
+Result<void> Sigaltstack(Task& task, UserPtr<const AbiStack> stack, UserPtr<AbiStack> old) {
+  AbiStack wanted{};
+  if (!stack.is_null()) wanted = TRY(task.mm->CopyIn(stack));
+  platform::Registers* r = task.LoadRegisters();
+  if (r == nullptr) return Fail(kKilled);
+  const stack_t before = kernel::CurrentAltStack(task, r->rsp);
+  if (!stack.is_null()) {
+    stack_t s{};
+    s.ss_sp = reinterpret_cast<void*>(wanted.sp);
+    s.ss_flags = wanted.flags;
+    s.ss_size = wanted.size;
+    TRY(kernel::SetAltStack(task, s, r->rsp, 2048));
+  }
+  if (old.is_null()) return {};
+  return task.mm->CopyOut(
+      old, AbiStack{reinterpret_cast<uint64_t>(before.ss_sp), before.ss_flags, 0, before.ss_size});
+}
+
+namespace {
+
+bool IsSignal(int32_t signo) { return signo >= 0 && signo <= kernel::kSignals; }
+
+Result<void> SendTo(Task& task, ThreadGroup& group, const siginfo_t& info)
+    REQUIRES(task.kernel.tasks_mutex) {
+  TRY(kernel::MayKill(task, group, info.si_signo));
+  if (info.si_signo == 0) return {};
+  return kernel::SendToGroup(group, info);
+}
+
+siginfo_t UserInfo(Task& task, int32_t signo, int code) {
+  return kernel::MakeUserInfo(signo, code, task.group->tgid, task.creds().uid);
+}
+
+}  // namespace
+
+// Linux: kill_something_info.
+Result<void> Kill(Task& task, int32_t pid, SignalNumber signo) {
+  const siginfo_t info = UserInfo(task, signo.value, SI_USER);
+  kernel::Kernel& kernel = task.kernel;
+  MutexLock lock(kernel.tasks_mutex);
+  if (pid > 0) {
+    Task* thread = kernel.FindTask(pid);
+    ThreadGroup* group = thread != nullptr ? thread->group.get() : kernel.FindGroup(pid);
+    if (group == nullptr) return Fail(ESRCH);
+    if (!IsSignal(signo.value)) return Fail(EINVAL);
+    return SendTo(task, *group, info);
+  }
+  if (pid == INT32_MIN) return Fail(ESRCH);
+  if (pid == -1) {
+    int found = 0;
+    Result<void> last{};
+    for (auto& [id, entry] : kernel.pids) {
+      ThreadGroup* group = entry.group;
+      if (group == nullptr || group->tgid == 1 || group == task.group.get()) continue;
+      ++found;
+      if (!IsSignal(signo.value)) return Fail(EINVAL);
+      auto sent = SendTo(task, *group, info);
+      if (!sent && sent.error().code() != EPERM) last = sent;
+    }
+    if (found == 0) return Fail(ESRCH);
+    return last;
+  }
+  const int pgid = pid == 0 ? task.group->pgid : -pid;
+  bool any = false, sent_one = false;
+  Result<void> last{};
+  if (!IsSignal(signo.value)) {
+    kernel.ForEachInProcessGroup(pgid, [&](ThreadGroup&) { any = true; });
+    return Fail(any ? EINVAL : ESRCH);
+  }
+  kernel.ForEachInProcessGroup(pgid, [&](ThreadGroup& group) {
+    any = true;
+    auto sent = SendTo(task, group, info);
+    sent_one = sent_one || sent.has_value();
+    if (!sent) last = sent;
+  });
+  if (sent_one) return {};
+  if (!any) return Fail(ESRCH);
+  return last;
+}
+
+namespace {
+
+Result<void> SendToThread(Task& task, int32_t tgid, int32_t tid, int32_t signo, const siginfo_t& info) {
+  kernel::Kernel& kernel = task.kernel;
+  MutexLock lock(kernel.tasks_mutex);
+  Task* thread = kernel.FindTask(tid);
+  if (thread == nullptr || (tgid > 0 && thread->group->tgid != tgid)) return Fail(ESRCH);
+  if (!IsSignal(signo)) return Fail(EINVAL);
+  TRY(kernel::MayKill(task, *thread->group, signo));
+  if (signo == 0) return {};
+  return kernel::SendToTask(*thread, info);
+}
+
+// Linux: only a process itself may forge what the kernel or tkill would say.
+bool MayForge(Task& task, const siginfo_t& info, int32_t tgid) {
+  return (info.si_code < 0 && info.si_code != SI_TKILL) || task.group->tgid == tgid;
+}
+
+Result<siginfo_t> CopyInInfo(Task& task, SignalNumber signo, UserPtr<const siginfo_t> address) {
+  siginfo_t info = TRY(task.mm->CopyIn(address));
+  info.si_signo = signo.value;
+  return info;
+}
+
+}  // namespace
+
+Result<void> Tkill(Task& task, int32_t tid, SignalNumber signo) {
+  if (tid <= 0) return Fail(EINVAL);
+  return SendToThread(task, 0, tid, signo.value, UserInfo(task, signo.value, SI_TKILL));
+}
+
+Result<void> Tgkill(Task& task, int32_t tgid, int32_t tid, SignalNumber signo) {
+  if (tid <= 0 || tgid <= 0) return Fail(EINVAL);
+  return SendToThread(task, tgid, tid, signo.value, UserInfo(task, signo.value, SI_TKILL));
+}
+
+Result<void> RtSigqueueinfo(Task& task, int32_t tgid, SignalNumber signo, UserPtr<const siginfo_t> address) {
+  const siginfo_t info = TRY(CopyInInfo(task, signo, address));
+  if (!MayForge(task, info, tgid)) return Fail(EPERM);
+  kernel::Kernel& kernel = task.kernel;
+  MutexLock lock(kernel.tasks_mutex);
+  Task* thread = kernel.FindTask(tgid);
+  ThreadGroup* group = thread != nullptr ? thread->group.get() : kernel.FindGroup(tgid);
+  if (group == nullptr) return Fail(ESRCH);
+  if (!IsSignal(signo.value)) return Fail(EINVAL);
+  return SendTo(task, *group, info);
+}
+
+Result<void> RtTgsigqueueinfo(Task& task, int32_t tgid, int32_t tid, SignalNumber signo,
+                              UserPtr<const siginfo_t> address) {
+  const siginfo_t info = TRY(CopyInInfo(task, signo, address));
+  if (tid <= 0 || tgid <= 0) return Fail(EINVAL);
+  if (!MayForge(task, info, tgid)) return Fail(EPERM);
+  return SendToThread(task, tgid, tid, signo.value, info);
+}
+
+}  // namespace skep::syscalls

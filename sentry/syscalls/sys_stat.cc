@@ -1,0 +1,437 @@
+// Attributes of files: stat, access, permissions, owners, times, extended attributes.
+#include <cstring>
+#include <fcntl.h>
+#include <linux/xattr.h>
+#include <sys/sysmacros.h>
+#include <unistd.h>
+
+#include "sentry/kernel/kernel.h"
+#include "sentry/kernel/vdso_clock.h"
+#include "sentry/syscalls/handlers.h"
+#include "sentry/syscalls/util.h"
+#include "sentry/vfs/mount.h"
+
+namespace skep::syscalls {
+namespace {
+
+timespec ToTimespec(const vfs::Timestamp& t) { return {t.sec, static_cast<long>(t.nsec)}; }
+
+struct stat ToStat(const vfs::Attributes& a) {
+  struct stat out;
+  memset(&out, 0, sizeof out);
+  out.st_dev = makedev(a.dev_major, a.dev_minor);
+  out.st_ino = a.ino;
+  out.st_nlink = a.nlink;
+  out.st_mode = a.mode;
+  out.st_uid = a.uid;
+  out.st_gid = a.gid;
+  out.st_rdev = makedev(a.rdev_major, a.rdev_minor);
+  out.st_size = static_cast<off_t>(a.size);
+  out.st_blksize = static_cast<blksize_t>(a.blksize);
+  out.st_blocks = static_cast<blkcnt_t>(a.blocks);
+  out.st_atim = ToTimespec(a.atime);
+  out.st_mtim = ToTimespec(a.mtime);
+  out.st_ctim = ToTimespec(a.ctime);
+  return out;
+}
+
+Result<vfs::Attributes> AttributesOf(const vfs::Path& path) {
+  if (path.inode() == nullptr) return Fail(ENOENT);
+  return path.inode()->GetAttributes();
+}
+
+Result<void> StatPath(Task& task, const vfs::Path& path, UserPtr<struct stat> out) {
+  const vfs::Attributes attributes = TRY(AttributesOf(path));
+  return task.mm->CopyOut(out, ToStat(attributes));
+}
+
+vfs::FollowFinal FollowUnless(int32_t flags, int32_t nofollow) {
+  return (flags & nofollow) != 0 ? vfs::FollowFinal::kNo : vfs::FollowFinal::kYes;
+}
+
+const Fd kCwd{AT_FDCWD};
+
+}  // namespace
+
+Result<void> Stat(Task& task, Path path, UserPtr<struct stat> out) {
+  const vfs::Path found = TRY(ResolveAt(task, kCwd, path, 0, vfs::FollowFinal::kYes));
+  return StatPath(task, found, out);
+}
+
+Result<void> Lstat(Task& task, Path path, UserPtr<struct stat> out) {
+  const vfs::Path found = TRY(ResolveAt(task, kCwd, path, 0, vfs::FollowFinal::kNo));
+  return StatPath(task, found, out);
+}
+
+Result<void> Fstat(Task& task, Fd fd, UserPtr<struct stat> out) {
+  const Ref<vfs::File> file = TRY(task.files->GetAny(fd.value));
+  return StatPath(task, file->path(), out);
+}
+
+Result<void> Newfstatat(Task& task, Fd dir, Path path, UserPtr<struct stat> out, int32_t flags) {
+  if ((flags & ~(AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT | AT_EMPTY_PATH)) != 0) return Fail(EINVAL);
+  const vfs::Path found = TRY(ResolveAt(task, dir, path, flags, FollowUnless(flags, AT_SYMLINK_NOFOLLOW)));
+  return StatPath(task, found, out);
+}
+
+Result<void> StatxCall(Task& task, Fd dir, Path path, int32_t flags, uint32_t mask,
+                       UserPtr<struct statx> address) {
+  constexpr int32_t kSync = AT_STATX_FORCE_SYNC | AT_STATX_DONT_SYNC;
+  if ((mask & 0x80000000u) != 0 || (flags & kSync) == kSync) return Fail(EINVAL);
+  if ((flags & ~(AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT | AT_EMPTY_PATH | kSync)) != 0) return Fail(EINVAL);
+  const vfs::Path found = TRY(ResolveAt(task, dir, path, flags, FollowUnless(flags, AT_SYMLINK_NOFOLLOW)));
+  const vfs::Attributes a = TRY(AttributesOf(found));
+  struct statx out;
+  memset(&out, 0, sizeof out);
+  const auto stamp = [](const vfs::Timestamp& t) {
+    statx_timestamp s{};
+    s.tv_sec = t.sec;
+    s.tv_nsec = t.nsec;
+    return s;
+  };
+  out.stx_mask = STATX_BASIC_STATS | STATX_BTIME;
+  out.stx_blksize = a.blksize;
+  out.stx_nlink = a.nlink;
+  out.stx_uid = a.uid;
+  out.stx_gid = a.gid;
+  out.stx_mode = static_cast<uint16_t>(a.mode);
+  out.stx_ino = a.ino;
+  out.stx_size = a.size;
+  out.stx_blocks = a.blocks;
+  out.stx_atime = stamp(a.atime);
+  out.stx_btime = stamp(a.btime);
+  out.stx_ctime = stamp(a.ctime);
+  out.stx_mtime = stamp(a.mtime);
+  out.stx_rdev_major = a.rdev_major;
+  out.stx_rdev_minor = a.rdev_minor;
+  out.stx_dev_major = a.dev_major;
+  out.stx_dev_minor = a.dev_minor;
+  return task.mm->CopyOut(address, out);
+}
+
+Result<void> Faccessat2(Task& task, Fd dir, Path path, int32_t mode, int32_t flags) {
+  if ((mode & ~7) != 0) return Fail(EINVAL);
+  if ((flags & ~(AT_EACCESS | AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH)) != 0) return Fail(EINVAL);
+  // Linux: access_override_creds: the real ids, with root's powers only for a real root.
+  auth::Credentials creds = task.creds();
+  if ((flags & AT_EACCESS) == 0) {
+    creds.fsuid = creds.uid;
+    creds.fsgid = creds.gid;
+    creds.effective = creds.uid == 0 ? creds.permitted : 0;
+  }
+  const vfs::Path found = TRY(ResolveAt(task, dir, path, flags, FollowUnless(flags, AT_SYMLINK_NOFOLLOW)));
+  if (found.inode() == nullptr) return Fail(ENOENT);
+  return WalkerFor(task).Access(found, mode, creds);
+}
+
+Result<void> Access(Task& task, Path path, int32_t mode) { return Faccessat2(task, kCwd, path, mode, 0); }
+Result<void> Faccessat(Task& task, Fd dir, Path path, int32_t mode) {
+  return Faccessat2(task, dir, path, mode, 0);
+}
+
+namespace {
+
+Result<void> StatfsPath(Task& task, const vfs::Path& path, UserPtr<struct statfs> address) {
+  if (!path.dentry || path.dentry->fs() == nullptr) return Fail(ENOSYS);
+  const vfs::StatFs in = TRY(path.dentry->fs()->GetStatFs());
+  struct statfs out;
+  memset(&out, 0, sizeof out);
+  out.f_type = static_cast<long>(in.type);
+  out.f_bsize = static_cast<long>(in.block_size);
+  out.f_frsize = out.f_bsize;
+  out.f_blocks = in.blocks;
+  out.f_bfree = in.blocks_free;
+  out.f_bavail = in.blocks_available;
+  out.f_files = in.files;
+  out.f_ffree = in.files_free;
+  out.f_namelen = static_cast<long>(in.name_max);
+  memcpy(&out.f_fsid, &in.fsid, sizeof in.fsid);
+  constexpr long kStValid = 0x20;
+  const long mount_flags = path.mount ? static_cast<long>(path.mount->flags() & 0xf) : 0;
+  out.f_flags = static_cast<long>(in.flags) | mount_flags | kStValid;
+  return task.mm->CopyOut(address, out);
+}
+
+}  // namespace
+
+Result<void> StatfsCall(Task& task, Path path, UserPtr<struct statfs> out) {
+  const vfs::Path found = TRY(ResolveAt(task, kCwd, path, 0, vfs::FollowFinal::kYes));
+  return StatfsPath(task, found, out);
+}
+
+Result<void> Fstatfs(Task& task, Fd fd, UserPtr<struct statfs> out) {
+  const Ref<vfs::File> file = TRY(task.files->GetAny(fd.value));
+  return StatfsPath(task, file->path(), out);
+}
+
+Result<void> Fchmodat2(Task& task, Fd dir, Path path, FileMode mode, uint32_t flags) {
+  if ((flags & ~uint32_t{AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH}) != 0) return Fail(EINVAL);
+  const auto at = static_cast<int32_t>(flags);
+  const vfs::Path found = TRY(ResolveAt(task, dir, path, at, FollowUnless(at, AT_SYMLINK_NOFOLLOW)));
+  if (found.inode() != nullptr && found.inode()->IsSymlink()) return Fail(EOPNOTSUPP);
+  return WalkerFor(task).Chmod(found, mode.value & 07777);
+}
+
+Result<void> Fchmodat(Task& task, Fd dir, Path path, FileMode mode) {
+  return Fchmodat2(task, dir, path, mode, 0);
+}
+Result<void> Chmod(Task& task, Path path, FileMode mode) { return Fchmodat2(task, kCwd, path, mode, 0); }
+
+Result<void> Fchmod(Task& task, Fd fd, FileMode mode) {
+  const Ref<vfs::File> file = TRY(task.files->Get(fd.value));
+  return WalkerFor(task).Chmod(file->path(), mode.value & 07777);
+}
+
+namespace {
+
+std::optional<uint32_t> IdOrKeep(uint32_t id) {
+  return id == 0xffffffff ? std::nullopt : std::optional<uint32_t>(id);
+}
+
+}  // namespace
+
+Result<void> Fchownat(Task& task, Fd dir, Path path, uint32_t uid, uint32_t gid, int32_t flags) {
+  if ((flags & ~(AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH)) != 0) return Fail(EINVAL);
+  const vfs::Path found = TRY(ResolveAt(task, dir, path, flags, FollowUnless(flags, AT_SYMLINK_NOFOLLOW)));
+  return WalkerFor(task).Chown(found, IdOrKeep(uid), IdOrKeep(gid));
+}
+
+Result<void> Chown(Task& task, Path path, uint32_t uid, uint32_t gid) {
+  return Fchownat(task, kCwd, path, uid, gid, 0);
+}
+Result<void> Lchown(Task& task, Path path, uint32_t uid, uint32_t gid) {
+  return Fchownat(task, kCwd, path, uid, gid, AT_SYMLINK_NOFOLLOW);
+}
+Result<void> Fchown(Task& task, Fd fd, uint32_t uid, uint32_t gid) {
+  const Ref<vfs::File> file = TRY(task.files->Get(fd.value));
+  return WalkerFor(task).Chown(file->path(), IdOrKeep(uid), IdOrKeep(gid));
+}
+
+namespace {
+
+struct WantedTimes {
+  std::optional<vfs::Timestamp> atime, mtime;
+  bool both_now = false;
+};
+
+vfs::Timestamp Now(Task& task) {
+  const uint64_t ns = task.kernel.vdso_clock->RealtimeNs();
+  return {static_cast<int64_t>(ns / 1'000'000'000), static_cast<uint32_t>(ns % 1'000'000'000)};
+}
+
+Result<void> SetTimes(Task& task, const vfs::Path& path, const WantedTimes& times) {
+  if (!times.atime && !times.mtime) return {};
+  return WalkerFor(task).SetTimes(path, times.atime, times.mtime, times.both_now);
+}
+
+// A null pointer, UTIME_NOW and UTIME_OMIT (Linux: do_utimes).
+Result<WantedTimes> TimesFrom(Task& task, UserPtr<const timespec> address) {
+  WantedTimes out;
+  const vfs::Timestamp now = Now(task);
+  if (address.is_null()) return WantedTimes{now, now, true};
+  std::array<timespec, 2> in{};
+  TRY(task.mm->CopyInArray(address, std::span<timespec>(in)));
+  for (const timespec& t : in) {
+    if (t.tv_nsec != UTIME_NOW && t.tv_nsec != UTIME_OMIT && (t.tv_nsec < 0 || t.tv_nsec > 999'999'999)) {
+      return Fail(EINVAL);
+    }
+  }
+  out.both_now = in[0].tv_nsec == UTIME_NOW && in[1].tv_nsec == UTIME_NOW;
+  const auto convert = [&](const timespec& t) -> std::optional<vfs::Timestamp> {
+    if (t.tv_nsec == UTIME_OMIT) return std::nullopt;
+    if (t.tv_nsec == UTIME_NOW) return now;
+    return vfs::Timestamp{t.tv_sec, static_cast<uint32_t>(t.tv_nsec)};
+  };
+  out.atime = convert(in[0]);
+  out.mtime = convert(in[1]);
+  return out;
+}
+
+Result<WantedTimes> TimesFromTimeval(Task& task, UserPtr<const timeval> address) {
+  const vfs::Timestamp now = Now(task);
+  if (address.is_null()) return WantedTimes{now, now, true};
+  std::array<timeval, 2> in{};
+  TRY(task.mm->CopyInArray(address, std::span<timeval>(in)));
+  for (const timeval& t : in) {
+    if (t.tv_usec < 0 || t.tv_usec >= 1'000'000) return Fail(EINVAL);
+  }
+  const auto convert = [](const timeval& t) {
+    return vfs::Timestamp{t.tv_sec, static_cast<uint32_t>(t.tv_usec * 1000)};
+  };
+  return WantedTimes{convert(in[0]), convert(in[1]), false};
+}
+
+}  // namespace
+
+Result<void> Utimensat(Task& task, Fd dir, Path path, UserPtr<const timespec> address, int32_t flags) {
+  if ((flags & ~(AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH)) != 0) return Fail(EINVAL);
+  const WantedTimes times = TRY(TimesFrom(task, address));
+  if (!times.atime && !times.mtime && !address.is_null()) return {};
+  if (path.is_null()) {
+    if (flags != 0) return Fail(EINVAL);
+    const Ref<vfs::File> file = TRY(task.files->Get(dir.value));
+    return SetTimes(task, file->path(), times);
+  }
+  const vfs::Path found = TRY(ResolveAt(task, dir, path, flags, FollowUnless(flags, AT_SYMLINK_NOFOLLOW)));
+  return SetTimes(task, found, times);
+}
+
+Result<void> Futimesat(Task& task, Fd dir, Path path, UserPtr<const timeval> address) {
+  const WantedTimes times = TRY(TimesFromTimeval(task, address));
+  if (path.is_null()) {
+    const Ref<vfs::File> file = TRY(task.files->Get(dir.value));
+    return SetTimes(task, file->path(), times);
+  }
+  const vfs::Path found = TRY(ResolveAt(task, dir, path, 0, vfs::FollowFinal::kYes));
+  return SetTimes(task, found, times);
+}
+
+Result<void> Utimes(Task& task, Path path, UserPtr<const timeval> times) {
+  if (path.is_null()) return Fail(EFAULT);
+  return Futimesat(task, kCwd, path, times);
+}
+
+Result<void> Utime(Task& task, Path path, UserPtr<const utimbuf> address) {
+  const vfs::Timestamp now = Now(task);
+  WantedTimes times{now, now, true};
+  if (!address.is_null()) {
+    const utimbuf in = TRY(task.mm->CopyIn(address));
+    times = {vfs::Timestamp{in.actime, 0}, vfs::Timestamp{in.modtime, 0}, false};
+  }
+  const vfs::Path found = TRY(ResolveAt(task, kCwd, path, 0, vfs::FollowFinal::kYes));
+  return SetTimes(task, found, times);
+}
+
+namespace {
+
+Result<std::string> CopyInXattrName(Task& task, Path address) {
+  auto name = task.mm->CopyInString(address, XATTR_NAME_MAX + 1);
+  if (!name && name.error().code() == ENAMETOOLONG) return Fail(ERANGE);
+  if (name && name->empty()) return Fail(ERANGE);
+  return name;
+}
+
+Result<int64_t> CopyOutSized(Task& task, UserPtr<void> to, uint64_t size, std::string_view data) {
+  if (size == 0) return static_cast<int64_t>(data.size());
+  if (data.size() > size) return Fail(ERANGE);
+  if (task.mm->CopyOut(to.addr(), std::as_bytes(std::span(data))).fault != 0) return Fail(EFAULT);
+  return static_cast<int64_t>(data.size());
+}
+
+// Linux: xattr_permission.
+Result<void> MayXattr(Task& task, const vfs::Path& path, std::string_view name, int mask) {
+  if ((mask & vfs::kMayWrite) != 0 && path.mount && path.mount->read_only()) return Fail(EROFS);
+  if (name.starts_with("trusted.")) {
+    if (task.creds().Has(21 /* CAP_SYS_ADMIN */)) return {};
+    return Fail((mask & vfs::kMayWrite) != 0 ? EPERM : ENODATA);
+  }
+  if (name.starts_with("user.")) {
+    const uint32_t type = path.inode()->type();
+    if (type != S_IFREG && type != S_IFDIR) return Fail((mask & vfs::kMayWrite) != 0 ? EPERM : ENODATA);
+    return path.inode()->CheckPermission(task.creds(), mask);
+  }
+  return {};
+}
+
+Result<int64_t> GetXattrAt(Task& task, const vfs::Path& path, Path name_address, UserPtr<void> value,
+                           uint64_t size) {
+  const std::string name = TRY(CopyInXattrName(task, name_address));
+  if (path.inode() == nullptr) return Fail(ENOENT);
+  TRY(MayXattr(task, path, name, vfs::kMayRead));
+  const std::string data = TRY(path.inode()->GetXattr(name));
+  return CopyOutSized(task, value, size, data);
+}
+
+Result<void> SetXattrAt(Task& task, const vfs::Path& path, Path name_address, UserPtr<void> value,
+                        uint64_t size, int32_t flags) {
+  if ((flags & ~(XATTR_CREATE | XATTR_REPLACE)) != 0) return Fail(EINVAL);
+  const std::string name = TRY(CopyInXattrName(task, name_address));
+  if (size > XATTR_SIZE_MAX) return Fail(E2BIG);
+  std::string data(size, '\0');
+  if (task.mm->CopyIn(value.addr(), std::as_writable_bytes(std::span(data))).fault != 0) return Fail(EFAULT);
+  if (path.inode() == nullptr) return Fail(ENOENT);
+  TRY(MayXattr(task, path, name, vfs::kMayWrite));
+  return path.inode()->SetXattr(name, data, flags);
+}
+
+Result<int64_t> ListXattrsAt(Task& task, const vfs::Path& path, UserPtr<void> list, uint64_t size) {
+  if (path.inode() == nullptr) return Fail(ENOENT);
+  const std::vector<std::string> names = TRY(path.inode()->ListXattrs());
+  std::string text;
+  for (const std::string& name : names) {
+    if (name.starts_with("trusted.") && !task.creds().Has(21)) continue;
+    text.append(name.c_str(), name.size() + 1);
+  }
+  return CopyOutSized(task, list, size, text);
+}
+
+Result<void> RemoveXattrAt(Task& task, const vfs::Path& path, Path name_address) {
+  const std::string name = TRY(CopyInXattrName(task, name_address));
+  if (path.inode() == nullptr) return Fail(ENOENT);
+  TRY(MayXattr(task, path, name, vfs::kMayWrite));
+  return path.inode()->RemoveXattr(name);
+}
+
+Result<vfs::Path> Follow(Task& task, Path path) {
+  return ResolveAt(task, kCwd, path, 0, vfs::FollowFinal::kYes);
+}
+Result<vfs::Path> NoFollow(Task& task, Path path) {
+  return ResolveAt(task, kCwd, path, 0, vfs::FollowFinal::kNo);
+}
+Result<vfs::Path> OfFd(Task& task, Fd fd) {
+  const Ref<vfs::File> file = TRY(task.files->Get(fd.value));
+  return file->path();
+}
+
+}  // namespace
+
+Result<int64_t> Getxattr(Task& task, Path path, Path name, UserPtr<void> value, uint64_t size) {
+  const vfs::Path found = TRY(Follow(task, path));
+  return GetXattrAt(task, found, name, value, size);
+}
+Result<int64_t> Lgetxattr(Task& task, Path path, Path name, UserPtr<void> value, uint64_t size) {
+  const vfs::Path found = TRY(NoFollow(task, path));
+  return GetXattrAt(task, found, name, value, size);
+}
+Result<int64_t> Fgetxattr(Task& task, Fd fd, Path name, UserPtr<void> value, uint64_t size) {
+  const vfs::Path found = TRY(OfFd(task, fd));
+  return GetXattrAt(task, found, name, value, size);
+}
+Result<void> Setxattr(Task& task, Path path, Path name, UserPtr<void> value, uint64_t size, int32_t flags) {
+  const vfs::Path found = TRY(Follow(task, path));
+  return SetXattrAt(task, found, name, value, size, flags);
+}
+Result<void> Lsetxattr(Task& task, Path path, Path name, UserPtr<void> value, uint64_t size, int32_t flags) {
+  const vfs::Path found = TRY(NoFollow(task, path));
+  return SetXattrAt(task, found, name, value, size, flags);
+}
+Result<void> Fsetxattr(Task& task, Fd fd, Path name, UserPtr<void> value, uint64_t size, int32_t flags) {
+  const vfs::Path found = TRY(OfFd(task, fd));
+  return SetXattrAt(task, found, name, value, size, flags);
+}
+Result<int64_t> Listxattr(Task& task, Path path, UserPtr<void> list, uint64_t size) {
+  const vfs::Path found = TRY(Follow(task, path));
+  return ListXattrsAt(task, found, list, size);
+}
+Result<int64_t> Llistxattr(Task& task, Path path, UserPtr<void> list, uint64_t size) {
+  const vfs::Path found = TRY(NoFollow(task, path));
+  return ListXattrsAt(task, found, list, size);
+}
+Result<int64_t> Flistxattr(Task& task, Fd fd, UserPtr<void> list, uint64_t size) {
+  const vfs::Path found = TRY(OfFd(task, fd));
+  return ListXattrsAt(task, found, list, size);
+}
+Result<void> Removexattr(Task& task, Path path, Path name) {
+  const vfs::Path found = TRY(Follow(task, path));
+  return RemoveXattrAt(task, found, name);
+}
+Result<void> Lremovexattr(Task& task, Path path, Path name) {
+  const vfs::Path found = TRY(NoFollow(task, path));
+  return RemoveXattrAt(task, found, name);
+}
+Result<void> Fremovexattr(Task& task, Fd fd, Path name) {
+  const vfs::Path found = TRY(OfFd(task, fd));
+  return RemoveXattrAt(task, found, name);
+}
+
+}  // namespace skep::syscalls

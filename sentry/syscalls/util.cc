@@ -1,0 +1,95 @@
+#include "sentry/syscalls/util.h"
+
+#include <algorithm>
+#include <fcntl.h>
+
+#include "base/limits.h"
+#include "sentry/kernel/kernel.h"
+#include "sentry/kernel/signals.h"
+
+namespace skep::syscalls {
+
+Result<void> CopyInStruct(Task& task, UserPtr<void> from, uint64_t size, std::span<std::byte> to) {
+  if (size > kPageSize) return Fail(E2BIG);
+  std::fill(to.begin(), to.end(), std::byte{0});
+  const size_t common = std::min<size_t>(size, to.size());
+  if (size > to.size()) {
+    std::vector<std::byte> rest(size - to.size());
+    if (task.mm->CopyIn(from.addr() + to.size(), rest).fault != 0) return Fail(EFAULT);
+    if (std::any_of(rest.begin(), rest.end(), [](std::byte b) { return b != std::byte{0}; })) {
+      return Fail(E2BIG);
+    }
+  }
+  if (task.mm->CopyIn(from.addr(), to.first(common)).fault != 0) return Fail(EFAULT);
+  return {};
+}
+
+void ChangeCredentials(Task& task, const std::function<void(auth::Credentials&)>& change) {
+  auto changed = std::make_shared<auth::Credentials>(task.creds());
+  change(*changed);
+  MutexLock lock(task.kernel.tasks_mutex);
+  task.credentials = std::move(changed);
+}
+
+Result<std::string> CopyInPath(Task& task, Path path) { return task.mm->CopyInString(path, kPathMax); }
+
+Result<vfs::Walker> WalkerAt(Task& task, Fd dir, std::string_view path) {
+  if (dir.value == AT_FDCWD || path.starts_with('/')) return WalkerFor(task);
+  const Ref<vfs::File> file = TRY(task.files->GetAny(dir.value));
+  return vfs::Walker(task, *task.fs, file->path());
+}
+
+Result<vfs::Path> ResolveAt(Task& task, Fd dir, Path address, int32_t at_flags,
+                            vfs::FollowFinal follow) {
+  const std::string path = TRY(CopyInPath(task, address));
+  vfs::Walker walker = TRY(WalkerAt(task, dir, path));
+  return walker.Resolve(path, {.follow = follow, .empty_path = (at_flags & AT_EMPTY_PATH) != 0});
+}
+
+Result<uint64_t> ToNs(const timespec& t) {
+  if (t.tv_sec < 0 || t.tv_nsec < 0 || t.tv_nsec >= 1'000'000'000) return Fail(EINVAL);
+  uint64_t ns = 0;
+  if (__builtin_mul_overflow(static_cast<uint64_t>(t.tv_sec), uint64_t{1'000'000'000}, &ns) ||
+      __builtin_add_overflow(ns, static_cast<uint64_t>(t.tv_nsec), &ns) || ns > INT64_MAX) {
+    return uint64_t{INT64_MAX};
+  }
+  return ns;
+}
+
+timespec ToTimespec(uint64_t ns) {
+  return {static_cast<time_t>(ns / 1'000'000'000), static_cast<long>(ns % 1'000'000'000)};
+}
+
+timeval ToTimeval(uint64_t ns) {
+  return {static_cast<time_t>(ns / 1'000'000'000), static_cast<suseconds_t>(ns / 1000 % 1'000'000)};
+}
+
+sched::Deadline After(Task& task, uint64_t ns) {
+  uint64_t sum = 0;
+  if (__builtin_add_overflow(task.kernel.scheduler.clock().MonotonicNs(), ns, &sum)) return std::nullopt;
+  return sum;
+}
+
+Result<void> InstallTemporaryMask(Task& task, UserPtr<const uint64_t> set, uint64_t size) {
+  if (set.is_null()) return {};
+  if (size != sizeof(uint64_t)) return Fail(EINVAL);
+  const uint64_t mask = TRY(task.mm->CopyIn(set));
+  task.mask_to_restore = task.blocked;
+  task.restore_mask = true;
+  kernel::SetBlocked(task, kernel::SignalSet(mask));
+  return {};
+}
+
+void DropTemporaryMask(Task& task) {
+  if (!task.restore_mask) return;
+  task.restore_mask = false;
+  kernel::SetBlocked(task, task.mask_to_restore);
+}
+
+Result<Fd> InstallFile(Task& task, Ref<vfs::File> file, bool cloexec) {
+  vfs::FdReservation slot = TRY(task.files->Reserve(task.Limit(RLIMIT_NOFILE)));
+  const auto close = cloexec ? vfs::CloseOnExec::kYes : vfs::CloseOnExec::kNo;
+  return Fd{std::move(slot).Commit(std::move(file), close)};
+}
+
+}  // namespace skep::syscalls

@@ -1,0 +1,74 @@
+// What several families of handlers share.
+#pragma once
+
+#include <functional>
+#include <span>
+#include <string>
+#include <sys/epoll.h>
+
+#include "base/result.h"
+#include "sentry/kernel/task.h"
+#include "sentry/sched/fiber.h"
+#include "sentry/syscalls/adapter.h"
+#include "sentry/vfs/walk.h"
+
+namespace skep::syscalls {
+
+// Linux: copy_struct_from_user: a structure that grew over time. Bytes the guest has beyond ours must
+// be zero (E2BIG); bytes it lacks are zero.
+Result<void> CopyInStruct(Task& task, UserPtr<void> from, uint64_t size, std::span<std::byte> to);
+
+// Publishes changed credentials of the calling task.
+void ChangeCredentials(Task& task, const std::function<void(auth::Credentials&)>& change);
+
+// A path argument: at most PATH_MAX bytes. ENOENT for "" is the walk's business.
+Result<std::string> CopyInPath(Task& task, Path path);
+
+// A Walker that starts at `dir` (AT_FDCWD: the cwd). An absolute path ignores dir, as Linux does.
+Result<vfs::Walker> WalkerAt(Task& task, Fd dir, std::string_view path);
+inline vfs::Walker WalkerFor(Task& task) { return vfs::Walker(task, *task.fs); }
+
+// What `dir` and `path` name, for the *at calls. AT_EMPTY_PATH with "" is the descriptor itself.
+Result<vfs::Path> ResolveAt(Task& task, Fd dir, Path path, int32_t at_flags,
+                            vfs::FollowFinal follow);
+
+// timespec -> ns. EINVAL if it is not normalised or negative.
+Result<uint64_t> ToNs(const timespec& t);
+timespec ToTimespec(uint64_t ns);
+timeval ToTimeval(uint64_t ns);
+// A timeout from now; nullopt: for ever.
+sched::Deadline After(Task& task, uint64_t ns);
+
+// The set that sigsuspend, ppoll and friends wait with: installed now, restored after the call (by
+// the run loop, so that a handler runs under it).
+Result<void> InstallTemporaryMask(Task& task, UserPtr<const uint64_t> set, uint64_t size);
+// The call ended otherwise than by a signal: back to the old mask at once.
+void DropTemporaryMask(Task& task);
+
+// Runs `attempt` until it yields anything but EAGAIN, sleeping on the file's wait queue between
+// tries. Interrupted with nothing done: kRestartSys. Deadline passed: EAGAIN. With O_NONBLOCK (or
+// `nonblocking`) EAGAIN goes straight to the guest.
+template <class Attempt>
+auto BlockUntilReady(vfs::File& file, vfs::EventMask events, bool nonblocking, sched::Deadline deadline,
+                     Attempt attempt) -> decltype(attempt()) {
+  auto result = attempt();
+  if (nonblocking || result || result.error().code() != EAGAIN) return result;
+  sched::WaitQueue* queue = file.Waiters();
+  if (queue == nullptr) return result;
+  sched::FiberWaiter waiter(*queue, events | EPOLLERR | EPOLLHUP);
+  for (;;) {
+    (void)file.Poll(events);  // arms what must be armed
+    result = attempt();
+    if (result || result.error().code() != EAGAIN) return result;
+    const auto reason = sched::Suspend(deadline, sched::Sleep::kInterruptible);
+    if (reason == sched::WakeReason::kInterrupted) return Fail(kRestartSys);
+    if (reason == sched::WakeReason::kTimedOut) return attempt();
+  }
+}
+
+// Publishes a new file under the lowest number.
+Result<Fd> InstallFile(Task& task, Ref<vfs::File> file, bool cloexec);
+
+rusage ToRusage(const kernel::Usage& usage);
+
+}  // namespace skep::syscalls
