@@ -18,7 +18,8 @@ import sys
 
 CLANG = "clang++-19"
 WARNINGS = ["-Wall", "-Wextra", "-Wthread-safety", "-Werror", "-Wno-missing-field-initializers",
-            "-Wno-unknown-warning-option", "-Wno-unused-private-field"]
+            "-Wno-unknown-warning-option", "-Wno-unused-private-field",
+            "-Wno-unused-result", "-Wno-deprecated-declarations"]
 
 
 def flags_of(entry):

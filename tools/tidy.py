@@ -16,6 +16,7 @@ import sys
 
 MAX_LINES = 600
 MAX_COLUMNS = 100
+MAX_FUNCTION = 70
 MAX_BYTES = 512 * 1024
 # Files that are tables and may be longer than MAX_LINES, with the reason.
 LONG_FILES = {
@@ -177,6 +178,23 @@ def check_columns(path, lines, report):
     for number, line in enumerate(lines, 1):
         if len(line) > MAX_COLUMNS and "http" not in line and not line.startswith("#include"):
             report.add(path, number, f"{len(line)} columns, at most {MAX_COLUMNS}")
+
+
+def check_functions(path, code, report):
+    """Counts from a line that opens a function to the brace that closes it, at one indentation."""
+    opens = re.compile(r"^( {0,4})(?!if\b|for\b|while\b|switch\b|else\b|do\b|namespace\b|class\b|"
+                       r"struct\b|enum\b|union\b|extern\b|return\b|[}#])\S.*\).*\{$")
+    start, indent = 0, ""
+    for number, line in enumerate(code, 1):
+        if start == 0:
+            match = opens.match(line)
+            if match:
+                start, indent = number, match.group(1)
+        elif re.match(indent + r"\}", line):
+            if number - start + 1 > MAX_FUNCTION:
+                report.add(path, start, f"a function of {number - start + 1} lines, at most "
+                                        f"{MAX_FUNCTION}: split it")
+            start = 0
 
 
 def check_whitespace(path, lines, report):
@@ -363,6 +381,7 @@ def check_file(path, root, layers, words, report):
     if path.endswith(CPP):
         code = strip_cpp(text)
         check_layers(path, lines, layers, report)
+        check_functions(path, code, report)
         check_try(path, code, report)
         check_bans(path, lines, code, report)
         if path.endswith(".h"):

@@ -84,6 +84,13 @@ class Sizes(TidyTest):
         self.accepts("base/a.cc", "// " + "\u00b5" * 97 + "\n")
         self.rejects("base/a.cc", "// " + "x" * 98 + "\n", "columns")
 
+    def test_functions(self):
+        for indent in ("", "  "):
+            body = f"{indent}  if (x) {{\n{indent}  }}\n" + f"{indent}  f();\n" * 66
+            self.accepts("base/a.cc", f"{indent}int a() {{\n{body}{indent}}}\n")
+            self.rejects("base/a.cc", f"{indent}int a() const {{\n{body}{indent}  g();\n{indent}}}\n",
+                         "function")
+
     def test_white_space(self):
         self.rejects("base/a.cc", "int a(); \n", "white space")
         self.rejects("base/a.cc", "\tint a();\n", "tab")
