@@ -98,6 +98,9 @@ void Epoll::Detach(Item& item) {
   item.file->Waiters()->Remove(item);
 }
 
+Epoll::Epoll(vfs::Path path, EpollNesting& nesting)
+    : File(std::move(path), O_RDWR), nesting_(nesting) {}
+
 Epoll::~Epoll() {
   for (auto& [key, item] : items_) Detach(*item);
 }

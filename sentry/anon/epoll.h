@@ -31,7 +31,7 @@ class EpollNesting {
 
 class Epoll final : public vfs::File {
  public:
-  Epoll(vfs::Path path, EpollNesting& nesting) : File(std::move(path), O_RDWR), nesting_(nesting) {}
+  Epoll(vfs::Path path, EpollNesting& nesting);
   ~Epoll() override;
 
   // EPOLL_CTL_*. Both descriptors have been looked up. Errors in Linux's order: EPERM, EINVAL, ELOOP,

@@ -265,7 +265,7 @@ void ReleaseFiles(Task& task) {
 void ExitTask(Task& task) {
   Kernel& kernel = task.kernel;
   const Ref<ThreadGroup> group = task.group;
-  if (kernel.hooks.task_exited != nullptr) kernel.hooks.task_exited(task);
+  if (kernel.strace) kernel.strace->Exited(task);
   LeaveFutexes(task);
   bool last;
   {

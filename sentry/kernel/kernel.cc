@@ -6,6 +6,7 @@
 #include "base/host_call.h"
 #include "base/limits.h"
 #include "sentry/kernel/posix_timer.h"
+#include "sentry/kernel/signal_source.h"
 #include "sentry/kernel/signals.h"
 #include "sentry/kernel/vdso_clock.h"
 
@@ -14,7 +15,9 @@ namespace skep::kernel {
 Kernel::Kernel(const KernelConfig& config_in)
     : config(config_in),
       scheduler(config_in.workers),
+      signal_source(std::make_unique<KernelSignalSource>()),
       boot_realtime_ns(host::RealtimeNs()),
+      boot_monotonic_ns(scheduler.clock().MonotonicNs()),
       hostname(config_in.hostname) {}
 
 Kernel::~Kernel() = default;

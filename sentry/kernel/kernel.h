@@ -33,10 +33,16 @@ struct Hooks {
   // Executes a system call; kernel/run_loop.cc deals with the result.
   Result<uint64_t> (*syscall)(Task& task, uint64_t number, const std::array<uint64_t, 6>& args,
                               bool compat) = nullptr;
-  void (*task_exited)(Task& task) = nullptr;   // strace
   // A session's leader is gone: its terminal is let go; the foreground group to hang up, or 0.
   int (*session_ended)(Kernel& kernel, int sid) = nullptr;
-  void (*signal_delivered)(Task& task, const siginfo_t& info) = nullptr;  // strace
+};
+
+// Who is told what guests do (--strace); syscalls/strace.h.
+class StraceSink {
+ public:
+  virtual ~StraceSink() = default;
+  virtual void Signal(Task& task, const siginfo_t& info) = 0;
+  virtual void Exited(Task& task) = 0;
 };
 
 // What vDSO and the syscalls read time from; kernel/vdso_clock.h.
@@ -55,10 +61,11 @@ class Kernel {
   ipc::FutexTable futexes;
   Ref<vfs::MountNamespace> mounts;
   std::unique_ptr<VdsoClock> vdso_clock;
+  std::unique_ptr<KernelSignalSource> signal_source;  // signalfd reads from it
+  std::unique_ptr<StraceSink> strace;  // null: off
   uint64_t boot_realtime_ns = 0, boot_monotonic_ns = 0;
   Ref<vfs::AnonFs> anon_fs;  // pipes, sockets, eventfds, ...
   anon::EpollNesting epoll_nesting;
-  std::unique_ptr<KernelSignalSource> signal_source;  // signalfd reads from it
   std::atomic<uint64_t> context_switches{0}, forks{0}, syscalls{0};
 
   // Linux's tasklist_lock and siglock in one.

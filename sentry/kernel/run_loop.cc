@@ -215,7 +215,7 @@ bool Task::TakeSignal() {
   }
   took_signal_ = true;
   const int signo = item->info.si_signo;
-  if (kernel.hooks.signal_delivered != nullptr) kernel.hooks.signal_delivered(*this, item->info);
+  if (kernel.strace) kernel.strace->Signal(*this, item->info);
   if (action.handler == kSigIgn) return true;
   if (action.handler != 0) return RunHandler(*item, action);
   switch (DefaultActionOf(signo)) {

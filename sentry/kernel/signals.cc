@@ -4,6 +4,7 @@
 #include <linux/capability.h>
 
 #include "sentry/kernel/posix_timer.h"
+#include "sentry/kernel/signal_source.h"
 
 namespace skep::kernel {
 namespace {
@@ -93,6 +94,7 @@ Result<void> SendToTask(Task& task, const siginfo_t& info) {
   PrepareSignal(group, signo);
   if (IsIgnored(task, signo, false)) return {};
   if (task.pending.Add(info, QueueLimit(group)) == PendingSignals::Added::kFull) return Fail(EAGAIN);
+  task.kernel.signal_source->Arrivals().Wake(EPOLLIN, 1 << 30);
   if (Wants(task, signo)) Complete(group, &task, signo);
   return {};
 }
@@ -113,6 +115,7 @@ Result<void> SendToGroup(ThreadGroup& group, const siginfo_t& info, Ref<PosixTim
   if (group.pending.Add(info, QueueLimit(group), std::move(timer)) == PendingSignals::Added::kFull) {
     return Fail(EAGAIN);
   }
+  group.kernel.signal_source->Arrivals().Wake(EPOLLIN, 1 << 30);
   Complete(group, chosen, signo);
   return {};
 }

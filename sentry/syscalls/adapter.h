@@ -96,6 +96,8 @@ uint64_t ToRegister(T value) {
   return static_cast<uint64_t>(static_cast<int64_t>(value));
 }
 
+inline uint64_t ToRegister(Fd fd) { return static_cast<uint64_t>(static_cast<int64_t>(fd.value)); }
+
 template <auto kHandler>
 struct Adapter;
 template <class R, class... Args, Result<R> (*kHandler)(Task&, Args...)>
