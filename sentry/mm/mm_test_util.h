@@ -1,0 +1,271 @@
+// For mm/'s unit tests: an engine whose address spaces are page tables in this process, and guests
+// whose loads and stores are function calls.
+#pragma once
+
+#include <cstring>
+#include <gtest/gtest.h>
+#include <map>
+#include <memory>
+#include <optional>
+#include <sys/mman.h>
+#include <unistd.h>
+#include <utility>
+#include <vector>
+
+#include "base/check.h"
+#include "base/host_call.h"
+#include "sentry/mm/file_pages.h"
+#include "sentry/mm/memory_manager.h"
+
+namespace skep::mm {
+
+// What the host has mapped, page by page.
+class TestSpace final : public platform::AddressSpace {
+ public:
+  struct Page {
+    platform::HostFileId file;
+    uint64_t offset;
+    int prot;
+  };
+  explicit TestSpace(platform::Engine& engine) : engine_(engine) {}
+
+  Applied Apply(std::span<const platform::MapOp> ops) override {
+    ++applies;
+    for (size_t i = 0; i < ops.size(); ++i) {
+      if (fail_after && (*fail_after)-- == 0) {
+        fail_after.reset();
+        return {i, fail_error};
+      }
+      const platform::MapOp& op = ops[i];
+      ++op_count;
+      EXPECT_TRUE(IsPageAligned(op.start) && IsPageAligned(op.size) && op.size > 0);
+      EXPECT_LE(op.start + op.size, kGuestAddressEnd);
+      Do(op);
+    }
+    return {ops.size(), 0};
+  }
+  Result<void> Reset() override {
+    pages.clear();
+    return {};
+  }
+  void Kill() override { killed = true; }
+  platform::Engine& engine() override { return engine_; }
+
+  // Regions by start; kept disjoint.
+  struct Region {
+    uint64_t end;
+    Page first;
+  };
+  std::map<uint64_t, Region> pages;
+  int applies = 0;
+  int op_count = 0;
+  bool killed = false;
+  std::optional<int> fail_after;
+  int fail_error = ENOMEM;
+
+  std::optional<Page> At(uint64_t address) const {
+    auto it = pages.upper_bound(address);
+    if (it == pages.begin()) return std::nullopt;
+    --it;
+    if (it->second.end <= address) return std::nullopt;
+    Page page = it->second.first;
+    page.offset += PageFloor(address) - it->first;
+    return page;
+  }
+
+ private:
+  void Split(uint64_t at) {
+    auto it = pages.upper_bound(at);
+    if (it == pages.begin()) return;
+    --it;
+    if (it->first == at || it->second.end <= at) return;
+    Region upper = it->second;
+    upper.first.offset += at - it->first;
+    it->second.end = at;
+    pages.emplace(at, upper);
+  }
+  void Do(const platform::MapOp& op) {
+    const uint64_t end = op.start + op.size;
+    Split(op.start);
+    Split(end);
+    auto it = pages.lower_bound(op.start);
+    if (op.kind == platform::MapOp::Kind::kProtect) {
+      uint64_t covered = op.start;
+      for (; it != pages.end() && it->first < end; ++it) {
+        EXPECT_EQ(it->first, covered) << "mprotect of a hole";
+        covered = it->second.end;
+        it->second.first.prot = op.prot;
+      }
+      EXPECT_EQ(covered, end) << "mprotect of a hole";
+      return;
+    }
+    while (it != pages.end() && it->first < end) it = pages.erase(it);
+    if (op.kind == platform::MapOp::Kind::kMap) {
+      pages.emplace(op.start, Region{end, {op.file, op.offset, op.prot}});
+    }
+  }
+  platform::Engine& engine_;
+};
+
+class TestEngine final : public platform::Engine {
+ public:
+  Result<std::unique_ptr<platform::AddressSpace>> NewAddressSpace() override {
+    return std::make_unique<TestSpace>(*this);
+  }
+  Result<std::unique_ptr<platform::Context>> NewContext(platform::AddressSpace&,
+                                                        const platform::Registers&,
+                                                        std::span<const std::byte>) override {
+    return Fail(ENOTSUP);
+  }
+  platform::Event Wait(platform::Deadline, platform::HostPoller&) override {
+    return platform::Woken{};
+  }
+  void Kick() override {}
+  void Forget(platform::HostFileId) override {}
+  const char* name() const override { return "test"; }
+  size_t xsave_size() const override { return 0; }
+};
+
+inline TestSpace& SpaceOf(const MemoryManager& mm) {
+  return *static_cast<TestSpace*>(arena::HostTable::Get().Get(mm.space()));
+}
+
+// A donated host file: here a memfd.
+class HostFile final : public Mappable {
+ public:
+  explicit HostFile(uint64_t size) : size_(size) {
+    OwnedFd fd = host::MemfdCreate("test", MFD_CLOEXEC).value();
+    EXPECT_TRUE(host::Truncate(fd.get(), size));
+    fd_ = arena::HostTable::Get().Add(std::move(fd));
+  }
+  ~HostFile() override {
+    EXPECT_EQ(mappings, 0);
+    const OwnedFd fd = arena::HostTable::Get().Remove(fd_);
+  }
+  int fd() const { return arena::HostTable::Get().Get(fd_); }
+  void Put(uint64_t offset, uint64_t value) {
+    EXPECT_TRUE(host::PWrite(fd(), std::as_bytes(std::span(&value, 1)), offset));
+  }
+  uint64_t Get(uint64_t offset) {
+    uint64_t value = 0;
+    EXPECT_TRUE(host::PRead(fd(), std::as_writable_bytes(std::span(&value, 1)), offset));
+    return value;
+  }
+  void SetSize(uint64_t size) {
+    size_ = size;
+    EXPECT_TRUE(host::Truncate(fd(), size));
+  }
+  Result<Piece> Translate(Range range, bool) override {
+    ++translates;
+    if (range.start >= PageCeil(size_)) return Fail(ENXIO);
+    const uint64_t end = std::min(range.end, PageCeil(size_));
+    return Piece{arena::HostTable::FileIdOf(fd_), range.start, end - range.start, {}};
+  }
+  void AddMapping(MemoryManager&, Range, uint64_t) override { ++mappings; }
+  void RemoveMapping(MemoryManager&, Range, uint64_t) override { --mappings; }
+  MappableName NameForMaps() override { return {8, 1, 1234, "/lib/test.so"}; }
+
+  int mappings = 0;
+  int translates = 0;
+
+ private:
+  uint64_t size_;
+  arena::HostFd fd_;
+};
+
+// What a guest's access ended in: 0, or the signal (code in `code`).
+struct AccessEnd {
+  int signo = 0;
+  int code = 0;
+  int faults = 0;
+};
+
+// One load or store of a word by a guest of `mm`, which must be active. `sure`: the engine says
+// whether it was a write.
+inline AccessEnd Access(MemoryManager& mm, uint64_t address, uint64_t& value, bool write,
+                        bool sure = true, const MemoryLimits& limits = {}) {
+  AccessEnd end;
+  for (; end.faults < 200; ++end.faults) {
+    const auto page = SpaceOf(mm).At(address);
+    const int need = write ? PROT_WRITE : PROT_READ | PROT_WRITE | PROT_EXEC;
+    if (page && (page->prot & need) != 0) {
+      const int fd = arena::HostTable::Get().DescriptorOf(page->file).value();
+      const uint64_t offset = page->offset + (address & (kPageSize - 1));
+      const auto size = static_cast<uint64_t>(host::Stat(fd)->st_size);
+      if (page->offset < PageCeil(size)) {
+        if (write) {
+          EXPECT_TRUE(host::PWrite(fd, std::as_bytes(std::span(&value, 1)), offset));
+        } else {
+          value = 0;
+          EXPECT_TRUE(host::PRead(fd, std::as_writable_bytes(std::span(&value, 1)), offset));
+        }
+        return end;
+      }
+    }
+    const FaultResult r = mm.HandleFault(
+        address, {.write = sure ? write : -1, .exec = sure ? 0 : -1, .protection = page.has_value()},
+        limits);
+    if (r.outcome == FaultOutcome::kRetry) continue;
+    end.signo = r.outcome == FaultOutcome::kKilled ? SIGKILL : r.signo;
+    end.code = r.code;
+    return end;
+  }
+  ADD_FAILURE() << "a fault that repeats";
+  return end;
+}
+
+class MmTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    auto made = MemoryFile::Make();
+    ASSERT_TRUE(made) << made.error().message;
+    memory = std::move(*made);
+  }
+  void TearDown() override {
+    spaces.clear();
+    EXPECT_EQ(memory->UsedBytes(), 0u) << "pages leaked";
+  }
+  Ref<MemoryManager> NewSpace() {
+    Ref<MemoryManager> mm = MemoryManager::Make(*memory);
+    EXPECT_TRUE(mm->Activate(engine));
+    return mm;
+  }
+  uint64_t Map(MemoryManager& mm, uint64_t size, int prot = PROT_READ | PROT_WRITE,
+               int flags = MAP_PRIVATE | MAP_ANONYMOUS, uint64_t address = 0,
+               Ref<Mappable> file = {}, uint64_t offset = 0) {
+    const Result<uint64_t> at =
+        mm.Mmap({.address = address, .size = size, .prot = prot, .flags = flags,
+                 .file = std::move(file), .offset = offset},
+                limits);
+    EXPECT_TRUE(at) << at.error().code();
+    return at.value_or(0);
+  }
+  int MapError(MemoryManager& mm, const MmapRequest& request) {
+    const Result<uint64_t> at = mm.Mmap(request, limits);
+    return at ? 0 : at.error().code();
+  }
+  static uint64_t Load(MemoryManager& mm, uint64_t address) {
+    uint64_t value = 0;
+    EXPECT_EQ(Access(mm, address, value, false).signo, 0) << std::hex << address;
+    return value;
+  }
+  static void Store(MemoryManager& mm, uint64_t address, uint64_t value) {
+    EXPECT_EQ(Access(mm, address, value, true).signo, 0) << std::hex << address;
+  }
+  static AccessEnd Try(MemoryManager& mm, uint64_t address, bool write, bool sure = true) {
+    uint64_t value = 0x5a5a;
+    return Access(mm, address, value, write, sure);
+  }
+  static int Code(const Result<void>& result) { return result ? 0 : result.error().code(); }
+  template <class T>
+  static int Code(const Result<T>& result) {
+    return result ? 0 : result.error().code();
+  }
+
+  std::unique_ptr<MemoryFile> memory;
+  TestEngine engine;
+  MemoryLimits limits;
+  std::vector<Ref<MemoryManager>> spaces;
+};
+
+}  // namespace skep::mm
