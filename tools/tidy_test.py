@@ -88,7 +88,8 @@ class Sizes(TidyTest):
         for indent in ("", "  "):
             body = f"{indent}  if (x) {{\n{indent}  }}\n" + f"{indent}  f();\n" * 66
             self.accepts("base/a.cc", f"{indent}int a() {{\n{body}{indent}}}\n")
-            self.rejects("base/a.cc", f"{indent}int a() const {{\n{body}{indent}  g();\n{indent}}}\n",
+            longer = f"{body}{indent}  g();\n"
+            self.rejects("base/a.cc", f"{indent}int a() const {{\n{longer}{indent}}}\n",
                          "function")
 
     def test_white_space(self):
