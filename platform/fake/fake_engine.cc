@@ -1,11 +1,11 @@
 #include "platform/fake/fake_engine.h"
 
-#include <algorithm>
-#include <array>
-#include <cerrno>
 #include <poll.h>
 #include <sys/eventfd.h>
 #include <sys/syscall.h>
+#include <algorithm>
+#include <array>
+#include <cerrno>
 
 #include "base/check.h"
 #include "base/host_call.h"

@@ -2,8 +2,8 @@
 // and address spaces record what was mapped.
 //
 // A context's script runs on the worker's thread inside Wait, each time the context was resumed; it
-// sees what the sentry answered in guest(). Interrupt, Deliver, Kill and Kick may be called from any
-// thread.
+// sees what the sentry answered in guest(). Interrupt, Deliver, Kill and Kick may be called from
+// any thread.
 #pragma once
 
 #include <atomic>
@@ -157,9 +157,9 @@ class FakeContext final : public Context {
   FakeContext* next_ = nullptr;
   Script script_;
   Stop stop_ = Interrupted{};
-  State state_ = State::kStopped;     // guarded by the engine's mutex
-  bool interrupt_ = false;            // the same
-  std::optional<Stop> delivered_;     // the same
+  State state_ = State::kStopped;  // guarded by the engine's mutex
+  bool interrupt_ = false;         // the same
+  std::optional<Stop> delivered_;  // the same
   bool loaded_ = true;
   uint64_t resumes_ = 0;
   Registers registers_;

@@ -41,10 +41,9 @@ TEST(FakeEngine, RecordsMappings) {
   FakeEngine engine;
   auto space = *engine.NewAddressSpace();
   auto& fake = static_cast<FakeSpace&>(*space);
-  const MapOp ops[] = {
-      {MapOp::Kind::kMap, 3, false, 0x10000, 0x4000, HostFileId{1}, 0x1000},
-      {MapOp::Kind::kProtect, 1, false, 0x11000, 0x1000, {}, 0},
-      {MapOp::Kind::kUnmap, 0, false, 0x13000, 0x1000, {}, 0}};
+  const MapOp ops[] = {{MapOp::Kind::kMap, 3, false, 0x10000, 0x4000, HostFileId{1}, 0x1000},
+                       {MapOp::Kind::kProtect, 1, false, 0x11000, 0x1000, {}, 0},
+                       {MapOp::Kind::kUnmap, 0, false, 0x13000, 0x1000, {}, 0}};
   EXPECT_EQ(space->Apply(ops).done, 3u);
   EXPECT_EQ(fake.Find(0x10fff)->prot, 3);
   EXPECT_EQ(*fake.Find(0x11000), (FakeSpace::Mapping{0x1000, 1, HostFileId{1}, 0x2000}));

@@ -1,7 +1,7 @@
 #include "platform/ptrace/address_space.h"
 
-#include <csignal>
 #include <sys/syscall.h>
+#include <csignal>
 
 #include "base/host_call.h"
 #include "platform/ptrace/engine.h"

@@ -1,10 +1,10 @@
-// A stub process: the guest address space is its page tables. Its first thread is the manager, which
-// is stopped except while it runs a batch.
+// A stub process: the guest address space is its page tables. Its first thread is the manager,
+// which is stopped except while it runs a batch.
 #pragma once
 
+#include <sys/types.h>
 #include <atomic>
 #include <cstdint>
-#include <sys/types.h>
 
 #include "platform/platform.h"
 

@@ -1,13 +1,13 @@
 // ptrace(2) and its wait4(2) as the engine uses them. Each must run on the tracer's thread.
 #pragma once
 
-#include <cstddef>
-#include <cstdint>
 #include <signal.h>
-#include <span>
 #include <sys/ptrace.h>
 #include <sys/types.h>
 #include <sys/user.h>
+#include <cstddef>
+#include <cstdint>
+#include <span>
 
 #include "base/result.h"
 

@@ -1,10 +1,10 @@
 #include "platform/ptrace/context.h"
 
+#include <linux/audit.h>
+#include <sys/syscall.h>
 #include <algorithm>
 #include <csignal>
 #include <cstring>
-#include <linux/audit.h>
-#include <sys/syscall.h>
 
 #include "base/check.h"
 #include "base/host_call.h"
@@ -207,6 +207,7 @@ void PtraceContext::Resume() {
     engine_.PushReady(*this);
     return;
   }
+  engine_.pinning().Ran(pinning, tid_);
   // If it was killed, its exit status says so later.
   (void)Emulate(tid_);
 }
@@ -224,6 +225,7 @@ Result<void> PtraceContext::MoveTo(Engine& engine) {
 }
 
 void PtraceContext::Stopped(Stop stop) {
+  engine_.pinning().Stopped(pinning);
   stop_ = stop;
   loaded_ = xsave_loaded_ = xsave_touched_ = return_set_ = host_registers_known_ = false;
   if (!engine_.poisons()) return;
@@ -281,8 +283,8 @@ bool PtraceContext::OnSignal(int signo) {
   if (!info) return false;
   if (info->si_code <= 0) return RunOn();  // somebody's kill(2)
   if (signo == SIGSYS) {
-    // A call in the vsyscall page: the host emulates it, SYSEMU does not see it, the filter does. The
-    // host has made the guest return from it; only its result is missing.
+    // A call in the vsyscall page: the host emulates it, SYSEMU does not see it, the filter does.
+    // The host has made the guest return from it; only its result is missing.
     Result<user_regs_struct> host = GetRegisters(tid_);
     if (!host) return false;
     state_.fetch_and(~uint32_t{kRunning});

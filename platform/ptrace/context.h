@@ -1,12 +1,13 @@
 // A guest thread: a host thread of its stub that runs under PTRACE_SYSEMU only.
 #pragma once
 
+#include <sys/types.h>
 #include <atomic>
 #include <cstdint>
-#include <sys/types.h>
 #include <vector>
 
 #include "platform/platform.h"
+#include "platform/ptrace/pinning.h"
 
 namespace skep::platform::ptrace {
 
@@ -37,6 +38,7 @@ class PtraceContext final : public Context {
 
   PtraceContext* next_ready = nullptr;
   bool is_ready = false;
+  Pinning::Link pinning;
 
  private:
   enum State : uint32_t { kRunning = 1, kInterrupt = 2 };

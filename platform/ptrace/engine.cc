@@ -1,10 +1,10 @@
 #include "platform/ptrace/engine.h"
 
-#include <csignal>
-#include <cstring>
 #include <fmt/format.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
+#include <csignal>
+#include <cstring>
 
 #include "base/check.h"
 #include "base/host_call.h"
@@ -147,16 +147,16 @@ void PtraceEngine::HandleStatus(pid_t tid, int status) {
     if (context->OnHostStop(status)) PushReady(*context);
   } else if (status >> 16 == kEventStop) {
     new_tracee_ = tid;
-  } else if (found != tracees_.end()) {
-    // On its way to exit, or a manager outside a batch: no signal is for them.
-    (void)Continue(tid);
+  } else if (found != tracees_.end() && found->second.is_ending) {
+    (void)Continue(tid);  // on its way to exit: no signal is for it
   }
 }
 
 // False: nothing changed (or, if it may block: a reason to wake up, or there are no children).
 bool PtraceEngine::ReapOne(bool block) {
   int status = 0;
-  const Result<pid_t> tid = host::WaitPid(-1, &status, __WALL | __WNOTHREAD | (block ? 0 : WNOHANG));
+  const Result<pid_t> tid =
+      host::WaitPid(-1, &status, __WALL | __WNOTHREAD | (block ? 0 : WNOHANG));
   if (!tid || *tid == 0) return false;
   HandleStatus(*tid, status);
   return true;
@@ -178,6 +178,12 @@ void PtraceEngine::CloseForgotten() {
 
 bool PtraceEngine::IsDue(Deadline deadline) { return deadline && host::MonotonicNs() >= *deadline; }
 
+void PtraceEngine::SetTimer(Deadline deadline) {
+  const std::optional<uint64_t> tick = pinning_.NextTick(host::MonotonicNs);
+  if (tick && (!deadline || *tick < *deadline)) deadline = tick;
+  if (deadline) waker_.SetTimer(*deadline);
+}
+
 Event PtraceEngine::Wait(Deadline deadline, HostPoller& poller) {
   CHECK(pthread_self() == worker_);
   for (;;) {
@@ -185,7 +191,10 @@ Event PtraceEngine::Wait(Deadline deadline, HostPoller& poller) {
     if (reasons != 0) {
       requests_.Serve();
       if (waker_.Take(kForget) != 0) CloseForgotten();
-      if (waker_.Take(kTimer) != 0) waker_.TimerFired();
+      if (waker_.Take(kTimer) != 0) {
+        waker_.TimerFired();
+        pinning_.Tick(host::MonotonicNs());
+      }
       waker_.Take(kAnswer);
       reasons = waker_.reasons() & (kKicked | kPolled);
     }
@@ -203,7 +212,7 @@ Event PtraceEngine::Wait(Deadline deadline, HostPoller& poller) {
       waker_.Take(kKicked | kPolled);
       return Woken{};
     }
-    if (deadline) waker_.SetTimer(*deadline);
+    SetTimer(deadline);
     if (poller.watching()) poll_thread_.Arm(poller.epoll_fd());
     int status = 0;
     const Result<pid_t> tid = waker_.WaitForChild(&status);

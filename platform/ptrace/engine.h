@@ -6,14 +6,15 @@
 // ask for goes through a RequestQueue.
 #pragma once
 
+#include <pthread.h>
 #include <cstdint>
 #include <memory>
-#include <pthread.h>
 #include <unordered_map>
 
 #include "base/owned_fd.h"
 #include "platform/platform.h"
 #include "platform/ptrace/file_table.h"
+#include "platform/ptrace/pinning.h"
 #include "platform/ptrace/poll_thread.h"
 #include "platform/ptrace/requests.h"
 #include "platform/ptrace/template.h"
@@ -46,12 +47,14 @@ class PtraceEngine final : public Engine {
   // Wait reports once more that it died.
   void AnnounceAgain(PtraceSpace& space);
   bool poisons() const { return options_.poison_unloaded; }
+  Pinning& pinning() { return pinning_; }
 
  private:
-  // A thread that we trace. Neither: the template, or one whose owner is gone and that is to end.
+  // A thread that we trace.
   struct Tracee {
     PtraceContext* context = nullptr;
     PtraceSpace* space = nullptr;  // it is this space's manager
+    bool is_ending = false;        // its owner is gone
   };
   struct BatchResult {
     size_t done = 0;
@@ -59,7 +62,7 @@ class PtraceEngine final : public Engine {
     uint64_t result = 0;  // of the last call that was done
   };
 
-  explicit PtraceEngine(const EngineOptions& options) : options_(options) {}
+  explicit PtraceEngine(const EngineOptions& options) : options_(options), pinning_(options.cpu) {}
   HostResult<void> Start();
 
   // Runs `work` on the worker's thread, now if this is it.
@@ -73,6 +76,7 @@ class PtraceEngine final : public Engine {
   void HandleStatus(pid_t tid, int status);
   void HandleExit(pid_t tid, int status);
   bool IsDue(Deadline deadline);
+  void SetTimer(Deadline deadline);
   void CloseForgotten();
 
   // Stubs (stubs.cc).
@@ -93,6 +97,7 @@ class PtraceEngine final : public Engine {
   pthread_t worker_ = {};
   size_t xsave_size_ = 0;
 
+  Pinning pinning_;
   Waker waker_;
   RequestQueue requests_{waker_};
   PollThread poll_thread_{waker_};
@@ -104,7 +109,7 @@ class PtraceEngine final : public Engine {
 
   std::unordered_map<pid_t, Tracee> tracees_;
   size_t contexts_ = 0, spaces_ = 0;
-  pid_t new_tracee_ = 0;  // the last thread that came to its first stop
+  pid_t new_tracee_ = 0;   // the last thread that came to its first stop
   pid_t lost_tracee_ = 0;  // the last unknown thread that ended
 
   PtraceContext* ready_ = nullptr;  // stopped, not reported yet; oldest first

@@ -1,13 +1,14 @@
 // Address spaces, waits, wake-ups and ends.
-#include <csignal>
 #include <dirent.h>
 #include <fcntl.h>
 #include <poll.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
-#include <thread>
 #include <unistd.h>
+#include <csignal>
+#include <thread>
 
+#include "platform/ptrace/context.h"
 #include "platform/ptrace/test_guest.h"
 #include "platform/stub/stub.h"
 
@@ -100,8 +101,9 @@ TEST(PtraceSpace, OnlyGuestAddressesAreMapped) {
   auto space = world.NewSpace();
   const HostFileId file = world.files.NewMemory(kPageSize);
   for (const MapOp& op :
-       {Map(kGuestAddressEnd, kPageSize, file), Map(kGuestAddressEnd - kPageSize, 2 * kPageSize, file),
-        Map(kStubCode, kPageSize, file), Map(~uint64_t{kPageSize - 1}, kPageSize, file),
+       {Map(kGuestAddressEnd, kPageSize, file),
+        Map(kGuestAddressEnd - kPageSize, 2 * kPageSize, file), Map(kStubCode, kPageSize, file),
+        Map(~uint64_t{kPageSize - 1}, kPageSize, file),
         Map(kPageSize, ~uint64_t{kPageSize - 1}, file), Map(0x10001, kPageSize, file),
         Map(0x10000, 1, file), Map(0x10000, 0, file), Map(0x10000, kPageSize, file, 1)}) {
     EXPECT_EQ(space->Apply({&op, 1}).error, EINVAL) << std::hex << op.start << " " << op.size;
@@ -301,6 +303,64 @@ TEST(PtraceWait, WakeUpsAreNotStarved) {
   }
 }
 
+TEST(PtraceWait, LetsAComputingGuestGo) {
+  cpu_set_t old;
+  sched_getaffinity(0, sizeof(old), &old);
+  if (CPU_COUNT(&old) < 2) GTEST_SKIP() << "one CPU";
+  World world({.cpu = 0});
+  auto space = world.NewSpace(kSpin);
+  auto guest = world.NewGuest(*space);
+  const pid_t tid = static_cast<PtraceContext&>(*guest).tid();
+  const auto cpus = [&] {
+    cpu_set_t set;
+    sched_getaffinity(tid, sizeof(set), &set);
+    return CPU_COUNT(&set);
+  };
+  guest->Resume();
+  EXPECT_EQ(cpus(), 1);
+  (void)world.Wait(host::MonotonicNs() + 20 * kMs);
+  EXPECT_EQ(cpus(), CPU_COUNT(&old));
+  guest->Interrupt();
+  (void)world.NextStop(*guest);
+  EXPECT_EQ(cpus(), 1);
+}
+
+TEST(PtraceEngine, NothingOutlivesTheSentry) {
+  auto pipe = *host::MakePipe(O_CLOEXEC);
+  const pid_t sentry = fork();
+  if (sentry == 0) {
+    World world;
+    auto space = world.NewSpace(kSpin);
+    auto guest = world.NewGuest(*space);
+    guest->Resume();
+    (void)host::Write(pipe.writer.get(), std::as_bytes(std::span("x", 1)));
+    for (;;) (void)world.Wait();
+  }
+  pipe.writer.Reset();
+  char byte;
+  ASSERT_TRUE(host::Read(pipe.reader.get(), std::as_writable_bytes(std::span(&byte, 1))));
+  const std::string path = "/proc/" + std::to_string(sentry) + "/task/" + std::to_string(sentry);
+  std::string stubs = *host::ReadWholeFile((path + "/children").c_str(), 1 << 16);
+  kill(sentry, SIGKILL);
+  int status;
+  waitpid(sentry, &status, 0);
+  int count = 0;
+  for (const char* at = stubs.c_str(); *at != 0; ++count) {
+    char* end;
+    const auto stub = static_cast<pid_t>(strtol(at, &end, 10));
+    at = *end == ' ' ? end + 1 : end;
+    // Gone, or a zombie of whoever reaps orphans here.
+    for (int i = 0; i < 2000; ++i) {
+      const auto stat =
+          host::ReadWholeFile(("/proc/" + std::to_string(stub) + "/stat").c_str(), 4096);
+      if (!stat || stat->find(") Z ") != std::string::npos) break;
+      ASSERT_LT(i, 1999) << stub << " is still there";
+      usleep(1000);
+    }
+  }
+  EXPECT_EQ(count, 2);
+}
+
 TEST(PtraceWait, SleepsWithoutGuests) {
   World world;
   timespec before, after;
@@ -411,9 +471,8 @@ TEST(PtraceTwoEngines, AskEachOther) {
     sides[own].space = space.get();
     while (other.space == nullptr) sched_yield();
     for (int i = 0; i < kRounds; ++i) {
-      const MapOp ops[] = {
-          {MapOp::Kind::kUnmap, 0, false, 0x10'0000, kPageSize, {}, 0},
-          {MapOp::Kind::kUnmap, 0, false, 0x20'0000, kPageSize, {}, 0}};
+      const MapOp ops[] = {{MapOp::Kind::kUnmap, 0, false, 0x10'0000, kPageSize, {}, 0},
+                           {MapOp::Kind::kUnmap, 0, false, 0x20'0000, kPageSize, {}, 0}};
       const auto applied = other.space.load()->Apply(ops);
       ASSERT_EQ(applied.done, 2u);
       if (i % 8 == 0) (void)world.Next(*guest);

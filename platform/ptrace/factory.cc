@@ -66,6 +66,7 @@ std::vector<HostSyscall> HostSyscalls() {
       {SYS_timer_settime, "the deadline of a wait"},
       {SYS_timer_delete, "an engine's end"},
       {SYS_rt_sigreturn, "the handler of a kick"},
+      {SYS_sched_setaffinity, "lets a computing guest go, and pins it again"},
       {SYS_sendmsg, "a mapped file's descriptor to the stubs"},
       {SYS_poll, "watched host descriptors"},
       {SYS_write, "ends the poll thread"},

@@ -1,5 +1,5 @@
-// Which descriptor of the stubs' table stands for a HostFileId. The worker adds; any thread forgets,
-// without waiting for the worker, which closes what was forgotten later.
+// Which descriptor of the stubs' table stands for a HostFileId. The worker adds; any thread
+// forgets, without waiting for the worker, which closes what was forgotten later.
 #pragma once
 
 #include <atomic>

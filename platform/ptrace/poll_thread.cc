@@ -1,11 +1,11 @@
 #include "platform/ptrace/poll_thread.h"
 
-#include <array>
-#include <csignal>
 #include <linux/futex.h>
 #include <poll.h>
 #include <sys/eventfd.h>
 #include <sys/syscall.h>
+#include <array>
+#include <csignal>
 
 #include "base/host_call.h"
 
@@ -70,8 +70,7 @@ void PollThread::Run() {
       Futex(state_, FUTEX_WAIT_PRIVATE, kIdle);
       continue;
     }
-    std::array<pollfd, 2> fds = {
-        {{epoll_fd_.load(), POLLIN, 0}, {quit_.get(), POLLIN, 0}}};
+    std::array<pollfd, 2> fds = {{{epoll_fd_.load(), POLLIN, 0}, {quit_.get(), POLLIN, 0}}};
     (void)host::Poll(fds, -1);
     if (fds[1].revents != 0) return;
     if (fds[0].revents == 0) continue;

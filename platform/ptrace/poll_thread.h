@@ -2,9 +2,9 @@
 // sleeps in wait4 and cannot poll. It sleeps unless it was armed.
 #pragma once
 
+#include <pthread.h>
 #include <atomic>
 #include <cstdint>
-#include <pthread.h>
 
 #include "base/owned_fd.h"
 #include "base/result.h"
@@ -20,8 +20,8 @@ class PollThread {
   PollThread& operator=(const PollThread&) = delete;
 
   HostResult<void> Start();
-  // The worker's thread. Once `epoll_fd` is readable the worker is woken with kPolled, and the thread
-  // sleeps until it is armed again. Cheap if it is armed already.
+  // The worker's thread. Once `epoll_fd` is readable the worker is woken with kPolled, and the
+  // thread sleeps until it is armed again. Cheap if it is armed already.
   void Arm(int epoll_fd);
 
  private:

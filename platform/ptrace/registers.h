@@ -1,9 +1,9 @@
 // Between the sentry's Registers and the host's user_regs_struct.
 #pragma once
 
+#include <sys/user.h>
 #include <cstddef>
 #include <span>
-#include <sys/user.h>
 
 #include "platform/platform.h"
 
@@ -18,16 +18,16 @@ inline constexpr uint64_t kPoison = 0xdead'beef'bad0'0000;
 inline constexpr size_t kWrittenPrefix = offsetof(user_regs_struct, fs_base);
 
 Registers FromHost(const user_regs_struct& from);
-// orig_rax becomes -1, so that the host does no system call restart of its own. The host masks flags
-// itself (Linux: arch/x86/kernel/ptrace.c, set_flags).
+// orig_rax becomes -1, so that the host does no system call restart of its own. The host masks
+// flags itself (Linux: arch/x86/kernel/ptrace.c, set_flags).
 user_regs_struct ToHost(const Registers& from, uint64_t code_segment);
 // Whether the host takes it as a segment base. A guest may have made others with wrfsbase; nobody
 // else can, so such a base is left as the guest made it.
 bool IsSegmentBase(uint64_t value);
 
 // An XSAVE area as a new process has it.
-inline constexpr size_t kXsaveMin = 576;        // the legacy area and the header
-inline constexpr size_t kXsaveMax = 16 << 10;   // larger than any CPU's today
+inline constexpr size_t kXsaveMin = 576;       // the legacy area and the header
+inline constexpr size_t kXsaveMax = 16 << 10;  // larger than any CPU's today
 void InitXsave(std::span<std::byte> area);
 
 }  // namespace skep::platform::ptrace

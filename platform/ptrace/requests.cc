@@ -1,9 +1,9 @@
 #include "platform/ptrace/requests.h"
 
-#include <climits>
 #include <linux/futex.h>
 #include <sched.h>
 #include <sys/syscall.h>
+#include <climits>
 
 #include "base/host_call.h"
 

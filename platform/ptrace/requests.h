@@ -1,5 +1,5 @@
-// Work that one worker asks another to do for it. The asker sleeps until it is done, and serves what
-// others ask of it meanwhile, so two workers that ask each other cannot wait for ever.
+// Work that one worker asks another to do for it. The asker sleeps until it is done, and serves
+// what others ask of it meanwhile, so two workers that ask each other cannot wait for ever.
 #pragma once
 
 #include <atomic>
@@ -16,12 +16,12 @@ class RequestQueue {
   RequestQueue(const RequestQueue&) = delete;
   RequestQueue& operator=(const RequestQueue&) = delete;
 
-  // Runs `work` on the thread that serves this queue. `own` is the calling thread's queue, or null if
-  // it serves none.
+  // Runs `work` on the thread that serves this queue. `own` is the calling thread's queue, or null
+  // if it serves none.
   template <class Work>
   void Ask(RequestQueue* own, Work&& work) {
-    Request request = {[](void* w) { (*static_cast<std::remove_reference_t<Work>*>(w))(); },
-                       &work, own};
+    Request request = {[](void* w) { (*static_cast<std::remove_reference_t<Work>*>(w))(); }, &work,
+                       own};
     AskAndWait(request);
   }
   // The owner's thread: runs all that is queued, in the order in which it came.

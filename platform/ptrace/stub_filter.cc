@@ -1,20 +1,20 @@
 #include "platform/ptrace/stub_filter.h"
 
-#include <cstddef>
 #include <linux/audit.h>
 #include <linux/seccomp.h>
 #include <sched.h>
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
+#include <cstddef>
 
 #include "platform/stub/stub.h"
 
 namespace skep::platform::ptrace {
 
 const uint64_t kCloneStub = CLONE_FILES | CLONE_PARENT | CLONE_PTRACE | SIGCHLD;
-const uint64_t kCloneThread = CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD |
-                              CLONE_SYSVSEM | CLONE_PTRACE;
+const uint64_t kCloneThread =
+    CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM | CLONE_PTRACE;
 const uint64_t kMapFlags = MAP_SHARED | MAP_FIXED;
 const uint64_t kMapPopulateFlags = kMapFlags | MAP_POPULATE;
 
@@ -27,9 +27,7 @@ class Filter {
   void Load(size_t offset) {
     code_.push_back(BPF_STMT(BPF_LD | BPF_W | BPF_ABS, static_cast<uint32_t>(offset)));
   }
-  void LoadArg(size_t arg, uint32_t half) {
-    Load(offsetof(seccomp_data, args) + 8 * arg + half);
-  }
+  void LoadArg(size_t arg, uint32_t half) { Load(offsetof(seccomp_data, args) + 8 * arg + half); }
   // Goes on if the loaded word is `value`, else skips `count` instructions.
   void UnlessSkip(uint64_t value, uint8_t count) {
     code_.push_back(BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, static_cast<uint32_t>(value), 0, count));

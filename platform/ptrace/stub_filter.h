@@ -2,8 +2,8 @@
 // threads run under PTRACE_SYSEMU and managers run only the stub's code.
 #pragma once
 
-#include <cstdint>
 #include <linux/filter.h>
+#include <cstdint>
 #include <vector>
 
 namespace skep::platform::ptrace {

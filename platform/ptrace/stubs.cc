@@ -1,10 +1,10 @@
 // What the engine has its stubs do: batches, clones, descriptors; and their end.
-#include <algorithm>
-#include <csignal>
-#include <cstring>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
+#include <algorithm>
+#include <csignal>
+#include <cstring>
 
 #include "base/check.h"
 #include "base/host_call.h"
@@ -24,8 +24,8 @@ constexpr uint64_t kGuestProt = PROT_READ | PROT_WRITE | PROT_EXEC;
 
 }  // namespace
 
-// The manager runs until its breakpoint. Whatever else stops or ends meanwhile is handled as in Wait:
-// the end of a process is reported only when all its threads' ends were.
+// The manager runs until its breakpoint. Whatever else stops or ends meanwhile is handled as in
+// Wait: the end of a process is reported only when all its threads' ends were.
 bool PtraceEngine::WaitForBatch(pid_t pid) {
   for (;;) {
     int status = 0;
@@ -183,8 +183,7 @@ Result<void> PtraceEngine::Encode(const MapOp& op, StubCall& call) {
       if (!IsPageAligned(op.offset)) return Fail(EINVAL);
       const int fd = TRY(StubDescriptor(op.file));
       const uint64_t flags = op.populate ? kMapPopulateFlags : kMapFlags;
-      call = {SYS_mmap,
-              {op.start, op.size, op.prot, flags, static_cast<uint64_t>(fd), op.offset}};
+      call = {SYS_mmap, {op.start, op.size, op.prot, flags, static_cast<uint64_t>(fd), op.offset}};
       return {};
     }
     case MapOp::Kind::kUnmap:
@@ -235,7 +234,7 @@ void PtraceEngine::Drop(PtraceContext& context) {
 
 void PtraceEngine::DropHere(PtraceSpace& space) {
   if (const auto found = tracees_.find(space.pid()); found != tracees_.end()) {
-    found->second = {};
+    found->second = {.is_ending = true};
     (void)host::Call(SYS_kill, static_cast<uint64_t>(space.pid()), SIGKILL);
   }
   PtraceSpace** link = &dead_;
@@ -271,10 +270,11 @@ void PtraceEngine::DropHere(PtraceContext& context) {
     *link = context.next_ready;
     if (last_ready_ == &context) last_ready_ = before;
   }
+  pinning_.Drop(context.pinning);
   --contexts_;
   const auto found = tracees_.find(tid);
   if (found == tracees_.end()) return;
-  found->second = {};
+  found->second = {.is_ending = true};
   if (!context.space().dead()) SendToExit(tid);
 }
 

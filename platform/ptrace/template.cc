@@ -1,11 +1,8 @@
 #include "platform/ptrace/template.h"
 
-#include <csignal>
-#include <cstring>
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <linux/seccomp.h>
-#include <memory>
 #include <sched.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
@@ -14,6 +11,9 @@
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
+#include <csignal>
+#include <cstring>
+#include <memory>
 
 #include "base/check.h"
 #include "base/host_call.h"
@@ -142,7 +142,8 @@ Result<void> ClearRegisters(pid_t pid) {
   TRY(SetRegisters(pid, registers, sizeof(registers)));
 
   std::vector<std::byte> area(kXsaveMax);
-  area.resize(TRY(GetXsave(pid, area)));
+  const size_t size = TRY(GetXsave(pid, area));
+  area.resize(size);
   InitXsave(area);
   return SetXsave(pid, area);
 }

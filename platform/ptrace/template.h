@@ -3,10 +3,10 @@
 // into the table that it shares with all stubs of its worker.
 #pragma once
 
+#include <sys/types.h>
 #include <array>
 #include <cstddef>
 #include <cstdint>
-#include <sys/types.h>
 #include <vector>
 
 #include "base/owned_fd.h"

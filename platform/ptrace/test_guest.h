@@ -1,13 +1,13 @@
 // For this folder's tests: guests made of machine code in a memory file.
 #pragma once
 
-#include <cstring>
 #include <gtest/gtest.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <cstring>
 #include <initializer_list>
 #include <map>
 #include <memory>
-#include <sys/mman.h>
-#include <sys/syscall.h>
 #include <vector>
 
 #include "base/host_call.h"
@@ -55,10 +55,11 @@ class TestPoller final : public HostPoller {
 
 using Code = std::vector<uint8_t>;
 // A guest's instructions, in assembly: position independent, at most a page.
-#define GUEST_CODE(name, text)                                                          \
-  extern "C" const uint8_t guest_##name[], guest_end_##name[];                          \
-  asm(".pushsection .rodata\n guest_" #name ":\n" text "\n guest_end_" #name ":\n"      \
-      ".popsection");                                                                   \
+#define GUEST_CODE(name, text)                                               \
+  extern "C" const uint8_t guest_##name[], guest_end_##name[];               \
+  asm(".pushsection .rodata\n guest_" #name ":\n" text "\n guest_end_" #name \
+      ":\n"                                                                  \
+      ".popsection");                                                        \
   [[maybe_unused]] const ::skep::platform::ptrace::Code name = {guest_##name, guest_end_##name}
 
 inline const Code kSyscallLoop = {0x0f, 0x05, 0xeb, 0xfc};  // 1: syscall; jmp 1b

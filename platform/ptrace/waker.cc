@@ -1,12 +1,12 @@
 #include "platform/ptrace/waker.h"
 
-#include <climits>
-#include <csignal>
 #include <linux/futex.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <ucontext.h>
 #include <unistd.h>
+#include <climits>
+#include <csignal>
 
 #include "base/host_call.h"
 
@@ -85,8 +85,8 @@ void Waker::Wake(WakeReason reason) {
 
 Result<pid_t> Waker::WaitForChild(int* status) {
   sleep_.store(kInWait);
-  const int64_t pid = skep_ptrace_wait4(reinterpret_cast<const uint32_t*>(&word_), status,
-                                        __WALL | __WNOTHREAD);
+  const int64_t pid =
+      skep_ptrace_wait4(reinterpret_cast<const uint32_t*>(&word_), status, __WALL | __WNOTHREAD);
   sleep_.store(kAwake);
   if (pid < 0) return Fail(static_cast<int>(-pid));
   return static_cast<pid_t>(pid);

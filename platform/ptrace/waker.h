@@ -2,10 +2,10 @@
 // wake-up is ever lost: a word of reasons, and a signal if the worker sleeps in wait4.
 #pragma once
 
+#include <sys/types.h>
 #include <atomic>
 #include <cstdint>
 #include <ctime>
-#include <sys/types.h>
 
 #include "base/result.h"
 

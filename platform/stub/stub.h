@@ -1,5 +1,6 @@
 // What lives in a stub process above the guest's addresses: one page of code, one page of commands
-// that the sentry writes and the stub only reads, and (in the template process alone) a scratch page.
+// that the sentry writes and the stub only reads, and (in the template process alone) a scratch
+// page.
 //
 // A batch is a list of host system calls. The stub's manager thread makes them in order, stops at
 // the first that fails, and ends in a breakpoint; it uses no stack and writes no memory.
@@ -14,8 +15,8 @@
 
 namespace skep::platform {
 
-inline constexpr uint64_t kStubCode = 0x7fff'f800'0000;  // the code page, read and execute
-inline constexpr uint64_t kStubCommands = kStubCode + kPageSize;   // CommandPage, read-only
+inline constexpr uint64_t kStubCode = 0x7fff'f800'0000;           // the code page, read and execute
+inline constexpr uint64_t kStubCommands = kStubCode + kPageSize;  // CommandPage, read-only
 inline constexpr uint64_t kStubScratch = kStubCode + 2 * kPageSize;  // template only, read-write
 inline constexpr uint64_t kStubEnd = kStubCode + 3 * kPageSize;
 inline constexpr uint64_t kUserEnd = 0x7fff'ffff'f000;  // Linux: TASK_SIZE_MAX with 4-level tables
