@@ -74,7 +74,8 @@ BANS = (
     Ban("volatile", r"\bvolatile\b(?!\s*[\"(])", "std::atomic",
         except_in=("platform/",)),
     Ban("using namespace", r"\busing\s+namespace\b", "the names you need, one using each"),
-    Ban("throw", r"\bthrow\b|\bcatch\s*\(", "Result<T> and TRY", SENTRY_SIDE),
+    # Throwing a text is how a consteval function refuses to compile.
+    Ban("throw", r"\bthrow\b(?! \"\")|\bcatch\s*\(", "Result<T> and TRY", SENTRY_SIDE),
     Ban("delete", r"(?<!= )(?<!operator )\bdelete\b(?!\s*;)", "Ref<T> or std::unique_ptr",
         except_in=("base/ref.h", "sentry/arena/", "sentry/sched/")),
     Ban("#ifdef", r"^\s*#\s*ifn?def\b", "if constexpr, or base/missing_defs.h", except_in=(

@@ -178,7 +178,8 @@ class Bans(TidyTest):
                      "constexpr int kTable[] = {1, 2};", "const int kA = 1;", "struct X;",
                      "enum class X : int { kA };", "Result<int> X::F(int a) {", "using A = int;",
                      "void operator delete(void*);", "  error.errno = 0;", "class X final : Y {",
-                     "inline constexpr int kA = 1;", "#include <cerrno>", "namespace skep {"):
+                     "inline constexpr int kA = 1;", "#include <cerrno>",
+                     "  throw \"two rows have this number\";", "namespace skep {"):
             self.accepts("sentry/mm/a.cc", line + "\n")
 
     def test_places_where_a_word_is_allowed(self):
