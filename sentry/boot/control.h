@@ -37,6 +37,7 @@ struct BootConfig {
   std::string id;
   // The first process.
   std::vector<std::string> argv, env;
+  std::string exec_path;     // what execve gets: found in PATH by the CLI, or argv[0] as it is
   std::string cwd = "/";
   uint32_t uid = 0, gid = 0, umask = 022;
   std::vector<uint32_t> groups;
@@ -78,7 +79,7 @@ HostResult<BootConfig> FromJson(const std::string& text);
 struct SentryEvent {
   enum class Kind : uint8_t {
     kStarted,   // the first process runs; text: the engine's name
-    kFailed,    // it could not be started: text says why; host_errno: of execve, for 126/127
+    kFailed,    // it could not be started: text says why; status: the errno of execve, or 0
     kExited,    // the first process is gone and so is the sandbox; status: as wait4 tells it
     kStopped,   // the first process stopped (status: the signal): the CLI stops itself too
   } kind = Kind::kFailed;
