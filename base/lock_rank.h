@@ -26,6 +26,7 @@ enum class LockRank : uint8_t {
   kEpoll,         // Epoll: interest list; a watching one before the one it watches
   kWatched,       // a file's list of those that watch it
   kFile,          // FileDescription and anonymous files: flags, pipes, ttys, sockets
+  kNames,         // UnixNamespace: abstract names
   kMounts,        // MountNamespace
   kDentry,        // Dentry: parent before child
   kInode,         // Inode: attributes, locks on the file

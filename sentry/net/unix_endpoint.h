@@ -1,0 +1,123 @@
+// UnixEndpoint: the state of an AF_UNIX socket that its peer holds too: queues of messages, the
+// connection, the name (Linux: struct unix_sock).
+//
+// Messages are copied from the guest before they are queued and to the guest before they are removed;
+// `read_lock_` (a SleepLock) keeps readers apart meanwhile. mutex_ guards the rest; of two endpoints
+// only one is locked at a time. Who holds whom: a socket file -> its endpoint; endpoints -> peer and,
+// through queued messages, their senders; Close() cuts all of it.
+#pragma once
+
+#include <deque>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "sentry/net/unix_names.h"
+#include "sentry/sched/sleep_lock.h"
+
+namespace skep::net {
+
+class UnixEndpoint final : public RefCountedAny {
+ public:
+  UnixEndpoint(UnixNamespace& space, int type);
+  ~UnixEndpoint() override;
+
+  int type() const { return type_; }
+  bool is_stream() const { return type_ == SOCK_STREAM; }
+  bool connection_oriented() const { return type_ != SOCK_DGRAM; }
+  UnixNamespace& space() { return space_; }
+  sched::WaitQueue& waiters() { return waiters_; }
+  std::atomic<int>& send_buffer() { return send_buffer_; }
+  std::atomic<bool>& pass_credentials() { return pass_credentials_; }
+
+  static void MakePair(UnixEndpoint& a, UnixEndpoint& b, const ucred& credentials);
+  void Close();
+
+  // -- names --
+  Result<void> SetName(UnixName name);  // EINVAL: it has one
+  void SetPathNode(vfs::Path node);
+  UnixName name();
+
+  // -- connections --
+  Result<void> Listen(int backlog, const ucred& credentials, std::vector<uint32_t> groups);
+  // Connects `client` (a stream or seqpacket socket) to this listening endpoint. ECONNREFUSED,
+  // EAGAIN (backlog full), EISCONN, EINVAL.
+  Result<void> ConnectFrom(UnixEndpoint& client, const ucred& credentials,
+                           std::vector<uint32_t> groups);
+  Result<Ref<UnixEndpoint>> Accept();
+  // Datagram sockets; null disconnects. EPERM.
+  Result<void> SetPeer(Ref<UnixEndpoint> peer);
+  Ref<UnixEndpoint> peer();
+  bool connected();
+  bool listening();
+  Result<ucred> peer_credentials();
+  std::vector<uint32_t> peer_groups();
+  void Shutdown(int mask);  // 1: receive, 2: send
+  int TakeError();
+
+  // -- data --
+  struct Outgoing {
+    mm::IoSequence& data;
+    Control& control;  // its credentials are there; its files go with the first packet
+  };
+  // One packet, or as much of a stream as fits. EPIPE, EAGAIN, EMSGSIZE, EFAULT, ...
+  Result<size_t> SendStream(Outgoing message);
+  // `to`: whom to; none: the peer.
+  Result<size_t> SendPacket(Outgoing message, Ref<UnixEndpoint> to);
+  Result<Received> ReceiveStream(mm::IoSequence& to, int flags);
+  Result<Received> ReceivePacket(mm::IoSequence& to, int flags);
+
+  vfs::EventMask Poll(vfs::EventMask wanted);
+  size_t ReadableBytes(bool first_only);
+  size_t UnreadBySelf() const { return charged_.load(); }  // SIOCOUTQ
+
+ private:
+  struct Packet;
+  using PacketPtr = std::unique_ptr<Packet>;
+  enum class State : uint8_t { kUnconnected, kListening, kConnected, kClosed };
+
+  Result<PacketPtr> MakePacket(Outgoing& message, size_t size);
+  // Into this endpoint's queue, or why not.
+  Result<void> Enqueue(PacketPtr packet, UnixEndpoint& from);
+  Packet* At(size_t i);
+  void PopFront();
+  // What a receive that found nothing answers.
+  Result<Received> NothingToReceive(int flags);
+  static void TakeControl(Packet& packet, Received& received, bool peek);
+  Result<void> CheckSend();
+  void OnPeerClosed(bool reset);
+  void CloseUnaccepted();
+  Result<void> CanTakeConnection() REQUIRES(mutex_);
+  bool MaySendTo(const UnixEndpoint& from);
+  // Our queue is full for `from`, which will be told when it no longer is.
+  bool BlocksSender(UnixEndpoint& from);
+  void Uncharge(size_t bytes);
+  bool Writable() const;
+  bool QueueFullFor(const UnixEndpoint& from) REQUIRES(mutex_);
+  void WakeBlockedSenders();
+
+  UnixNamespace& space_;
+  const int type_;
+  sched::SleepLock read_lock_{LockRank::kInodeIo};
+  sched::WaitQueue waiters_;
+  std::atomic<int> send_buffer_{kDefaultBuffer};
+  std::atomic<bool> pass_credentials_{false};
+  std::atomic<size_t> charged_{0};  // bytes of ours in others' queues, with overhead
+
+  Mutex mutex_{LockRank::kFile};
+  State state_ GUARDED_BY(mutex_) = State::kUnconnected;
+  int shutdown_ GUARDED_BY(mutex_) = 0;  // 1: receive, 2: send
+  int error_ GUARDED_BY(mutex_) = 0;
+  int backlog_ GUARDED_BY(mutex_) = 0;
+  UnixName name_ GUARDED_BY(mutex_);
+  bool name_is_ours_ GUARDED_BY(mutex_) = false;  // in the abstract table; accepted sockets only tell it
+  vfs::Path node_ GUARDED_BY(mutex_);
+  Ref<UnixEndpoint> peer_ GUARDED_BY(mutex_);
+  std::optional<ucred> peer_credentials_ GUARDED_BY(mutex_);
+  std::vector<uint32_t> peer_groups_ GUARDED_BY(mutex_);
+  std::deque<PacketPtr> queue_ GUARDED_BY(mutex_);
+  std::deque<Ref<UnixEndpoint>> pending_ GUARDED_BY(mutex_);   // to be accepted
+  std::vector<Ref<UnixEndpoint>> blocked_ GUARDED_BY(mutex_);  // they found our queue full
+};
+
+}  // namespace skep::net
