@@ -217,6 +217,7 @@ TEST_F(Pty, FlushDropsInput) {
 TEST_F(Pty, FionreadAndOutq) {
   NoEcho();
   Type("12345\n");
+  EXPECT_TRUE(HasInput(slave_));
   int bytes = 0;
   EXPECT_THAT(ioctl(slave_, FIONREAD, &bytes), Succeeds());
   EXPECT_EQ(bytes, 6);
@@ -410,25 +411,23 @@ TEST_F(Pty, SetpgrpRules) {
   EXPECT_THAT(tcgetpgrp(slave_), FailsWith(ENOTTY)) << "not our terminal";
 }
 
-TEST_F(Pty, TheSessionLeadersExitHangsUp) {
+TEST_F(Pty, TheSessionLeadersExitSignalsTheForeground) {
   Pipe out = MakePipe();
   EXPECT_THAT(InSession([&] {
                 Gate ready;
                 if (fork() == 0) {
-                  static int fd;
-                  fd = out.writer;
-                  const ScopedSignalHandler handler(SIGHUP, [](int) { write(fd, "hup", 3); });
+                  const ScopedSignalMask mask(SIG_BLOCK, {SIGHUP});
                   ready.Open();
-                  char byte;
-                  while (read(slave_, &byte, 1) < 0 && errno == EINTR) {
-                  }
+                  const sigset_t set = SignalSet({SIGHUP});
+                  if (sigwaitinfo(&set, nullptr) == SIGHUP) write(out.writer, "hup", 3);
+                  if (open("/dev/tty", O_RDWR) < 0) write(out.writer, " no tty", 7);
                   _exit(0);
                 }
                 ready.Wait();
               }),
               ExitsWith(0));
   out.writer.Reset();
-  EXPECT_EQ(ReadAll(out.reader), "hup");
+  EXPECT_EQ(ReadAll(out.reader), "hup no tty");
 }
 
 }  // namespace
