@@ -19,34 +19,20 @@ bool Vma::CanMerge(const Vma& next) const {
 
 // -- GapIndex --
 
-size_t GapIndex::ClassOf(uint64_t size) {
+// Exact up to 31 pages, then eight classes for each power of two.
+uint32_t GapIndex::ClassOf(uint64_t size) {
   const uint64_t pages = size >> kPageShift;
-  if (pages < 32) return static_cast<size_t>(pages);
-  const auto log = static_cast<unsigned>(std::bit_width(pages)) - 1;  // >= 5
-  return 32 + (log - 5) * 8 + ((pages >> (log - 3)) & 7);
+  if (pages < 32) return static_cast<uint32_t>(pages);
+  const auto log = static_cast<uint32_t>(std::bit_width(pages)) - 1;  // >= 5
+  return 32 + (log - 5) * 8 + static_cast<uint32_t>((pages >> (log - 3)) & 7);
 }
 
 void GapIndex::Insert(Range gap) {
-  if (gap.empty()) return;
-  const size_t c = ClassOf(gap.size());
-  classes_[c].emplace(gap.start, gap.end);
-  used_[c / 64] |= uint64_t{1} << (c % 64);
+  if (!gap.empty()) gaps_.emplace(std::pair(ClassOf(gap.size()), gap.start), gap.end);
 }
 
 void GapIndex::Erase(Range gap) {
-  if (gap.empty()) return;
-  const size_t c = ClassOf(gap.size());
-  CHECK(classes_[c].erase(gap.start) == 1);
-  if (classes_[c].empty()) used_[c / 64] &= ~(uint64_t{1} << (c % 64));
-}
-
-size_t GapIndex::NextUsed(size_t from) const {
-  for (size_t word = from / 64; word < used_.size(); ++word) {
-    uint64_t bits = used_[word];
-    if (word == from / 64) bits &= ~uint64_t{0} << (from % 64);
-    if (bits != 0) return word * 64 + static_cast<size_t>(std::countr_zero(bits));
-  }
-  return kClasses;
+  if (!gap.empty()) CHECK(gaps_.erase({ClassOf(gap.size()), gap.start}) == 1);
 }
 
 // -- VmaSet --

@@ -1,12 +1,12 @@
 // VMAs: what each guest address is (Linux: struct vm_area_struct), and the set of them.
 #pragma once
 
-#include <array>
 #include <cstdint>
 #include <map>
 #include <optional>
 #include <string>
 #include <sys/mman.h>
+#include <utility>
 
 #include "base/range.h"
 #include "base/ref.h"
@@ -52,10 +52,15 @@ class GapIndex {
   template <class Usable>
   std::optional<uint64_t> FindHighest(uint64_t size, Range within, Usable usable) const {
     std::optional<uint64_t> best;
-    for (size_t c = NextUsed(ClassOf(size)); c < kClasses; c = NextUsed(c + 1)) {
-      for (auto it = classes_[c].rbegin(); it != classes_[c].rend(); ++it) {
+    for (auto next = gaps_.lower_bound({ClassOf(size), 0}); next != gaps_.end();) {
+      // From the highest gap of this class downwards.
+      const uint32_t size_class = next->first.first;
+      const auto first = next;
+      next = gaps_.lower_bound({size_class + 1, 0});
+      for (auto it = next; it != first;) {
+        --it;
         if (best && it->second <= *best + size) break;
-        const Range room = usable(Range{it->first, it->second}).Intersect(within);
+        const Range room = usable(Range{it->first.second, it->second}).Intersect(within);
         if (room.size() < size) continue;
         if (!best || room.end - size > *best) best = room.end - size;
         break;
@@ -65,12 +70,9 @@ class GapIndex {
   }
 
  private:
-  static constexpr size_t kClasses = 320;
-  static size_t ClassOf(uint64_t size);
-  size_t NextUsed(size_t from) const;
+  static uint32_t ClassOf(uint64_t size);
 
-  std::array<std::map<uint64_t, uint64_t>, kClasses> classes_;  // start -> end
-  std::array<uint64_t, kClasses / 64> used_{};                  // a bit for each class with gaps
+  std::map<std::pair<uint32_t, uint64_t>, uint64_t> gaps_;  // (class, start) -> end
 };
 
 // Disjoint VMAs in order. It does not know of locks, hosts or pages.
