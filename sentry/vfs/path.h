@@ -165,6 +165,7 @@ class FileSystem : public RefCounted<FileSystem> {
   virtual ~FileSystem();
   // Lets go of cached dentries (and so of inodes) before the destructor of the derived class runs.
   static void operator delete(FileSystem* fs, std::destroying_delete_t);
+  static void* operator new(size_t size) { return ::operator new(size); }
 
   virtual const char* type_name() const = 0;  // "tmpfs", for /proc/mounts
   virtual Result<StatFs> GetStatFs() = 0;

@@ -1,0 +1,237 @@
+// Open files of a GoferFs: contents move between the donated descriptor and guest pages.
+#include <algorithm>
+#include <array>
+#include <fcntl.h>
+#include <linux/falloc.h>
+#include <sys/syscall.h>
+
+#include "base/host_call.h"
+#include "sentry/arena/arena.h"
+#include "sentry/fs/gofer/gofer_inode.h"
+#include "sentry/mm/memory_manager.h"
+#include "sentry/sched/fiber.h"
+#include "sentry/vfs/permission.h"
+#include "sentry/vfs/walk.h"
+
+namespace skep::fs {
+namespace {
+
+constexpr size_t kBounceSize = 2048;   // on the fiber's stack
+constexpr size_t kBounceMax = 4096;    // longer transfers go without it
+constexpr size_t kTransferMax = 4 << 20;  // of one host call: others may run in between
+
+class GoferMappable final : public mm::Mappable {
+ public:
+  GoferMappable(Ref<GoferInode> inode, arena::HostFd fd, std::string path)
+      : inode_(std::move(inode)), fd_(fd), path_(std::move(path)) {}
+  ~GoferMappable() override { inode_->ReleaseFd(); }
+
+  Result<mm::Piece> Translate(Range range, bool) override {
+    uint64_t size = 0;
+    if (const std::optional<uint64_t> known = inode_->KnownSize()) {
+      size = *known;
+    } else {
+      const vfs::Attributes attributes = TRY(inode_->GetAttributes());
+      size = attributes.size;
+    }
+    const uint64_t end = std::min(range.end, PageCeil(size));
+    if (range.start >= end) return Fail(ENXIO);
+    return mm::Piece{.file = arena::HostTable::FileIdOf(fd_), .offset = range.start,
+                     .size = end - range.start};
+  }
+  void AddMapping(mm::MemoryManager& mm, Range addresses, uint64_t offset) override {
+    inode_->AddMapping(mm, addresses, offset);
+  }
+  void RemoveMapping(mm::MemoryManager& mm, Range addresses, uint64_t offset) override {
+    inode_->RemoveMapping(mm, addresses, offset);
+  }
+  mm::MappableName NameForMaps() override {
+    return {.dev_major = 0, .dev_minor = inode_->fs().dev_minor(), .inode = inode_->ino(),
+            .path = path_};
+  }
+  const void* Identity() const override { return inode_.get(); }
+
+ private:
+  const Ref<GoferInode> inode_;
+  const arena::HostFd fd_;  // acquired
+  const std::string path_;
+};
+
+class GoferFile final : public vfs::File {
+ public:
+  GoferFile(GoferInode& inode, const vfs::Path& path, uint32_t flags, arena::HostFd fd)
+      : File(path, flags), inode_(&inode), fd_(fd) {}
+  ~GoferFile() override { inode_->ReleaseFd(); }
+
+  Result<size_t> Read(vfs::Caller& caller, mm::IoSequence& to, uint64_t offset) override;
+  Result<size_t> Write(vfs::Caller& caller, mm::IoSequence& from, uint64_t* offset) override;
+  Result<Ref<mm::Mappable>> Mappable() override;
+  Result<void> Truncate(vfs::Caller& caller, uint64_t size) override;
+  Result<void> Allocate(vfs::Caller& caller, int mode, uint64_t offset, uint64_t size) override;
+  Result<void> Sync(bool data_only) override;
+  Result<uint64_t> FindData(uint64_t offset, bool hole) override;
+
+ private:
+  int host_fd() const { return arena::HostTable::Get().Get(fd_); }
+  Result<size_t> ReadSmall(mm::IoSequence& to, uint64_t offset, size_t size);
+  Result<size_t> WriteAt(mm::IoSequence& from, uint64_t offset, size_t size);
+
+  const Ref<GoferInode> inode_;
+  const arena::HostFd fd_;  // acquired
+};
+
+Result<size_t> GoferFile::ReadSmall(mm::IoSequence& to, uint64_t offset, size_t size) {
+  std::array<std::byte, kBounceSize> bounce;
+  size_t done = 0;
+  while (done < size) {
+    const size_t wanted = std::min(size - done, bounce.size());
+    const Result<size_t> got = host::PRead(host_fd(), std::span(bounce).first(wanted), offset + done);
+    if (!got) return done != 0 ? Result<size_t>(done) : got;
+    if (*got == 0) break;
+    const mm::CopyResult copied = to.CopyOut(std::span<const std::byte>(bounce).first(*got));
+    done += copied.bytes;
+    if (copied.fault != 0) return done != 0 ? Result<size_t>(done) : Fail(copied.fault);
+    if (*got < wanted) break;
+  }
+  return done;
+}
+
+Result<size_t> GoferFile::Read(vfs::Caller&, mm::IoSequence& to, uint64_t offset) {
+  size_t size = to.size();
+  if (const std::optional<uint64_t> known = inode_->KnownSize()) {
+    if (offset >= *known) return 0;
+    size = static_cast<size_t>(std::min<uint64_t>(size, *known - offset));
+  }
+  if (size <= kBounceMax) return ReadSmall(to, offset, size);
+  size_t done = 0;
+  while (done < size) {
+    const size_t wanted = std::min(size - done, kTransferMax);
+    size_t offered = 0;
+    const mm::CopyResult moved =
+        to.WithBlocks(wanted, true, [&](std::span<const iovec> blocks) -> Result<size_t> {
+          for (const iovec& block : blocks) offered += block.iov_len;
+          return host::PReadV(host_fd(), blocks, offset + done);
+        });
+    done += moved.bytes;
+    if (moved.fault != 0) return done != 0 ? Result<size_t>(done) : Fail(moved.fault);
+    if (moved.bytes == 0 || moved.bytes < offered) break;  // the end of the file
+  }
+  return done;
+}
+
+Result<size_t> GoferFile::WriteAt(mm::IoSequence& from, uint64_t offset, size_t size) {
+  size_t done = 0;
+  while (done < size) {
+    const mm::CopyResult moved = from.WithBlocks(
+        std::min(size - done, kTransferMax), false,
+        [&](std::span<const iovec> blocks) {
+          return host::PWriteV(host_fd(), blocks, offset + done);
+        });
+    done += moved.bytes;
+    if (moved.fault != 0) return done != 0 ? Result<size_t>(done) : Fail(moved.fault);
+    if (moved.bytes == 0) break;
+  }
+  return done;
+}
+
+Result<size_t> GoferFile::Write(vfs::Caller& caller, mm::IoSequence& from, uint64_t* offset) {
+  if ((flags() & O_APPEND) != 0) {
+    const vfs::Attributes attributes = TRY(inode_->GetAttributes());
+    *offset = attributes.size;
+  }
+  const size_t size = TRY(vfs::ClampToFileSize(caller, *offset, from.size()));
+  if (size == 0) return 0;
+  TRY(vfs::RemovePrivileges(*inode_, caller.creds()));
+  const Result<size_t> done = WriteAt(from, *offset, size);
+  if (done && *done > 0) inode_->NoteWrite(*offset + *done);
+  if (done && (flags() & (O_SYNC | O_DSYNC)) != 0) TRY(Sync((flags() & O_SYNC) != O_SYNC));
+  return done;
+}
+
+Result<Ref<mm::Mappable>> GoferFile::Mappable() {
+  const arena::HostFd fd = TRY(inode_->AcquireFd(writable()));
+  return Ref<mm::Mappable>(MakeRef<GoferMappable>(inode_, fd, vfs::NameOf(path(), {})));
+}
+
+Result<void> GoferFile::Truncate(vfs::Caller& caller, uint64_t size) {
+  const vfs::Attributes attributes = TRY(inode_->GetAttributes());
+  if (size > attributes.size) TRY(vfs::CheckFileSize(caller, size));
+  TRY(vfs::RemovePrivileges(*inode_, caller.creds()));
+  vfs::AttributeChange change;
+  change.size = size;
+  return inode_->SetAttributes(change);
+}
+
+Result<void> GoferFile::Allocate(vfs::Caller& caller, int mode, uint64_t offset, uint64_t size) {
+  const Result<Range> range = Range::Make(offset, size);
+  if (!range || range->end > vfs::kMaxFileSize) return Fail(EFBIG);
+  if ((mode & FALLOC_FL_KEEP_SIZE) == 0) TRY(vfs::CheckFileSize(caller, range->end));
+  TRY(host::Fallocate(host_fd(), mode, offset, size));
+  inode_->MarkStale();
+  return {};
+}
+
+Result<void> GoferFile::Sync(bool data_only) {
+  const int fd = host_fd();
+  const long number = data_only ? SYS_fdatasync : SYS_fsync;
+  Result<int64_t> done = 0;
+  const auto work = [&] { done = host::Call(number, static_cast<uint64_t>(fd)); };
+  if (sched::Fiber::CurrentOrNull() != nullptr) {
+    sched::Offload(work);
+  } else {
+    work();
+  }
+  if (!done) return std::unexpected(done.error());
+  return {};
+}
+
+Result<uint64_t> GoferFile::FindData(uint64_t offset, bool hole) {
+  const int64_t found = TRY(host::Call(SYS_lseek, static_cast<uint64_t>(host_fd()), offset,
+                                       hole ? SEEK_HOLE : SEEK_DATA));
+  return static_cast<uint64_t>(found);
+}
+
+// A listing is taken when reading begins and kept: what is removed meanwhile moves nothing.
+class GoferDirectoryFile final : public vfs::File {
+ public:
+  GoferDirectoryFile(GoferInode& inode, const vfs::Path& path, uint32_t flags)
+      : File(path, flags), inode_(&inode) {}
+
+  Result<size_t> Read(vfs::Caller&, mm::IoSequence&, uint64_t) override { return Fail(EISDIR); }
+  Result<void> Sync(bool) override { return {}; }
+
+  Result<uint64_t> ReadDir(vfs::Caller&, uint64_t cookie, const vfs::DirSink& sink) override {
+    sched::SleepLockHold hold(inode_->directory_lock());
+    if (cookie == 0 || !listing_) listing_ = TRY(inode_->List());
+    if (!vfs::EmitDots(*this, &cookie, sink)) return cookie;
+    const std::vector<GoferListing::Entry>& entries = listing_->entries;
+    // The entry at index i has the cookie kFirstEntryCookie + i.
+    uint64_t next = cookie < vfs::kFirstEntryCookie ? 0 : cookie - vfs::kFirstEntryCookie + 1;
+    for (; next < entries.size(); next++) {
+      const GoferListing::Entry& entry = entries[next];
+      const uint64_t own = vfs::kFirstEntryCookie + next;
+      if (!sink({.name = entry.name, .ino = entry.ino, .type = entry.type, .next_cookie = own})) {
+        break;
+      }
+      cookie = own;
+    }
+    return cookie;
+  }
+
+ private:
+  const Ref<GoferInode> inode_;
+  Ref<GoferListing> listing_;  // guarded by the directory lock
+};
+
+}  // namespace
+
+Ref<vfs::File> MakeGoferFile(GoferInode& inode, const vfs::Path& path, uint32_t flags,
+                             arena::HostFd fd) {
+  return MakeRef<GoferFile>(inode, path, flags, fd);
+}
+
+Ref<vfs::File> MakeGoferDirectoryFile(GoferInode& inode, const vfs::Path& path, uint32_t flags) {
+  return MakeRef<GoferDirectoryFile>(inode, path, flags);
+}
+
+}  // namespace skep::fs

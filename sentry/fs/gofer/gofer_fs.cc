@@ -1,0 +1,176 @@
+#include "sentry/fs/gofer/gofer_fs.h"
+
+#include "base/host_call.h"
+#include "sentry/arena/arena.h"
+#include "sentry/fs/gofer/gofer_inode.h"
+#include "sentry/vfs/dentry_cache.h"
+
+namespace skep::fs {
+namespace {
+
+constexpr size_t kCachedDentries = 32768;
+constexpr size_t kMaxIdle = 512;        // inodes with descriptors that nobody uses
+constexpr size_t kMaxChildren = 32768;  // names that directories remember beside the dentries
+
+}  // namespace
+
+GoferFs::GoferFs(GoferConnection connection, const GoferFsOptions& wanted,
+                 bool attached_read_only)
+    : FileSystem(wanted.dev_minor, kCachedDentries),
+      connection_(connection),
+      caching_(wanted.caching),
+      read_only_(wanted.read_only || attached_read_only) {}
+
+Result<Ref<GoferFs>> GoferFs::Make(GoferConnection connection, const GoferFsOptions& options) {
+  gofer::AttachRecord attached;
+  {
+    const arena::HostScope host;
+    attached = TRY(connection.client().Attach(options.attach));
+  }
+  const bool read_only = (attached.flags & gofer::kAttachReadOnly) != 0;
+  Ref<GoferFs> fs(new GoferFs(connection, options, read_only));
+  fs->source = "none";
+  fs->root_ = fs->Intern(attached.root);
+  return fs;
+}
+
+GoferFs::~GoferFs() {
+  root_ = {};
+  const arena::HostScope host;
+  client().FlushReleases();
+}
+
+Ref<vfs::Inode> GoferFs::RootInode() { return root_; }
+
+Result<vfs::StatFs> GoferFs::GetStatFs() {
+  const arena::HostScope host;
+  const gofer::FsStatistics from = TRY(client().Statfs(root_->node()));
+  return vfs::StatFs{.type = from.type,
+                     .block_size = from.block_size,
+                     .blocks = from.blocks,
+                     .blocks_free = from.blocks_free,
+                     .blocks_available = from.blocks_available,
+                     .files = from.files,
+                     .files_free = from.files_free,
+                     .name_max = from.name_max};
+}
+
+// kShared: a name that was heard of within the time to live is taken for true. Names that do not
+// exist are always asked for again (the directory remembers them for as long).
+bool GoferFs::Revalidate(vfs::Dentry& dentry) {
+  if (exclusive()) return true;
+  if (dentry.negative()) return false;
+  return static_cast<GoferInode*>(dentry.raw_inode())->Fresh();
+}
+
+Ref<GoferInode> GoferFs::Intern(const gofer::NodeRecord& record) {
+  Ref<GoferInode> known;
+  Ref<GoferInode> made;
+  for (;;) {
+    {
+      MutexLock lock(mutex_);
+      GoferInode*& slot = inodes_[static_cast<uint64_t>(record.node)];
+      known = Ref<GoferInode>::TryFrom(slot);
+      if (!known && made) {
+        slot = made.get();
+        return made;
+      }
+    }
+    if (known) break;
+    made = MakeRef<GoferInode>(*this, record);
+  }
+  known->Absorb(record);
+  return known;
+}
+
+void GoferFs::OnDestroy(GoferInode& inode, gofer::NodeId node, uint64_t references) {
+  {
+    MutexLock lock(mutex_);
+    const auto it = inodes_.find(static_cast<uint64_t>(node));
+    if (it != inodes_.end() && it->second == &inode) inodes_.erase(it);
+    if (inode.idle_at) idle_.erase(*inode.idle_at);
+    if (inode.listed_at) listed_.erase(*inode.listed_at);
+    children_ -= inode.children_counted;
+  }
+  if (references == 0) return;
+  const arena::HostScope host;
+  client().Release(node, references);
+}
+
+void GoferFs::NoteIdle(GoferInode& inode) {
+  Ref<GoferInode> oldest;
+  {
+    MutexLock lock(mutex_);
+    if (!inode.idle_at) inode.idle_at = idle_.insert(idle_.end(), &inode);
+    if (idle_.size() <= kMaxIdle) return;
+    GoferInode* victim = idle_.front();
+    idle_.pop_front();
+    victim->idle_at.reset();
+    oldest = Ref<GoferInode>::TryFrom(victim);
+  }
+  if (oldest) oldest->CloseIdleFds();
+}
+
+void GoferFs::NoteChildren(GoferInode& inode, size_t count) {
+  std::vector<Ref<GoferInode>> oldest;
+  {
+    MutexLock lock(mutex_);
+    if (!inode.listed_at) inode.listed_at = listed_.insert(listed_.end(), &inode);
+    inode.children_counted += count;
+    children_ += count;
+    while (children_ > kMaxChildren && !listed_.empty() && listed_.front() != &inode) {
+      GoferInode* victim = listed_.front();
+      listed_.pop_front();
+      victim->listed_at.reset();
+      children_ -= std::exchange(victim->children_counted, 0);
+      if (Ref<GoferInode> live = Ref<GoferInode>::TryFrom(victim)) {
+        oldest.push_back(std::move(live));
+      }
+    }
+  }
+  for (const Ref<GoferInode>& directory : oldest) directory->ForgetChildren();
+}
+
+size_t GoferFs::inode_count() const {
+  MutexLock lock(mutex_);
+  return inodes_.size();
+}
+
+std::vector<Ref<GoferInode>> GoferFs::LiveInodes() {
+  std::vector<Ref<GoferInode>> live;
+  {
+    MutexLock lock(mutex_);
+    for (const auto& [id, inode] : inodes_) {
+      if (Ref<GoferInode> held = Ref<GoferInode>::TryFrom(inode)) live.push_back(std::move(held));
+    }
+  }
+  return live;
+}
+
+Result<void> GoferFs::PrepareCheckpoint() {
+  places_.clear();
+  for (const Ref<GoferInode>& inode : LiveInodes()) {
+    if (inode == root_) continue;
+    Result<gofer::NodePath> where;
+    {
+      const arena::HostScope host;
+      where = client().PathOf(inode->node());
+    }
+    // A file that is open and has no name any more cannot be found again.
+    if (!where) return std::unexpected(where.error());
+    places_.push_back({inode->node(), where->attach, std::string(where->path)});
+  }
+  return {};
+}
+
+Result<void> GoferFs::Reattach() {
+  for (const Place& place : places_) {
+    const arena::HostScope host;
+    TRY(client().Reopen(place.node, place.attach, place.path));
+  }
+  places_.clear();
+  for (const Ref<GoferInode>& inode : LiveInodes()) TRY(inode->ReopenFds());
+  return {};
+}
+
+}  // namespace skep::fs

@@ -1,0 +1,88 @@
+// GoferFs: a tree of the host, served by a gofer (DESIGN.md 6). Metadata is asked for in short
+// synchronous messages and cached; contents go straight between a donated host descriptor and guest
+// pages.
+//
+// kExclusive: nobody else changes the tree, so what is known stays true. kShared: names and
+// attributes are asked for again when they are older than kSharedTtlNs.
+#pragma once
+
+#include <list>
+#include <unordered_map>
+
+#include "sentry/arena/host_table.h"
+#include "sentry/fs/gofer/connection.h"
+#include "sentry/vfs/path.h"
+
+namespace skep::fs {
+
+class GoferInode;
+
+enum class GoferCaching : uint8_t { kExclusive, kShared };
+inline constexpr uint64_t kSharedTtlNs = 1'000'000'000;
+
+struct GoferFsOptions {
+  uint32_t dev_minor = 0;
+  uint32_t attach = 0;  // which of the gofer's attach points
+  GoferCaching caching = GoferCaching::kExclusive;
+  bool read_only = false;  // or if the attach point is
+};
+
+class GoferFs final : public vfs::FileSystem {
+ public:
+  // One message. Errors as the gofer answers.
+  static Result<Ref<GoferFs>> Make(GoferConnection connection, const GoferFsOptions& options);
+  ~GoferFs() override;
+
+  const char* type_name() const override { return "9p"; }  // what guests take for a host share
+  Result<vfs::StatFs> GetStatFs() override;
+  Ref<vfs::Inode> RootInode() override;
+  bool Revalidate(vfs::Dentry& dentry) override;
+
+  gofer::Client& client() const { return connection_.client(); }
+  const GoferConnection& connection() const { return connection_; }
+  bool exclusive() const { return caching_ == GoferCaching::kExclusive; }
+  bool read_only() const { return read_only_; }
+
+  // The inode of a node the gofer has just referenced for us: a known one, or new.
+  Ref<GoferInode> Intern(const gofer::NodeRecord& record);
+  // `inode` is being destroyed: its node is released.
+  void OnDestroy(GoferInode& inode, gofer::NodeId node, uint64_t references);
+  // `inode` has descriptors that nobody uses now; the longest unused ones are closed.
+  void NoteIdle(GoferInode& inode);
+  // `inode` remembers `count` more children; directories that were listed long ago forget theirs.
+  void NoteChildren(GoferInode& inode, size_t count);
+
+  // Number of inodes known, for tests and for /proc.
+  size_t inode_count() const;
+
+  // -- Checkpoint. --
+  // Before: remembers where each node is. After: makes the same nodes known to a new gofer and opens
+  // again what was open. An error means that the tree has changed under the checkpoint.
+  Result<void> PrepareCheckpoint();
+  Result<void> Reattach();
+
+ private:
+  GoferFs(GoferConnection connection, const GoferFsOptions& options, bool attached_read_only);
+  std::vector<Ref<GoferInode>> LiveInodes();
+
+  struct Place {
+    gofer::NodeId node;
+    uint32_t attach = 0;
+    std::string path;
+  };
+
+  const GoferConnection connection_;
+  const GoferCaching caching_;
+  const bool read_only_;
+
+  mutable Mutex mutex_{LockRank::kFile};
+  // Those who live; each takes itself out.
+  std::unordered_map<uint64_t, GoferInode*> inodes_ GUARDED_BY(mutex_);
+  std::list<GoferInode*> idle_ GUARDED_BY(mutex_);      // oldest first
+  std::list<GoferInode*> listed_ GUARDED_BY(mutex_);    // oldest first
+  size_t children_ GUARDED_BY(mutex_) = 0;
+  std::vector<Place> places_;  // between PrepareCheckpoint and Reattach
+  Ref<GoferInode> root_;
+};
+
+}  // namespace skep::fs

@@ -1,0 +1,369 @@
+#include "sentry/fs/gofer/gofer_inode.h"
+
+#include <array>
+#include <fcntl.h>
+
+#include "base/host_call.h"
+#include "sentry/arena/arena.h"
+#include "sentry/mm/memory_manager.h"
+#include "sentry/sched/scheduler.h"
+#include "sentry/vfs/special_files.h"
+
+namespace skep::fs {
+
+vfs::Attributes FromGofer(const gofer::Attributes& from, uint32_t dev_minor) {
+  return {.ino = from.ino,
+          .dev_major = 0,
+          .dev_minor = dev_minor,
+          .mode = from.mode,
+          .nlink = from.nlink,
+          .uid = from.uid,
+          .gid = from.gid,
+          .rdev_major = from.rdev_major,
+          .rdev_minor = from.rdev_minor,
+          .size = from.size,
+          .blocks = from.blocks,
+          .blksize = from.blksize,
+          .atime = {from.atime_sec, from.atime_nsec},
+          .mtime = {from.mtime_sec, from.mtime_nsec},
+          .ctime = {from.ctime_sec, from.ctime_nsec},
+          .btime = {from.btime_sec, from.btime_nsec}};
+}
+
+void CloseHostFd(arena::HostFd fd, bool mapped) {
+  if (!fd) return;
+  const arena::HostScope host;
+  sched::Fiber* fiber = sched::Fiber::CurrentOrNull();
+  if (mapped && fiber != nullptr) {
+    sched::Scheduler& scheduler = fiber->worker().scheduler();
+    for (int i = 0; i < scheduler.worker_count(); i++) {
+      scheduler.worker(i).engine().Forget(arena::HostTable::FileIdOf(fd));
+    }
+  }
+  const OwnedFd closed = arena::HostTable::Get().Remove(fd);
+}
+
+GoferInode::GoferInode(GoferFs& fs, const gofer::NodeRecord& record)
+    : Inode(fs, record.attributes.ino, record.attributes.mode & S_IFMT),
+      gofer_fs_(fs),
+      node_(record.node),
+      attributes_(FromGofer(record.attributes, fs.dev_minor())),
+      heard_ns_(host::MonotonicNs()) {}
+
+GoferInode::~GoferInode() {
+  ForgetChildren();
+  CloseHostFd(read_fd_, mapped_);
+  CloseHostFd(write_fd_, mapped_);
+  gofer_fs_.OnDestroy(*this, node_, references_);
+}
+
+Result<void> GoferInode::CheckWritable() const {
+  if (gofer_fs_.read_only()) return Fail(EROFS);
+  return {};
+}
+
+void GoferInode::Absorb(const gofer::NodeRecord& record) {
+  {
+    MutexLock lock(mutex_);
+    references_++;
+  }
+  UpdateAttributes(record.attributes);
+}
+
+void GoferInode::UpdateAttributes(const gofer::Attributes& attributes) {
+  const vfs::Attributes now = FromGofer(attributes, gofer_fs_.dev_minor());
+  bool shrunk = false;
+  {
+    MutexLock lock(mutex_);
+    shrunk = now.size < attributes_.size && !mappings_.empty();
+    attributes_ = now;
+    heard_ns_ = host::MonotonicNs();
+    stale_ = false;
+  }
+  if (shrunk) InvalidateMappings(now.size);
+}
+
+void GoferInode::MarkStale() {
+  MutexLock lock(mutex_);
+  stale_ = true;
+}
+
+bool GoferInode::StillTrue(uint64_t heard_ns) const {
+  return gofer_fs_.exclusive() || host::MonotonicNs() - heard_ns < kSharedTtlNs;
+}
+
+bool GoferInode::Fresh() {
+  MutexLock lock(mutex_);
+  return StillTrue(heard_ns_);
+}
+
+Result<void> GoferInode::Refresh() {
+  gofer::Attributes now;
+  {
+    const arena::HostScope host;
+    now = TRY(gofer_fs_.client().GetAttr(node_));
+  }
+  UpdateAttributes(now);
+  return {};
+}
+
+Result<vfs::Attributes> GoferInode::GetAttributes() {
+  {
+    MutexLock lock(mutex_);
+    if (!stale_ && StillTrue(heard_ns_)) return attributes_;
+  }
+  TRY(Refresh());
+  MutexLock lock(mutex_);
+  return attributes_;
+}
+
+Result<void> GoferInode::SetAttributes(const vfs::AttributeChange& change) {
+  TRY(CheckWritable());
+  gofer::SetAttrRequest request{.node = node_};
+  const auto set = [&](uint32_t bit) { request.mask |= bit; };
+  if (change.mode) {
+    set(gofer::kSetMode);
+    request.mode = *change.mode;
+  }
+  if (change.uid) {
+    set(gofer::kSetUid);
+    request.uid = *change.uid;
+  }
+  if (change.gid) {
+    set(gofer::kSetGid);
+    request.gid = *change.gid;
+  }
+  if (change.size) {
+    set(gofer::kSetSize);
+    request.size = *change.size;
+  }
+  if (change.atime) {
+    set(gofer::kSetAtime);
+    request.atime_sec = change.atime->sec;
+    request.atime_nsec = change.atime->nsec;
+  }
+  if (change.mtime) {
+    set(gofer::kSetMtime);
+    request.mtime_sec = change.mtime->sec;
+    request.mtime_nsec = change.mtime->nsec;
+  }
+  gofer::Attributes now;
+  {
+    const arena::HostScope host;
+    now = TRY(gofer_fs_.client().SetAttr(request));
+  }
+  UpdateAttributes(now);
+  return {};
+}
+
+void GoferInode::SetTarget(std::string_view target) {
+  const arena::ArenaScope arena;
+  MutexLock lock(mutex_);
+  target_ = std::make_unique<std::string>(target);
+}
+
+Result<std::string> GoferInode::ReadLink(vfs::Caller&) {
+  {
+    MutexLock lock(mutex_);
+    if (target_ != nullptr) return *target_;
+  }
+  if (!IsSymlink()) return Fail(EINVAL);
+  Result<std::string> target;
+  {
+    const arena::HostScope host;
+    target = gofer_fs_.client().Readlink(node_);
+  }
+  if (!target) return target;
+  SetTarget(*target);
+  return std::string(*target);
+}
+
+// -- descriptors --
+
+Result<arena::HostFd> GoferInode::OpenFd(bool write) {
+  gofer::Attributes now;
+  arena::HostFd fd;
+  {
+    const arena::HostScope host;
+    Result<gofer::Opened> opened = gofer_fs_.client().Open(node_, write ? O_RDWR : O_RDONLY);
+    if (!opened && write && opened.error() == Errno(EACCES)) {
+      opened = gofer_fs_.client().Open(node_, O_WRONLY);
+    }
+    if (!opened) return std::unexpected(opened.error());
+    now = opened->attributes;
+    fd = arena::HostTable::Get().Add(std::move(opened->file));
+  }
+  UpdateAttributes(now);
+  return fd;
+}
+
+Result<arena::HostFd> GoferInode::AcquireFd(bool write) {
+  {
+    MutexLock lock(mutex_);
+    if (write) wrote_ = true;
+    const arena::HostFd fd = write ? write_fd_ : read_fd_;
+    if (fd) {
+      fd_users_++;
+      return fd;
+    }
+  }
+  if (write) TRY(CheckWritable());
+  const arena::HostFd opened = TRY(OpenFd(write));
+  arena::HostFd used;
+  {
+    MutexLock lock(mutex_);
+    arena::HostFd& slot = write ? write_fd_ : read_fd_;
+    if (!slot) slot = opened;
+    used = slot;
+    fd_users_++;
+  }
+  if (used != opened) CloseHostFd(opened, false);
+  return used;
+}
+
+void GoferInode::ReleaseFd() {
+  {
+    MutexLock lock(mutex_);
+    if (--fd_users_ != 0) return;
+  }
+  gofer_fs_.NoteIdle(*this);
+}
+
+void GoferInode::CloseIdleFds() {
+  arena::HostFd read_fd, write_fd;
+  bool mapped = false;
+  {
+    MutexLock lock(mutex_);
+    if (fd_users_ != 0) return;
+    read_fd = std::exchange(read_fd_, {});
+    write_fd = std::exchange(write_fd_, {});
+    mapped = std::exchange(mapped_, false);
+  }
+  CloseHostFd(read_fd, mapped);
+  CloseHostFd(write_fd, mapped);
+}
+
+Result<void> GoferInode::ReopenFds() {
+  arena::HostFd read_fd, write_fd;
+  {
+    MutexLock lock(mutex_);
+    read_fd = read_fd_;
+    write_fd = write_fd_;
+  }
+  const arena::HostScope host;
+  if (read_fd) {
+    gofer::Opened opened = TRY(gofer_fs_.client().Open(node_, O_RDONLY));
+    arena::HostTable::Get().Restore(read_fd, std::move(opened.file));
+  }
+  if (write_fd) {
+    gofer::Opened opened = TRY(gofer_fs_.client().Open(node_, O_RDWR));
+    arena::HostTable::Get().Restore(write_fd, std::move(opened.file));
+  }
+  return {};
+}
+
+std::optional<uint64_t> GoferInode::KnownSize() {
+  MutexLock lock(mutex_);
+  if (!gofer_fs_.exclusive() || wrote_ || stale_) return std::nullopt;
+  return attributes_.size;
+}
+
+void GoferInode::NoteWrite(uint64_t end) {
+  MutexLock lock(mutex_);
+  stale_ = true;
+  attributes_.size = std::max(attributes_.size, end);
+}
+
+Result<Ref<vfs::File>> GoferInode::Open(vfs::Caller& caller, const vfs::Path& path,
+                                        uint32_t flags) {
+  if (IsDir()) return MakeGoferDirectoryFile(*this, path, flags);
+  if (type() != S_IFREG) return vfs::OpenSpecial(*this, caller, path, flags);
+  const bool write = (flags & O_ACCMODE) != O_RDONLY;
+  const arena::HostFd fd = TRY(AcquireFd(write));
+  if (!gofer_fs_.exclusive()) MarkStale();  // close-to-open: asked for again
+  return MakeGoferFile(*this, path, flags, fd);
+}
+
+// -- mappings --
+
+void GoferInode::AddMapping(mm::MemoryManager& mm, Range addresses, uint64_t offset) {
+  MutexLock lock(mutex_);
+  mapped_ = true;
+  mappings_.push_back({&mm, addresses, offset});
+}
+
+void GoferInode::RemoveMapping(mm::MemoryManager& mm, Range addresses, uint64_t offset) {
+  MutexLock lock(mutex_);
+  for (Mapping& mapping : mappings_) {
+    if (mapping.mm != &mm || mapping.addresses != addresses || mapping.offset != offset) continue;
+    mapping = mappings_.back();
+    mappings_.pop_back();
+    return;
+  }
+}
+
+void GoferInode::InvalidateMappings(uint64_t new_size) {
+  struct Target {
+    Ref<mm::MemoryManager> mm;
+    Range addresses;
+  };
+  std::vector<Target> targets;
+  {
+    MutexLock lock(mutex_);
+    for (const Mapping& m : mappings_) {
+      const Range beyond{PageCeil(new_size), m.offset + m.addresses.size()};
+      if (beyond.end <= beyond.start) continue;
+      Ref<mm::MemoryManager> mm = Ref<mm::MemoryManager>::TryFrom(m.mm);
+      if (!mm) continue;
+      const uint64_t skip = beyond.start > m.offset ? beyond.start - m.offset : 0;
+      targets.push_back({std::move(mm), {m.addresses.start + skip, m.addresses.end}});
+    }
+  }
+  for (const Target& target : targets) target.mm->InvalidateMapping(target.addresses);
+}
+
+// -- extended attributes --
+
+Result<std::string> GoferInode::GetXattr(std::string_view name) {
+  gofer::Client& client = gofer_fs_.client();
+  const size_t size = TRY(client.GetXattr(node_, name, {}));
+  std::string value(size, '\0');
+  if (size == 0) return value;
+  const auto room = std::as_writable_bytes(std::span(value.data(), value.size()));
+  const size_t got = TRY(client.GetXattr(node_, name, room));
+  value.resize(got);
+  return value;
+}
+
+Result<void> GoferInode::SetXattr(std::string_view name, std::string_view value, int flags) {
+  TRY(CheckWritable());
+  MarkStale();
+  const arena::HostScope host;
+  return gofer_fs_.client().SetXattr(node_, name, std::as_bytes(std::span(value)), flags);
+}
+
+Result<void> GoferInode::RemoveXattr(std::string_view name) {
+  TRY(CheckWritable());
+  MarkStale();
+  const arena::HostScope host;
+  return gofer_fs_.client().RemoveXattr(node_, name);
+}
+
+Result<std::vector<std::string>> GoferInode::ListXattrs() {
+  std::vector<std::string> names;
+  gofer::Client& client = gofer_fs_.client();
+  const size_t size = TRY(client.ListXattr(node_, {}));
+  if (size == 0) return names;
+  std::string all(size, '\0');
+  const auto room = std::as_writable_bytes(std::span(all.data(), all.size()));
+  const size_t got = TRY(client.ListXattr(node_, room));
+  all.resize(got);
+  for (size_t at = 0; at < all.size();) {
+    const size_t end = std::min(all.find('\0', at), all.size());
+    names.push_back(all.substr(at, end - at));
+    at = end + 1;
+  }
+  return names;
+}
+
+}  // namespace skep::fs

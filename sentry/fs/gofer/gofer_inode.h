@@ -1,0 +1,150 @@
+// GoferInode: a file, directory or symlink of a GoferFs. Internal to fs/gofer.
+//
+// Calls of the gofer::Client are made under no Mutex and inside arena::HostScope. `mutex_` guards
+// what is cached.
+#pragma once
+
+#include <list>
+#include <memory>
+#include <optional>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "sentry/fs/gofer/gofer_fs.h"
+#include "sentry/mm/mappable.h"
+#include "sentry/vfs/file.h"
+#include "sentry/vfs/path.h"
+
+namespace skep::fs {
+
+vfs::Attributes FromGofer(const gofer::Attributes& from, uint32_t dev_minor);
+
+// The names of a directory at one moment.
+struct GoferListing : RefCounted<GoferListing> {
+  struct Entry {
+    std::string name;
+    uint64_t ino;
+    uint8_t type;  // DT_*
+  };
+  std::vector<Entry> entries;
+};
+
+class GoferInode final : public vfs::Inode {
+ public:
+  GoferInode(GoferFs& fs, const gofer::NodeRecord& record);
+  ~GoferInode() override;
+
+  Result<vfs::Attributes> GetAttributes() override;
+  Result<void> SetAttributes(const vfs::AttributeChange& change) override;
+  Result<Ref<vfs::Inode>> Lookup(std::string_view name) override;
+  void PrefetchWalk(std::span<const std::string_view> names) override;
+  Result<Ref<vfs::Inode>> Create(std::string_view name, const NewNode& node) override;
+  Result<Ref<vfs::Inode>> Symlink(std::string_view name, std::string_view target,
+                                  const NewNode& node) override;
+  Result<void> Link(std::string_view name, vfs::Inode& existing) override;
+  Result<void> Unlink(std::string_view name, vfs::Inode& victim) override;
+  Result<void> Rmdir(std::string_view name, vfs::Inode& victim) override;
+  Result<void> Rename(std::string_view name, vfs::Inode& moved, vfs::Inode& new_directory,
+                      std::string_view new_name, vfs::Inode* target, uint32_t flags) override;
+  Result<std::string> ReadLink(vfs::Caller& caller) override;
+  Result<Ref<vfs::File>> Open(vfs::Caller& caller, const vfs::Path& path, uint32_t flags) override;
+  Result<std::string> GetXattr(std::string_view name) override;
+  Result<void> SetXattr(std::string_view name, std::string_view value, int flags) override;
+  Result<void> RemoveXattr(std::string_view name) override;
+  Result<std::vector<std::string>> ListXattrs() override;
+
+  GoferFs& gofer_fs() const { return gofer_fs_; }
+  gofer::NodeId node() const { return node_; }
+  // Another reference to the node came with these attributes.
+  void Absorb(const gofer::NodeRecord& record);
+  void UpdateAttributes(const gofer::Attributes& attributes);
+  // Contents or names changed through us: the next GetAttributes asks.
+  void MarkStale();
+  // kShared: asks for the attributes whatever their age.
+  Result<void> Refresh();
+  // kShared: whether this inode was heard of within the time to live.
+  bool Fresh();
+
+  // A descriptor that can read (or also write); held until ReleaseFd.
+  Result<arena::HostFd> AcquireFd(bool write);
+  void ReleaseFd();
+  void CloseIdleFds();
+  // The size, when it is known without asking: nobody but us can change it.
+  std::optional<uint64_t> KnownSize();
+  void NoteWrite(uint64_t end);
+
+  // All names, from the cache or the gofer: one message for each 64 KiB of them.
+  Result<Ref<GoferListing>> List();
+  size_t ForgetChildren();  // how many there were
+
+  // Mappings of this file, told when it shrinks.
+  void AddMapping(mm::MemoryManager& mm, Range addresses, uint64_t offset);
+  void RemoveMapping(mm::MemoryManager& mm, Range addresses, uint64_t offset);
+
+  // After a restore: descriptors under their old numbers.
+  Result<void> ReopenFds();
+
+  // Of the lists of GoferFs; guarded by its mutex.
+  std::optional<std::list<GoferInode*>::iterator> idle_at, listed_at;
+  size_t children_counted = 0;
+
+ private:
+  struct NameHash {
+    using is_transparent = void;
+    size_t operator()(std::string_view name) const {
+      return std::hash<std::string_view>()(name);
+    }
+  };
+  struct Child {
+    Ref<GoferInode> inode;  // none: does not exist
+    uint64_t heard_ns = 0;
+  };
+  using Children = std::unordered_map<std::string, Child, NameHash, std::equal_to<>>;
+  struct Directory {
+    Children children;
+    bool complete = false;  // every name is in `children`
+    uint64_t complete_ns = 0;
+    Ref<GoferListing> listing;  // what `complete` came from; none once we changed the directory
+  };
+  struct Mapping {
+    mm::MemoryManager* mm;
+    Range addresses;
+    uint64_t offset;
+  };
+
+  std::optional<Result<Ref<vfs::Inode>>> LookupCached(std::string_view name);
+  bool StillTrue(uint64_t heard_ns) const;
+  Result<void> Remember(std::span<const std::string_view> names, const gofer::Walked& walked);
+  void SetChild(std::string_view name, Ref<GoferInode> inode, bool changed);
+  Result<void> CheckWritable() const;
+  void SetTarget(std::string_view target);
+  Result<Ref<GoferListing>> FetchListing();
+  void InvalidateMappings(uint64_t new_size);
+  Result<arena::HostFd> OpenFd(bool write);
+
+  GoferFs& gofer_fs_;
+  const gofer::NodeId node_;
+  uint64_t references_ GUARDED_BY(mutex_) = 1;
+  Mutex mutex_{LockRank::kInode};
+  vfs::Attributes attributes_ GUARDED_BY(mutex_);
+  uint64_t heard_ns_ GUARDED_BY(mutex_) = 0;
+  bool stale_ GUARDED_BY(mutex_) = false;
+  bool wrote_ GUARDED_BY(mutex_) = false;  // the size is what the host says
+  bool mapped_ GUARDED_BY(mutex_) = false;  // engines may know the descriptors
+  int fd_users_ GUARDED_BY(mutex_) = 0;
+  arena::HostFd read_fd_ GUARDED_BY(mutex_), write_fd_ GUARDED_BY(mutex_);
+  std::unique_ptr<std::string> target_ GUARDED_BY(mutex_);
+  std::unique_ptr<Directory> directory_ GUARDED_BY(mutex_);
+  std::vector<Mapping> mappings_ GUARDED_BY(mutex_);
+};
+
+// Opening: gofer_file.cc.
+Ref<vfs::File> MakeGoferFile(GoferInode& inode, const vfs::Path& path, uint32_t flags,
+                             arena::HostFd fd);
+Ref<vfs::File> MakeGoferDirectoryFile(GoferInode& inode, const vfs::Path& path, uint32_t flags);
+
+// Closes a donated descriptor; engines forget it first if `mapped`.
+void CloseHostFd(arena::HostFd fd, bool mapped);
+
+}  // namespace skep::fs
