@@ -54,12 +54,7 @@ FileSystem::FileSystem(uint32_t dev_minor, size_t cached)
 
 FileSystem::~FileSystem() = default;
 
-void FileSystem::operator delete(FileSystem* fs, std::destroying_delete_t) {
-  fs->cache_->Shutdown();
-  void* memory = dynamic_cast<void*>(fs);
-  fs->~FileSystem();
-  ::operator delete(memory);
-}
+void FileSystem::DropCache() { cache_->Shutdown(); }
 
 Ref<Dentry> FileSystem::root() {
   {

@@ -47,7 +47,6 @@ class File : public RefCounted<File> {
   virtual ~File();
   // Tells the observer first, while the derived class (its wait queue) is still whole.
   static void operator delete(File* file, std::destroying_delete_t);
-  static void* operator new(size_t size) { return ::operator new(size); }
   // The file's one observer, made by `make` at the first call.
   Ref<FileObserver> Observer(const std::function<Ref<FileObserver>()>& make);
 

@@ -8,7 +8,6 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
-#include <new>
 #include <optional>
 #include <span>
 #include <string>
@@ -163,10 +162,6 @@ class Dentry : public RefCounted<Dentry> {
 class FileSystem : public RefCounted<FileSystem> {
  public:
   virtual ~FileSystem();
-  // Lets go of cached dentries (and so of inodes) before the destructor of the derived class runs.
-  static void operator delete(FileSystem* fs, std::destroying_delete_t);
-  static void* operator new(size_t size) { return ::operator new(size); }
-
   virtual const char* type_name() const = 0;  // "tmpfs", for /proc/mounts
   virtual Result<StatFs> GetStatFs() = 0;
   virtual Ref<Inode> RootInode() = 0;
@@ -188,6 +183,9 @@ class FileSystem : public RefCounted<FileSystem> {
  protected:
   // `cached`: how many unused dentries are kept.
   explicit FileSystem(uint32_t dev_minor, size_t cached = 4096);
+  // Lets go of cached dentries and so of inodes. For destructors of file systems whose inodes refer
+  // to them when they die.
+  void DropCache();
 
  private:
   const uint32_t dev_minor_;

@@ -35,6 +35,7 @@ Result<Ref<GoferFs>> GoferFs::Make(GoferConnection connection, const GoferFsOpti
 }
 
 GoferFs::~GoferFs() {
+  DropCache();
   root_ = {};
   const arena::HostScope host;
   client().FlushReleases();

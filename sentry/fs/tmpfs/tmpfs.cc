@@ -32,7 +32,7 @@ TmpFs::TmpFs(mm::MemoryFile& memory, const TmpFsOptions& wanted)
   root_ = MakeRef<TmpDirectory>(*this, node);
 }
 
-TmpFs::~TmpFs() = default;
+TmpFs::~TmpFs() { DropCache(); }
 
 Ref<vfs::Inode> TmpFs::RootInode() { return root_; }
 
