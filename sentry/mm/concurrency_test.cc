@@ -105,7 +105,7 @@ TEST_F(MmConcurrency, EachFiberKeepsItsMemory) {
                             .flags = MAP_PRIVATE | MAP_ANONYMOUS},
                            {})
                       .value();
-    for (int step = 0; step < 600; ++step) {
+    for (int step = 0; step < 1500; ++step) {
       const uint64_t page = random() % 32;
       switch (random() % 16) {
         case 0: {

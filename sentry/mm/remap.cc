@@ -114,7 +114,8 @@ Result<bool> MemoryManager::State::ExpandInPlace(VmaSet::iterator it, const Rema
   tail.end = more.end;
   const bool populate = tail.locked && !tail.lock_on_fault;
   Batch batch;
-  TRY(MapVma(std::move(tail), populate, batch));  // and it merges
+  const Result<uint64_t> mapped = MapVma(std::move(tail), populate, batch);  // and it merges
+  if (!mapped) return Fail(mapped.error().code());
   return true;
 }
 
