@@ -1,0 +1,139 @@
+#include "sentry/anon/job_control.h"
+
+#include <csignal>
+#include <linux/capability.h>
+
+#include "sentry/anon/terminal.h"
+
+namespace skep::anon {
+
+Ref<Terminal> Terminals::Of(int session) {
+  MutexLock lock(mutex_);
+  const auto found = controlling_.find(session);
+  if (found == controlling_.end()) return {};
+  return Ref<Terminal>::TryFrom(found->second);
+}
+
+int Terminals::SessionOf(Terminal& terminal) {
+  MutexLock lock(mutex_);
+  return terminal.session_;
+}
+
+int Terminals::ForegroundOf(Terminal& terminal) {
+  MutexLock lock(mutex_);
+  return terminal.foreground_;
+}
+
+void Terminals::AcquireAtOpen(vfs::Caller& caller, Terminal& terminal) {
+  if (!caller.IsSessionLeader()) return;
+  const int session = caller.SessionId();
+  MutexLock lock(mutex_);
+  if (terminal.session_ != 0 || controlling_.contains(session)) return;
+  controlling_[session] = &terminal;
+  terminal.session_ = session;
+  terminal.foreground_ = caller.ProcessGroupId();
+}
+
+// Linux: tiocsctty.
+Result<void> Terminals::Acquire(vfs::Caller& caller, Terminal& terminal, bool readable,
+                                bool steal) {
+  const int session = caller.SessionId();
+  const bool admin = caller.creds().Has(CAP_SYS_ADMIN);
+  MutexLock lock(mutex_);
+  if (caller.IsSessionLeader() && terminal.session_ == session) return {};
+  if (!caller.IsSessionLeader() || controlling_.contains(session)) return Fail(EPERM);
+  if (terminal.session_ != 0) {
+    if (!steal || !admin) return Fail(EPERM);
+    controlling_.erase(terminal.session_);
+  }
+  if (!readable && !admin) return Fail(EPERM);
+  controlling_[session] = &terminal;
+  terminal.session_ = session;
+  terminal.foreground_ = caller.ProcessGroupId();
+  return {};
+}
+
+Result<void> Terminals::GiveUp(vfs::Caller& caller, Terminal& terminal) {
+  int foreground = 0;
+  {
+    MutexLock lock(mutex_);
+    if (terminal.session_ == 0 || terminal.session_ != caller.SessionId()) return Fail(ENOTTY);
+    if (!caller.IsSessionLeader()) return {};
+    controlling_.erase(terminal.session_);
+    foreground = std::exchange(terminal.foreground_, 0);
+    terminal.session_ = 0;
+  }
+  if (foreground != 0) {
+    processes_.SignalGroup(foreground, SIGHUP);
+    processes_.SignalGroup(foreground, SIGCONT);
+  }
+  return {};
+}
+
+Result<int> Terminals::GetForeground(vfs::Caller& caller, Terminal& terminal, bool from_master) {
+  MutexLock lock(mutex_);
+  if (!from_master && (terminal.session_ == 0 || terminal.session_ != caller.SessionId())) {
+    return Fail(ENOTTY);
+  }
+  return terminal.foreground_;
+}
+
+Result<int> Terminals::GetSession(vfs::Caller& caller, Terminal& terminal, bool from_master) {
+  MutexLock lock(mutex_);
+  if (terminal.session_ == 0) return Fail(ENOTTY);
+  if (!from_master && terminal.session_ != caller.SessionId()) return Fail(ENOTTY);
+  return terminal.session_;
+}
+
+// Linux: tiocspgrp.
+Result<void> Terminals::SetForeground(vfs::Caller& caller, Terminal& terminal, int process_group) {
+  TRY(CheckForeground(caller, terminal, SIGTTOU));
+  const int session = caller.SessionId();
+  {
+    MutexLock lock(mutex_);
+    if (terminal.session_ == 0 || terminal.session_ != session) return Fail(ENOTTY);
+  }
+  if (process_group < 0) return Fail(EINVAL);
+  const int session_of_group = processes_.SessionOfGroup(process_group);
+  if (session_of_group == 0) return Fail(ESRCH);
+  if (session_of_group != session) return Fail(EPERM);
+  MutexLock lock(mutex_);
+  terminal.foreground_ = process_group;
+  return {};
+}
+
+int Terminals::EndSession(int session) {
+  Ref<Terminal> terminal = Of(session);
+  if (!terminal) return 0;
+  const int foreground = ForegroundOf(*terminal);
+  terminal->HangUp();
+  return foreground;
+}
+
+Result<void> Terminals::CheckForeground(vfs::Caller& caller, Terminal& terminal, int signo) {
+  const int group = caller.ProcessGroupId();
+  {
+    MutexLock lock(mutex_);
+    if (terminal.session_ == 0 || terminal.session_ != caller.SessionId()) return {};
+    if (terminal.foreground_ == 0 || terminal.foreground_ == group) return {};
+  }
+  if (caller.IsBlockedOrIgnored(signo)) {
+    if (signo == SIGTTIN) return Fail(EIO);
+    return {};
+  }
+  if (caller.InOrphanedGroup()) return Fail(EIO);
+  caller.SignalGroup(group, signo);
+  return Fail(kRestartSys);
+}
+
+void Terminals::Forget(Terminal& terminal) { (void)Detach(terminal); }
+
+int Terminals::Detach(Terminal& terminal) {
+  MutexLock lock(mutex_);
+  const int session = std::exchange(terminal.session_, 0);
+  terminal.foreground_ = 0;
+  if (session != 0) controlling_.erase(session);
+  return session;
+}
+
+}  // namespace skep::anon
