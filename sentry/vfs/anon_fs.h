@@ -20,6 +20,7 @@ class AnonFs final : public FileSystem {
   Path NewPath(std::string_view kind, uint32_t mode, const auth::Credentials& owner);
   // "anon_inode:[eventpoll]", "anon_inode:[eventfd]": all share one inode without a type.
   Path SharedInode(std::string_view kind);
+  uint64_t NewIno() { return ++last_ino_; }  // for inodes that others make (memfd)
 
   const char* type_name() const override { return "anon_inodefs"; }
   Result<StatFs> GetStatFs() override;
