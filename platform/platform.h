@@ -4,8 +4,8 @@
 // thing a guest asks of its kernel. Engines know nothing of fibers, tasks or Linux semantics.
 //
 // Threads: there is one Engine per worker, called by that worker's host thread only, except for the
-// methods marked "any thread". An AddressSpace and its Contexts belong to the engine that made them;
-// AddressSpace methods may be called from any worker (serialised inside, forwarded if need be).
+// methods marked "any thread". An AddressSpace and its Contexts belong to the engine that made
+// them; AddressSpace methods may be called from any worker (serialised inside, forwarded if need be).
 // Engines allocate from malloc (arena::HostScope is set by their callers' worker loop or by the
 // engine itself); kernel objects name engine objects through arena::HostTable only.
 #pragma once
@@ -27,8 +27,8 @@ namespace skep::platform {
 // Plain words, so they may live in the arena. Always the sentry's own copy, sanitised; never a view
 // of stub memory.
 struct Registers {
-  uint64_t r15, r14, r13, r12, rbp, rbx, r11, r10, r9, r8, rax, rcx, rdx, rsi, rdi, rip, rflags, rsp,
-      fs_base, gs_base;
+  uint64_t r15, r14, r13, r12, rbp, rbx, r11, r10, r9, r8, rax, rcx, rdx, rsi, rdi, rip, rflags;
+  uint64_t rsp, fs_base, gs_base;
 };
 
 // A file that guest memory can be mapped from: a memory file or a donated host file. The number is
@@ -150,7 +150,8 @@ class Engine {
   virtual Result<std::unique_ptr<AddressSpace>> NewAddressSpace() = 0;
   // A stopped context (stop() is Interrupted) that starts with these registers and this xsave
   // (empty: the initial state). It is as if loaded.
-  virtual Result<std::unique_ptr<Context>> NewContext(AddressSpace& space, const Registers& registers,
+  virtual Result<std::unique_ptr<Context>> NewContext(AddressSpace& space,
+                                                      const Registers& registers,
                                                       std::span<const std::byte> xsave) = 0;
   // Runs guests until something stops; never spins. A context whose Resume was called is reported
   // once, when it stops.
@@ -167,10 +168,10 @@ class Engine {
 enum class EngineKind : uint8_t { kAuto, kPtrace, kNotify, kKvm };
 
 struct EngineOptions {
-  int worker = 0;               // for names in logs
-  int cpu = -1;                 // pin stubs to this host CPU; -1: do not
-  HostFiles* files = nullptr;   // outlives the engine
-  bool poison_unloaded = false;  // ptrace: registers that were not loaded are overwritten (a test mode)
+  int worker = 0;                // for names in logs
+  int cpu = -1;                  // pin stubs to this host CPU; -1: do not
+  HostFiles* files = nullptr;    // outlives the engine
+  bool poison_unloaded = false;  // ptrace: overwrite registers that were not loaded (a test mode)
 };
 
 // Called on the worker's own thread; the engine belongs to it from then on. kAuto must have been

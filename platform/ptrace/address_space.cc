@@ -27,7 +27,9 @@ Result<void> PtraceSpace::Reset() {
 }
 
 void PtraceSpace::Kill() {
-  if (!dead()) (void)host::Call(SYS_kill, static_cast<uint64_t>(pid_), SIGKILL);
+  if (dead()) return;
+  if (!kill_awaited_.exchange(true)) engine_.ExpectDeath();
+  (void)host::Call(SYS_kill, static_cast<uint64_t>(pid_), SIGKILL);
 }
 
 Engine& PtraceSpace::engine() { return engine_; }

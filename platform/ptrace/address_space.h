@@ -36,6 +36,9 @@ class PtraceSpace final : public AddressSpace {
     return true;
   }
 
+  // True if Kill was called and its death is still awaited.
+  bool ForgetKill() { return kill_awaited_.exchange(false); }
+
   PtraceSpace* next_dead = nullptr;
   bool is_announced = false;  // in the engine's list of spaces to report
 
@@ -44,6 +47,7 @@ class PtraceSpace final : public AddressSpace {
   const pid_t pid_;
   const uint32_t slot_;
   std::atomic<bool> dead_ = false;
+  std::atomic<bool> kill_awaited_ = false;
   int death_status_ = 0;
 };
 

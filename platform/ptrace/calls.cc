@@ -30,19 +30,19 @@ Result<void> Emulate(pid_t tid) { return Plain(Ptrace(PTRACE_SYSEMU, tid, 0, nul
 
 Result<SyscallInfo> GetSyscallInfo(pid_t tid) {
   SyscallInfo info = {};
-  TRY(Ptrace(PTRACE_GET_SYSCALL_INFO, tid, sizeof(info), &info));
+  TRY(Plain(Ptrace(PTRACE_GET_SYSCALL_INFO, tid, sizeof(info), &info)));
   return info;
 }
 
 Result<siginfo_t> GetSignal(pid_t tid) {
   siginfo_t info = {};
-  TRY(Ptrace(PTRACE_GETSIGINFO, tid, 0, &info));
+  TRY(Plain(Ptrace(PTRACE_GETSIGINFO, tid, 0, &info)));
   return info;
 }
 
 Result<user_regs_struct> GetRegisters(pid_t tid) {
-  user_regs_struct registers;
-  TRY(Ptrace(PTRACE_GETREGS, tid, 0, &registers));
+  user_regs_struct registers = {};
+  TRY(Plain(Ptrace(PTRACE_GETREGS, tid, 0, &registers)));
   return registers;
 }
 
@@ -57,7 +57,7 @@ Result<void> PokeRegister(pid_t tid, size_t offset, uint64_t value) {
 
 Result<size_t> GetXsave(pid_t tid, std::span<std::byte> area) {
   iovec part = {area.data(), area.size()};
-  TRY(Ptrace(PTRACE_GETREGSET, tid, NT_X86_XSTATE, &part));
+  TRY(Plain(Ptrace(PTRACE_GETREGSET, tid, NT_X86_XSTATE, &part)));
   return part.iov_len;
 }
 

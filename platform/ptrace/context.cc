@@ -207,7 +207,7 @@ void PtraceContext::Resume() {
     engine_.PushReady(*this);
     return;
   }
-  engine_.pinning().Ran(pinning, tid_);
+  engine_.NoteRunning(*this);
   // If it was killed, its exit status says so later.
   (void)Emulate(tid_);
 }
@@ -225,7 +225,7 @@ Result<void> PtraceContext::MoveTo(Engine& engine) {
 }
 
 void PtraceContext::Stopped(Stop stop) {
-  engine_.pinning().Stopped(pinning);
+  engine_.NoteNotRunning(*this);
   stop_ = stop;
   loaded_ = xsave_loaded_ = xsave_touched_ = return_set_ = host_registers_known_ = false;
   if (!engine_.poisons()) return;

@@ -38,6 +38,7 @@ class PtraceContext final : public Context {
 
   PtraceContext* next_ready = nullptr;
   bool is_ready = false;
+  bool is_counted = false;  // among those that run
   Pinning::Link pinning;
 
  private:

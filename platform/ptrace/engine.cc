@@ -20,6 +20,7 @@ namespace {
 constexpr int kEventStop = 128;  // PTRACE_EVENT_STOP
 // A pending wake-up is reported after this many stops at the latest.
 constexpr uint32_t kMaxStopsBeforeWoken = 16;
+constexpr uint32_t kMaxWaitsForOne = 64;
 
 // The engine of a host thread. Not kernel state: it names the thread that calls.
 thread_local RequestQueue* queue_of_thread = nullptr;  // tidy: allow(thread_local) see above
@@ -101,8 +102,39 @@ void PtraceEngine::AnnounceAgain(PtraceSpace& space) {
   dead_ = &space;
 }
 
+void PtraceEngine::NoteRunning(PtraceContext& context) {
+  context.is_counted = true;
+  ++running_;
+  running_sum_ ^= reinterpret_cast<uintptr_t>(&context);
+  pinning_.Ran(context.pinning, context.tid());
+}
+
+void PtraceEngine::NoteNotRunning(PtraceContext& context) {
+  if (!context.is_counted) return;
+  context.is_counted = false;
+  --running_;
+  running_sum_ ^= reinterpret_cast<uintptr_t>(&context);
+  pinning_.Stopped(context.pinning);
+}
+
+void PtraceEngine::ExpectDeath() {
+  deaths_expected_.fetch_add(1);
+  waker_.Wake(kDeath);
+}
+
+// The host looks through all our children when we wait for any; not if we wait for one. The others
+// can only die, which is noticed a little later then.
+pid_t PtraceEngine::WhomToWaitFor() {
+  if (running_ != 1 || deaths_expected_.load() != 0 || ++waits_for_one_ >= kMaxWaitsForOne) {
+    waits_for_one_ = 0;
+    return -1;
+  }
+  return reinterpret_cast<PtraceContext*>(running_sum_)->tid();
+}
+
 void PtraceEngine::MarkDead(PtraceSpace& space, int status) {
   if (!space.MarkDead(status)) return;
+  if (space.ForgetKill()) deaths_expected_.fetch_sub(1);
   // Should only one of its threads have ended.
   (void)host::Call(SYS_kill, static_cast<uint64_t>(space.pid()), SIGKILL);
   AnnounceAgain(space);
@@ -135,7 +167,10 @@ void PtraceEngine::HandleExit(pid_t tid, int status) {
   const Tracee tracee = found->second;
   tracees_.erase(found);
   if (tid == template_) template_ = 0;
-  if (tracee.context != nullptr) MarkDead(tracee.context->space(), status);
+  if (tracee.context != nullptr) {
+    NoteNotRunning(*tracee.context);
+    MarkDead(tracee.context->space(), status);
+  }
   if (tracee.space != nullptr) MarkDead(*tracee.space, status);
 }
 
@@ -195,7 +230,7 @@ Event PtraceEngine::Wait(Deadline deadline, HostPoller& poller) {
         waker_.TimerFired();
         pinning_.Tick(host::MonotonicNs());
       }
-      waker_.Take(kAnswer);
+      waker_.Take(kAnswer | kDeath);
       reasons = waker_.reasons() & (kKicked | kPolled);
     }
     // Stops first, but not for ever.
@@ -215,10 +250,11 @@ Event PtraceEngine::Wait(Deadline deadline, HostPoller& poller) {
     SetTimer(deadline);
     if (poller.watching()) poll_thread_.Arm(poller.epoll_fd());
     int status = 0;
-    const Result<pid_t> tid = waker_.WaitForChild(&status);
+    const pid_t whom = WhomToWaitFor();
+    const Result<pid_t> tid = waker_.WaitForChild(whom, &status);
     if (tid) {
       HandleStatus(*tid, status);
-    } else if (tid.error() == Errno(ECHILD)) {
+    } else if (tid.error() == Errno(ECHILD) && whom == -1) {
       waker_.SleepWhile(0);
     }
   }

@@ -47,7 +47,10 @@ class PtraceEngine final : public Engine {
   // Wait reports once more that it died.
   void AnnounceAgain(PtraceSpace& space);
   bool poisons() const { return options_.poison_unloaded; }
-  Pinning& pinning() { return pinning_; }
+  void NoteRunning(PtraceContext& context);
+  void NoteNotRunning(PtraceContext& context);
+  // Any thread: a stub is about to be killed.
+  void ExpectDeath();
 
  private:
   // A thread that we trace.
@@ -73,6 +76,7 @@ class PtraceEngine final : public Engine {
   Event Died(PtraceSpace& space);
   std::optional<Event> NextStop();
   bool ReapOne(bool block);
+  pid_t WhomToWaitFor();
   void HandleStatus(pid_t tid, int status);
   void HandleExit(pid_t tid, int status);
   bool IsDue(Deadline deadline);
@@ -111,6 +115,11 @@ class PtraceEngine final : public Engine {
   size_t contexts_ = 0, spaces_ = 0;
   pid_t new_tracee_ = 0;   // the last thread that came to its first stop
   pid_t lost_tracee_ = 0;  // the last unknown thread that ended
+
+  size_t running_ = 0;          // contexts that run
+  uintptr_t running_sum_ = 0;   // their addresses, xor-ed: that of the only one, if there is one
+  uint32_t waits_for_one_ = 0;  // since a wait for any
+  std::atomic<uint32_t> deaths_expected_ = 0;
 
   PtraceContext* ready_ = nullptr;  // stopped, not reported yet; oldest first
   PtraceContext* last_ready_ = nullptr;

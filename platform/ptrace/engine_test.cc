@@ -8,6 +8,7 @@
 #include <csignal>
 #include <thread>
 
+#include "platform/ptrace/address_space.h"
 #include "platform/ptrace/context.h"
 #include "platform/ptrace/test_guest.h"
 #include "platform/stub/stub.h"
@@ -396,6 +397,32 @@ TEST(PtraceDeath, IsReportedAndAnsweredWithEio) {
   event = world.Wait();
   ASSERT_TRUE(std::holds_alternative<Died>(event));
   EXPECT_TRUE(std::holds_alternative<SyscallStop>(world.Next(*alive)));
+}
+
+TEST(PtraceDeath, OfAParkedStubWhileAnotherGuestRuns) {
+  World world;
+  auto running_space = world.NewSpace(kSpin);
+  auto running = world.NewGuest(*running_space);
+  running->Resume();
+  for (int i = 0; i < 20; ++i) {
+    auto space = world.NewSpace(kSyscallLoop);
+    auto parked = world.NewGuest(*space);
+    (void)world.Next(*parked);
+    std::thread killer;
+    if (i % 2 == 0) {
+      killer = std::thread([&] { space->Kill(); });
+    } else {
+      kill(static_cast<PtraceSpace&>(*space).pid(), SIGKILL);  // nobody tells the engine
+    }
+    for (int waits = 0;; ++waits) {
+      const Event event = i % 2 == 0 ? world.Wait() : world.Wait(host::MonotonicNs() + kMs);
+      if (std::holds_alternative<Woken>(event) && waits < 100) continue;
+      ASSERT_TRUE(std::holds_alternative<Died>(event));
+      EXPECT_EQ(std::get<Died>(event).space, space.get());
+      break;
+    }
+    if (killer.joinable()) killer.join();
+  }
 }
 
 TEST(PtraceDeath, DuringABatch) {

@@ -139,7 +139,9 @@ Result<int> PtraceEngine::Donate(int fd) {
   };
   std::byte byte = {};
   const iovec part = {&byte, 1};
-  TRY(host::SendMsg(socket_.get(), {&part, 1}, {&fd, 1}, MSG_DONTWAIT));
+  if (auto sent = host::SendMsg(socket_.get(), {&part, 1}, {&fd, 1}, MSG_DONTWAIT); !sent) {
+    return std::unexpected(sent.error());
+  }
 
   scratch = {};
   scratch.part = {in_stub(&scratch.data), sizeof(scratch.data)};
@@ -237,6 +239,7 @@ void PtraceEngine::DropHere(PtraceSpace& space) {
     found->second = {.is_ending = true};
     (void)host::Call(SYS_kill, static_cast<uint64_t>(space.pid()), SIGKILL);
   }
+  if (space.ForgetKill()) deaths_expected_.fetch_sub(1);
   PtraceSpace** link = &dead_;
   while (*link != nullptr && *link != &space) link = &(*link)->next_dead;
   if (*link != nullptr) *link = space.next_dead;
@@ -270,7 +273,7 @@ void PtraceEngine::DropHere(PtraceContext& context) {
     *link = context.next_ready;
     if (last_ready_ == &context) last_ready_ = before;
   }
-  pinning_.Drop(context.pinning);
+  NoteNotRunning(context);
   --contexts_;
   const auto found = tracees_.find(tid);
   if (found == tracees_.end()) return;

@@ -1,6 +1,6 @@
-/* int64_t skep_ptrace_wait4(const uint32_t* word, int* status, int options)
+/* int64_t skep_ptrace_wait4(const uint32_t* word, pid_t pid, int* status, int options)
  *
- * wait4(-1, status, options, 0) unless *word is not zero, then -EINTR. Between the look at the word
+ * wait4(pid, status, options, 0) unless *word is not zero, then -EINTR. Between the look at the word
  * and the system call no signal is lost: waker.cc's handler moves an instruction pointer that lies
  * in [begin, end) to `woken`.
  */
@@ -12,7 +12,9 @@
     .type skep_ptrace_wait4, @function
 skep_ptrace_wait4:
     mov %rdi, %r8
-    mov $-1, %rdi
+    mov %rsi, %rdi
+    mov %rdx, %rsi
+    mov %rcx, %rdx
     xor %r10d, %r10d
 skep_ptrace_wait4_begin:
     cmpl $0, (%r8)

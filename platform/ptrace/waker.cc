@@ -12,7 +12,7 @@
 
 extern "C" {
 // SAFETY: wait.S; the labels are only compared with an instruction pointer.
-int64_t skep_ptrace_wait4(const uint32_t* word, int* status, int options);
+int64_t skep_ptrace_wait4(const uint32_t* word, int64_t pid, int* status, int options);
 extern const char skep_ptrace_wait4_begin[], skep_ptrace_wait4_end[], skep_ptrace_wait4_woken[];
 }
 
@@ -83,10 +83,10 @@ void Waker::Wake(WakeReason reason) {
   }
 }
 
-Result<pid_t> Waker::WaitForChild(int* status) {
+Result<pid_t> Waker::WaitForChild(pid_t child, int* status) {
   sleep_.store(kInWait);
-  const int64_t pid =
-      skep_ptrace_wait4(reinterpret_cast<const uint32_t*>(&word_), status, __WALL | __WNOTHREAD);
+  const int64_t pid = skep_ptrace_wait4(reinterpret_cast<const uint32_t*>(&word_), child, status,
+                                        __WALL | __WNOTHREAD);
   sleep_.store(kAwake);
   if (pid < 0) return Fail(static_cast<int>(-pid));
   return static_cast<pid_t>(pid);

@@ -20,7 +20,8 @@ enum WakeReason : uint32_t {
   kPolled = 4,
   kRequest = 8,  // another worker's request is queued
   kAnswer = 16,  // a request of ours was answered
-  kForget = 32,  // a descriptor of the stubs is to be closed
+  kDeath = 32,   // a stub is being killed
+  kForget = 64,  // a descriptor of the stubs is to be closed
 };
 
 class Waker {
@@ -40,8 +41,9 @@ class Waker {
   uint32_t reasons() const { return word_.load(std::memory_order_acquire); }
   // Clears these reasons; answers which of them were there.
   uint32_t Take(uint32_t reasons) { return word_.fetch_and(~reasons) & reasons; }
-  // wait4(-1) until a child changes or a reason is there. EINTR: a reason; ECHILD: no children.
-  Result<pid_t> WaitForChild(int* status);
+  // wait4 for `pid` (-1: any child), or until a reason is there. EINTR: a reason; ECHILD: none is
+  // left.
+  Result<pid_t> WaitForChild(pid_t pid, int* status);
   // Sleeps until the word is no longer `seen`.
   void SleepWhile(uint32_t seen);
   // kTimer is set when CLOCK_MONOTONIC reaches `deadline`. A timer that is set for an earlier time
