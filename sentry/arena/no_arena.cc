@@ -3,6 +3,7 @@
 
 #ifdef SKEP_NO_ARENA
 #include <atomic>
+#include <sanitizer/asan_interface.h>
 #include <sys/mman.h>
 
 #include "base/check.h"
@@ -39,6 +40,8 @@ Result<std::byte*> AllocateStack() {
   void* p = TRY(host::Mmap(nullptr, kStride, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
                            -1, 0));
   TRY(host::Mprotect(p, kPageSize, PROT_NONE));
+  // What an earlier fiber's frames at this address were.
+  __asan_unpoison_memory_region(p, kStride);
   ++stack_count;
   return static_cast<std::byte*>(p) + kStride - kStackSize;
 }

@@ -102,14 +102,21 @@ struct World {
   uint32_t highest_number = 0;
   uint64_t frozen_at = 0;
 
-  Mutex mutex{LockRank::kLeaf};
+  Mutex mutex{LockRank::kKernel};
   std::map<std::string, std::string> results;
   std::atomic<size_t> done{0};
   std::vector<Ref<Fiber>> fibers;
 
   void Report(std::string who, std::string what) {
-    results[std::move(who)] = std::move(what);
+    {
+      MutexLock hold(mutex);
+      results[std::move(who)] = std::move(what);
+    }
     ++done;
+  }
+  size_t CountOf(const std::string& who) {
+    MutexLock hold(mutex);
+    return results.count(who);
   }
 };
 
@@ -149,7 +156,7 @@ void Populate(World& w) {
   spawn(0, [&w] {
     Suspend(w.scheduler->clock().MonotonicNs() + 5 * kMs, Sleep::kUninterruptible);
     SleepLockHold hold(w.lock);
-    w.Report("contender", std::to_string(w.results.count("holder")));
+    w.Report("contender", std::to_string(w.CountOf("holder")));
   });
   spawn(1, [&w] {
     char byte = 0;

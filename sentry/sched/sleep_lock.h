@@ -34,7 +34,7 @@ class CAPABILITY("sleep lock") SleepLock {
   void NoteRelease();
 
   std::atomic<uint32_t> word_{0};  // 0 free, 1 held, 2 held and somebody may wait
-  const LockRank rank_;
+  [[maybe_unused]] const LockRank rank_;
   Mutex mutex_{LockRank::kWaitQueue};
   Waiter* first_ GUARDED_BY(mutex_) = nullptr;
   Waiter* last_ GUARDED_BY(mutex_) = nullptr;
