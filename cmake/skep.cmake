@@ -11,7 +11,7 @@ set(CMAKE_CXX_FLAGS_RELEASE "-O2 -DNDEBUG")
 set(CMAKE_CXX_FLAGS_DEBUG "-O1 -g1")
 
 add_library(skep_flags INTERFACE)
-target_include_directories(skep_flags INTERFACE ${CMAKE_SOURCE_DIR} ${CMAKE_BINARY_DIR})
+target_include_directories(skep_flags INTERFACE ${CMAKE_SOURCE_DIR})
 target_compile_definitions(skep_flags INTERFACE _GNU_SOURCE FMT_HEADER_ONLY)
 target_compile_options(skep_flags INTERFACE
   -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Werror -Wno-missing-field-initializers

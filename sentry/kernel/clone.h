@@ -1,6 +1,8 @@
 // New threads and processes (Linux: kernel/fork.c).
 #pragma once
 
+#include <functional>
+
 #include "sentry/kernel/kernel.h"
 #include "sentry/kernel/task.h"
 #include "sentry/loader/elf.h"
@@ -18,23 +20,20 @@ struct CloneRequest {
 // the memory.
 Result<int> Clone(Task& parent, const CloneRequest& request);
 
-// The sandbox's first process. Its memory is loaded by `program` on its own fiber; nothing runs until
-// the scheduler does. The caller is boot (arena heap).
+// The sandbox's first process. The caller is boot (arena heap).
 struct InitRequest {
-  Ref<vfs::FsContext> fs;
-  Ref<vfs::FdTable> files;
   auth::CredentialsRef credentials;
   Limits limits;
-  std::string path;                     // resolved against fs and PATH by the caller's hook
+  std::string path;
   std::vector<std::string> argv, envp;
   int oom_score_adj = 0;
+  // Runs first on init's fiber: mounts, task.fs and task.files.
+  std::move_only_function<Result<void>(Task& init)> prepare;
+  // Runs on init's fiber before its first instruction; `error`: 0, or the errno of the step that
+  // failed (init then exits with 127).
+  std::move_only_function<void(int error, bool in_prepare)> started;
 };
-// What became of starting init: set by its fiber before its first instruction.
-struct InitOutcome {
-  std::atomic<int> done{0};             // 1: runs; negative: -errno of the failing step
-};
-Result<Ref<Task>> StartInit(Kernel& kernel, InitRequest request, Ref<sched::Fiber>* fiber,
-                            InitOutcome* outcome);
+Result<Ref<Task>> StartInit(Kernel& kernel, InitRequest request);
 
 // execve(2) past argument copying: everything from preparation to the new registers.
 Result<void> Exec(Task& task, loader::Program program, Ref<vfs::File> executable);

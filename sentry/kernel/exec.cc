@@ -215,17 +215,44 @@ Result<void> Exec(Task& task, loader::Program program, Ref<vfs::File> executable
   return {};
 }
 
-Result<Ref<Task>> StartInit(Kernel& kernel, InitRequest request, Ref<sched::Fiber>* fiber,
-                            InitOutcome* outcome) {
+namespace {
+
+// The body of init's fiber up to its first instruction.
+Result<void> LoadInit(Task& task, InitRequest& request) {
+  vfs::Walker walker(task, *task.fs);
+  const vfs::Path path = TRY(walker.Resolve(request.path, {}));
+  Ref<vfs::File> file = TRY(loader::OpenExecutable(walker, path));
+  loader::Program program = TRY(loader::Prepare(walker, file, request.path, std::move(request.argv),
+                                                std::move(request.envp)));
+  const Ref<vfs::File> main = program.main.file;
+  TRY(Exec(task, std::move(program), main));
+  task.keep_registers = false;
+  return {};
+}
+
+void RunInit(Task& task, InitRequest request) {
+  sched::Fiber::Current().cookie = &task;
+  task.group->start_ns = task.kernel.scheduler.clock().MonotonicNs();
+  const Result<void> prepared = request.prepare(task);
+  const Result<void> loaded = prepared ? LoadInit(task, request) : prepared;
+  request.started(loaded ? 0 : loaded.error().code(), !prepared);
+  if (loaded) {
+    task.Main();
+    return;
+  }
+  ExitGroup(task, 127);
+  ExitTask(task);
+}
+
+}  // namespace
+
+Result<Ref<Task>> StartInit(Kernel& kernel, InitRequest request) {
   auto task = MakeRef<Task>(kernel);
   task->group = MakeRef<ThreadGroup>(kernel);
   ThreadGroup& group = *task->group;
   group.handlers = MakeRef<SignalHandlers>();
   group.limits = request.limits;
   group.oom_score_adj = request.oom_score_adj;
-  group.exit_signal = SIGCHLD;
-  task->fs = std::move(request.fs);
-  task->files = std::move(request.files);
   {
     MutexLock lock(kernel.tasks_mutex);
     task->credentials = std::move(request.credentials);
@@ -240,33 +267,15 @@ Result<Ref<Task>> StartInit(Kernel& kernel, InitRequest request, Ref<sched::Fibe
     kernel.init = task->group;
     ++kernel.task_count;
   }
-  auto body = [task, request = std::move(request), outcome]() mutable {
-    Task& t = *task;
-    sched::Fiber::Current().cookie = &t;
-    t.group->start_ns = t.kernel.scheduler.clock().MonotonicNs();
-    vfs::Walker walker(t, *t.fs);
-    const auto run = [&]() -> Result<void> {
-      const vfs::Path path = TRY(walker.Resolve(request.path, {}));
-      Ref<vfs::File> file = TRY(loader::OpenExecutable(walker, path));
-      loader::Program program = TRY(loader::Prepare(walker, file, request.path, std::move(request.argv),
-                                                    std::move(request.envp)));
-      const Ref<vfs::File> main = program.main.file;
-      return Exec(t, std::move(program), main);
-    };
-    const Result<void> started = run();
-    t.keep_registers = false;
-    outcome->done = started ? 1 : -started.error().code();
-    if (!started) {
-      ExitGroup(t, 127);
-      ExitTask(t);
-      return;
-    }
-    t.Main();
+  // The fiber may run on another thread before Spawn returns: it waits for its own reference.
+  auto body = [task, request = std::move(request)]() mutable {
+    sched::WaitUntil(task->started_queue, sched::kAllEvents, std::nullopt,
+                     sched::Sleep::kUninterruptible, [&] { return task->may_start.load(); });
+    RunInit(*task, std::move(request));
   };
-  auto spawned = sched::Fiber::Spawn(kernel.scheduler.worker(0), std::move(body));
-  if (!spawned) return std::unexpected(spawned.error());
-  task->fiber = *spawned;
-  *fiber = *spawned;
+  task->fiber = TRY(sched::Fiber::Spawn(kernel.scheduler.worker(0), std::move(body)));
+  task->may_start = true;
+  task->started_queue.Wake();
   return task;
 }
 

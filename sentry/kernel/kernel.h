@@ -12,6 +12,7 @@
 #include "sentry/ipc/futex.h"
 #include "sentry/kernel/task.h"
 #include "sentry/mm/memory_file.h"
+#include "sentry/net/unix_names.h"
 #include "sentry/sched/scheduler.h"
 #include "sentry/anon/epoll.h"
 #include "sentry/vfs/anon_fs.h"
@@ -66,6 +67,8 @@ class Kernel {
   uint64_t boot_realtime_ns = 0, boot_monotonic_ns = 0;
   Ref<vfs::AnonFs> anon_fs;  // pipes, sockets, eventfds, ...
   anon::EpollNesting epoll_nesting;
+  std::unique_ptr<net::UnixNamespace> unix_sockets;
+  uint32_t last_dev_minor = 20;  // of anonymous devices (boot)
   std::atomic<uint64_t> context_switches{0}, forks{0}, syscalls{0};
 
   // Linux's tasklist_lock and siglock in one.

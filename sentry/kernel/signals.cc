@@ -99,7 +99,10 @@ Result<void> SendToTask(Task& task, const siginfo_t& info) {
   return {};
 }
 
-Result<void> SendToGroup(ThreadGroup& group, const siginfo_t& info, Ref<PosixTimer> timer) {
+namespace {
+
+Result<void> SendToGroupAs(ThreadGroup& group, const siginfo_t& info, Ref<PosixTimer> timer,
+                           bool from_operator) {
   const int signo = info.si_signo;
   if (group.exiting || group.zombie || group.threads.empty()) return {};
   PrepareSignal(group, signo);
@@ -111,13 +114,23 @@ Result<void> SendToGroup(ThreadGroup& group, const siginfo_t& info, Ref<PosixTim
     if (Wants(*t, signo)) chosen = t;
   }
   Task& judge = chosen != nullptr ? *chosen : *group.threads.front();
-  if (IsIgnored(judge, signo, false)) return {};
+  if (IsIgnored(judge, signo, from_operator)) return {};
   if (group.pending.Add(info, QueueLimit(group), std::move(timer)) == PendingSignals::Added::kFull) {
     return Fail(EAGAIN);
   }
   group.kernel.signal_source->Arrivals().Wake(EPOLLIN, 1 << 30);
   Complete(group, chosen, signo);
   return {};
+}
+
+}  // namespace
+
+Result<void> SendToGroup(ThreadGroup& group, const siginfo_t& info, Ref<PosixTimer> timer) {
+  return SendToGroupAs(group, info, std::move(timer), false);
+}
+
+Result<void> SendFromOperator(ThreadGroup& group, int signo) {
+  return SendToGroupAs(group, MakeInfo(signo, SI_USER), {}, true);
 }
 
 void ForceSignal(Task& task, siginfo_t info) {

@@ -3,8 +3,11 @@
 #include <linux/futex.h>
 #include <linux/membarrier.h>
 #include <sys/mman.h>
+#include <sys/mount.h>
 
+#if __has_include("sentry/anon/memfd.h")
 #include "sentry/anon/memfd.h"
+#endif
 #include "sentry/ipc/futex.h"
 #include "sentry/kernel/kernel.h"
 #include "sentry/kernel/posix_timer.h"
@@ -100,6 +103,7 @@ Result<int32_t> Membarrier(Task&, int32_t command, uint32_t flags, int32_t) {
   return command == MEMBARRIER_CMD_QUERY ? Result<int32_t>(0) : Fail(EINVAL);
 }
 
+#if __has_include("sentry/anon/memfd.h")
 Result<Fd> MemfdCreate(Task& task, Path name, uint32_t flags) {
   const std::string text = TRY([&]() -> Result<std::string> {
     auto copied = task.mm->CopyInString(name, 250);
@@ -110,11 +114,11 @@ Result<Fd> MemfdCreate(Task& task, Path name, uint32_t flags) {
   return InstallFile(task, std::move(file), (flags & MFD_CLOEXEC) != 0);
 }
 
-namespace {
+#else
+Result<Fd> MemfdCreate(Task&, Path, uint32_t) { return Fail(ENOSYS); }
+#endif
 
-struct FutexDeadline {
-  sched::Deadline deadline;
-};
+namespace {
 
 // The timeout argument of a waiting operation: relative for FUTEX_WAIT, else absolute.
 Result<sched::Deadline> DeadlineOf(Task& task, int32_t command, int32_t op, uint64_t timeout) {

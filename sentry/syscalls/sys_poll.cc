@@ -12,6 +12,7 @@
 #include "sentry/anon/timerfd.h"
 #include "sentry/kernel/kernel.h"
 #include "sentry/kernel/posix_timer.h"
+#include "sentry/kernel/signal_source.h"
 #include "sentry/kernel/signals.h"
 #include "sentry/syscalls/handlers.h"
 #include "sentry/syscalls/util.h"

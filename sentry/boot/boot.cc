@@ -1,0 +1,288 @@
+// BootMain: puts a sentry together.
+//
+// In this order: configuration, arena, empty root, no capabilities, kernel objects, workers with
+// their engines, seccomp, the first process. From then on the main thread only listens to the CLI.
+#include <csignal>
+#include <cstring>
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <algorithm>
+#include <sched.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/host_call.h"
+#include "base/log.h"
+#include "sentry/anon/host_file.h"
+#include "sentry/arena/arena.h"
+#include "sentry/boot/control.h"
+#include "sentry/boot/jail.h"
+#include "sentry/boot/mounts.h"
+#include "sentry/boot/special_files.h"
+#include "sentry/fs/dev/memory_devices.h"
+#include "sentry/kernel/clone.h"
+#include "sentry/kernel/kernel.h"
+#include "sentry/kernel/signals.h"
+#include "sentry/kernel/vdso_clock.h"
+#include "sentry/mm/copy.h"
+#include "sentry/syscalls/adapter.h"
+#include "sentry/syscalls/strace.h"
+
+namespace skep::boot {
+namespace {
+
+constexpr size_t kMaxConfig = 16u << 20;
+
+HostResult<BootConfig> ReadConfig(int fd) {
+  std::string text;
+  char block[4096 / 2];
+  for (uint64_t offset = 0;;) {
+    auto n = host::PRead(fd, std::as_writable_bytes(std::span(block)), offset);
+    if (!n) return HostFail("cannot read the configuration", n.error().code());
+    if (*n == 0) break;
+    text.append(block, *n);
+    offset += *n;
+    if (text.size() > kMaxConfig) return HostFail("the configuration is too large", E2BIG);
+  }
+  return FromJson(text);
+}
+
+int AllowedCpus() {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  if (sched_getaffinity(0, sizeof set, &set) != 0) return 1;
+  return CPU_COUNT(&set);
+}
+
+HostResult<platform::EngineKind> ChooseEngine(const std::string& name) {
+  using Kind = platform::EngineKind;
+  struct Choice { const char* name; Kind kind; };
+  constexpr Choice kChoices[] = {{"kvm", Kind::kKvm}, {"notify", Kind::kNotify}, {"ptrace", Kind::kPtrace}};
+  std::string reasons;
+  for (const Choice& choice : kChoices) {
+    if (name != "auto" && name != choice.name) continue;
+    const auto why_not = platform::WhyUnavailable(choice.kind);
+    if (!why_not) return choice.kind;
+    reasons += fmt::format("{}{}: {}", reasons.empty() ? "" : "; ", choice.name, *why_not);
+  }
+  return HostFail(reasons.empty() ? fmt::format("there is no platform '{}'", name)
+                                  : fmt::format("no platform works here ({})", reasons));
+}
+
+// What boot makes beside the kernel; in the arena.
+struct Sandbox {
+  explicit Sandbox(const kernel::KernelConfig& kernel_config) : kernel(kernel_config) {}
+  kernel::Kernel kernel;
+  KernelSpecialFiles special_files;
+  BootConfig config;
+  fs::GoferConnection gofer;
+  arena::HostFd stdio[3];
+};
+
+[[noreturn]] void Die(const BootConfig& config, const std::string& text, int status = 1) {
+  SKEP_LOG(kError, "{}", text);
+  if (config.control_fd >= 0) {
+    (void)SendEvent(config.control_fd, {SentryEvent::Kind::kFailed, 0, text});
+  }
+  _exit(status);
+}
+
+template <class T>
+T OrDie(const BootConfig& config, HostResult<T> result) {
+  if (!result) Die(config, result.error().message);
+  if constexpr (!std::is_void_v<T>) return *std::move(result);
+}
+
+auth::CredentialsRef CredentialsOf(const BootConfig& config) {
+  auto creds = std::make_shared<auth::Credentials>();
+  creds->uid = creds->euid = creds->suid = creds->fsuid = config.uid;
+  creds->gid = creds->egid = creds->sgid = creds->fsgid = config.gid;
+  creds->groups = config.groups;
+  std::sort(creds->groups.begin(), creds->groups.end());
+  const uint64_t all = auth::kAllCapabilities;
+  creds->effective = config.capabilities.effective & all;
+  creds->permitted = config.capabilities.permitted & all;
+  creds->inheritable = config.capabilities.inheritable & all;
+  creds->bounding = config.capabilities.bounding & all;
+  creds->ambient = config.capabilities.ambient & all;
+  creds->no_new_privs = config.no_new_privs;
+  return creds;
+}
+
+kernel::Limits LimitsOf(const BootConfig& config) {
+  kernel::Limits limits = kernel::Limits::Default();
+  for (const BootConfig::Rlimit& l : config.rlimits) {
+    if (l.resource >= 0 && l.resource < RLIM_NLIMITS) {
+      limits.values[static_cast<size_t>(l.resource)] = {l.soft, l.hard};
+    }
+  }
+  return limits;
+}
+
+// Descriptors 0, 1 and 2 of the first process.
+Result<void> OpenStdio(Sandbox& sandbox, kernel::Task& init) {
+  init.files = MakeRef<vfs::FdTable>();
+  for (int i = 0; i < 3; ++i) {
+    if (!sandbox.stdio[i]) continue;
+    vfs::Path path = sandbox.kernel.anon_fs->NewPath("host", S_IFCHR | 0600, init.creds());
+    Ref<vfs::File> file = TRY(anon::HostFile::Make(sandbox.kernel.scheduler, sandbox.stdio[i], path));
+    vfs::FdReservation slot = TRY(init.files->Reserve(1024, i));
+    std::move(slot).Commit(std::move(file), vfs::CloseOnExec::kNo);
+  }
+  return {};
+}
+
+void SendHostEvent(const BootConfig& config, SentryEvent::Kind kind, int status, std::string_view text) {
+  arena::HostScope host;
+  (void)SendEvent(config.control_fd, {kind, status, std::string(text)});
+}
+
+void StartFirstProcess(Sandbox& sandbox) {
+  kernel::Kernel& kernel = sandbox.kernel;
+  kernel::InitRequest request;
+  request.credentials = CredentialsOf(sandbox.config);
+  request.limits = LimitsOf(sandbox.config);
+  request.path = sandbox.config.exec_path.empty() ? sandbox.config.argv[0] : sandbox.config.exec_path;
+  request.argv = sandbox.config.argv;
+  request.envp = sandbox.config.env;
+  request.oom_score_adj = sandbox.config.oom_score_adj;
+  request.prepare = [&sandbox](kernel::Task& init) -> Result<void> {
+    TRY(MountAll({sandbox.kernel, sandbox.config, sandbox.gofer, sandbox.special_files}, init));
+    return OpenStdio(sandbox, init);
+  };
+  request.started = [&sandbox](int error, bool in_prepare) {
+    const BootConfig& config = sandbox.config;
+    if (error == 0) {
+      SendHostEvent(config, SentryEvent::Kind::kStarted, 0, sandbox.kernel.config.engine_name);
+      return;
+    }
+    const char* name = strerrordesc_np(error);
+    const std::string text =
+        in_prepare ? fmt::format("cannot set up the sandbox's files: {}", name)
+                   : fmt::format("cannot execute {}: {}", config.argv[0], name);
+    SendHostEvent(config, SentryEvent::Kind::kFailed, error, text);
+  };
+  auto started = kernel::StartInit(kernel, std::move(request));
+  if (!started) Die(sandbox.config, "cannot start the first process");
+  // Tells the CLI when all is over, and ends the sentry.
+  auto watcher = sched::Fiber::Spawn(kernel.scheduler.worker(0), [&sandbox] {
+    kernel::Kernel& k = sandbox.kernel;
+    sched::WaitUntil(k.init_queue, sched::kAllEvents, std::nullopt, sched::Sleep::kUninterruptible,
+                     [&] { return k.init_exited.load(); });
+    SendHostEvent(sandbox.config, SentryEvent::Kind::kExited, k.init_status.load(), "");
+    _exit(0);
+  });
+  if (!watcher) Die(sandbox.config, "cannot start the watcher of the first process");
+}
+
+void ServeSignal(Sandbox& sandbox, int signo) {
+  if (signo < 1 || signo > kernel::kSignals) return;
+  const arena::ArenaScope arena_heap;
+  kernel::Kernel& kernel = sandbox.kernel;
+  MutexLock lock(kernel.tasks_mutex);
+  if (!kernel.init || kernel.init->zombie) return;
+  (void)kernel::SendFromOperator(*kernel.init, signo);
+}
+
+[[noreturn]] void ServeCommands(Sandbox& sandbox) {
+  for (;;) {
+    const auto command = ReceiveCommand(sandbox.config.control_fd);
+    if (!command) {
+      // The CLI is gone: so is the reason to run.
+      _exit(1);
+    }
+    switch (command->kind) {
+      case CliCommand::Kind::kSignal:
+        ServeSignal(sandbox, static_cast<int>(command->value));
+        break;
+      case CliCommand::Kind::kContinue:
+        ServeSignal(sandbox, SIGCONT);
+        break;
+      case CliCommand::Kind::kWindow:
+        break;
+    }
+  }
+}
+
+kernel::KernelConfig KernelConfigOf(const BootConfig& config, platform::EngineKind engine) {
+  kernel::KernelConfig out;
+  out.workers = config.workers > 0 ? config.workers : AllowedCpus();
+  out.hostname = config.hostname;
+  out.memory_limit = config.memory_limit;
+  out.pids_limit = config.pids_limit;
+  out.engine_name = engine == platform::EngineKind::kPtrace ? "ptrace"
+                    : engine == platform::EngineKind::kNotify ? "notify" : "kvm";
+  return out;
+}
+
+// Kernel objects that are there before the first fiber. Arena heap.
+Sandbox* MakeSandbox(const BootConfig& config, platform::EngineKind engine,
+                     std::unique_ptr<gofer::Client> client) {
+  const arena::ArenaScope arena_heap;
+  auto* sandbox = new Sandbox(KernelConfigOf(config, engine));  // tidy: allow(new) the arena's root, never freed
+  sandbox->config = config;
+  kernel::Kernel& kernel = sandbox->kernel;
+  kernel.memory = OrDie(config, mm::MemoryFile::Make());
+  if (!config.domainname.empty()) kernel.domainname = config.domainname;
+  auto pages = OrDie(config, loader::VdsoPages::Make(*kernel.memory));
+  kernel.vdso_clock = std::make_unique<kernel::VdsoClock>(kernel.scheduler.clock(), std::move(pages));
+  kernel.anon_fs = MakeRef<vfs::AnonFs>(++kernel.last_dev_minor);
+  kernel.unix_sockets = std::make_unique<net::UnixNamespace>(*kernel.anon_fs);
+  kernel.hooks.syscall = &syscalls::Dispatch;
+  fs::RegisterMemoryDevices(sandbox->special_files.devices(), *kernel.memory);
+  arena::HostTable& table = arena::HostTable::Get();
+  if (client) sandbox->gofer = fs::GoferConnection::Add(std::move(client));
+  for (int i = 0; i < 3; ++i) {
+    if (config.stdio_fds[i] >= 0) sandbox->stdio[i] = table.Add(OwnedFd(config.stdio_fds[i]));
+  }
+  if (config.strace_fd >= 0) {
+    kernel.strace = std::make_unique<syscalls::Strace>(table.Add(OwnedFd(config.strace_fd)));
+  }
+  arena::SetRoot(sandbox);
+  return sandbox;
+}
+
+}  // namespace
+
+int BootMain(int config_fd) {
+  auto read = ReadConfig(config_fd);
+  if (!read) {
+    (void)!write(2, read.error().message.c_str(), read.error().message.size());
+    return 1;
+  }
+  const BootConfig config = *std::move(read);
+  close(config_fd);
+  ConfigureLog(config.log_fd, config.log_format == "json" ? LogFormat::kJson : LogFormat::kText,
+               config.debug ? LogLevel::kDebug : LogLevel::kWarning, "sentry");
+  signal(SIGPIPE, SIG_IGN);
+  OrDie(config, arena::Create());
+  mm::InstallCopyFaultHandler();
+  const platform::EngineKind engine = OrDie(config, ChooseEngine(config.platform));
+  OrDie(config, EnterEmptyRoot());
+  OrDie(config, DropPrivileges());
+  std::unique_ptr<gofer::Client> client;
+  if (config.gofer_fd >= 0) client = std::make_unique<gofer::Client>(OwnedFd(config.gofer_fd));
+  Sandbox* sandbox = MakeSandbox(config, engine, std::move(client));
+  const auto make_engine = [&](int worker) {
+    platform::EngineOptions options;
+    options.worker = worker;
+    options.cpu = worker;
+    options.files = &arena::HostTable::Get();
+    options.poison_unloaded = config.ptrace_poison;
+    return platform::MakeEngine(engine, options);
+  };
+  OrDie(config, sandbox->kernel.scheduler.Start(make_engine));
+  OrDie(config, InstallFilter(engine, config.jail_self_test));
+  if (config.jail_self_test) {
+    const std::string breaches = JailSelfTest();
+    if (!breaches.empty()) Die(config, "the sentry's jail is open: " + breaches);
+  }
+  {
+    const arena::ArenaScope arena_heap;
+    StartFirstProcess(*sandbox);
+  }
+  ServeCommands(*sandbox);
+}
+
+}  // namespace skep::boot

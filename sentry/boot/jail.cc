@@ -1,0 +1,157 @@
+#include "sentry/boot/jail.h"
+
+#include <cerrno>
+#include <csignal>
+#include <fcntl.h>
+#include <linux/capability.h>
+#include <seccomp.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "base/host_call.h"
+
+namespace skep::boot {
+namespace {
+
+struct Row {
+  int number;
+  const char* why;
+};
+
+// What the sentry itself does after boot; an engine adds its own (platform::HostSyscalls).
+constexpr Row kAllowed[] = {
+    {SYS_read, "files of the CLI, eventfds of workers"},
+    {SYS_write, "log, strace, stdio, eventfds of workers"},
+    {SYS_readv, "stdio into guest pages"},
+    {SYS_writev, "stdio from guest pages"},
+    {SYS_pread64, "donated files"},
+    {SYS_pwrite64, "donated files"},
+    {SYS_preadv, "donated files into guest pages"},
+    {SYS_pwritev, "donated files from guest pages"},
+    {SYS_preadv2, "stdio that must not block (RWF_NOWAIT)"},
+    {SYS_pwritev2, "stdio that must not block"},
+    {SYS_lseek, "position of stdio files; holes of donated files"},
+    {SYS_fstat, "size of donated files, memory in use"},
+    {SYS_newfstatat, "fstat as libc spells it (empty path)"},
+    {SYS_ftruncate, "donated files"},
+    {SYS_fallocate, "memory files: pages are given back"},
+    {SYS_fsync, "donated files"},
+    {SYS_fdatasync, "donated files"},
+    {SYS_close, "donated files"},
+    {SYS_fcntl, "flags of stdio"},
+    {SYS_ioctl, "terminal modes and size, FIONREAD of stdio"},
+    {SYS_poll, "readiness of stdio"},
+    {SYS_ppoll, "readiness of stdio"},
+    {SYS_epoll_wait, "host descriptors that files wait for"},
+    {SYS_epoll_pwait, "host descriptors that files wait for"},
+    {SYS_epoll_ctl, "host descriptors that files wait for"},
+    {SYS_eventfd2, "wake-ups of workers"},
+    {SYS_recvmsg, "gofer replies, commands of the CLI"},
+    {SYS_recvfrom, "stdio sockets without blocking"},
+    {SYS_sendmsg, "gofer requests, events to the CLI"},
+    {SYS_sendto, "stdio sockets without blocking"},
+    {SYS_futex, "mutexes between workers"},
+    {SYS_mmap, "heap of libc, windows"},
+    {SYS_munmap, "heap of libc"},
+    {SYS_mremap, "heap of libc"},
+    {SYS_mprotect, "guard pages of fiber stacks, heap of libc"},
+    {SYS_madvise, "unused stacks and heap go back"},
+    {SYS_brk, "heap of libc"},
+    {SYS_getrandom, "randomness of guests"},
+    {SYS_sysinfo, "the machine's memory, for guests"},
+    {SYS_clock_gettime, "clocks where the vDSO cannot tell"},
+    {SYS_clock_nanosleep, "an engine that waits for a stub"},
+    {SYS_nanosleep, "an engine that waits for a stub"},
+    {SYS_sched_yield, "spinning locks"},
+    {SYS_sched_getaffinity, "number of workers"},
+    {SYS_getpid, "log lines"},
+    {SYS_gettid, "signals to own threads"},
+    {SYS_tgkill, "abort; signals to own threads"},
+    {SYS_rt_sigaction, "abort"},
+    {SYS_rt_sigprocmask, "abort, threads"},
+    {SYS_rt_sigreturn, "faults in tolerant copies"},
+    {SYS_sigaltstack, "threads"},
+    {SYS_restart_syscall, "a host call that a stop interrupted"},
+    {SYS_rseq, "threads of libc"},
+    {SYS_set_robust_list, "threads of libc"},
+    {SYS_exit, "threads"},
+    {SYS_exit_group, "the end"},
+};
+
+}  // namespace
+
+HostResult<void> EnterEmptyRoot() {
+  // In our own mount namespace: an empty tmpfs becomes the root, the old tree is let go.
+  const auto step = [](const char* what, long rc) -> HostResult<void> {
+    if (rc == 0) return {};
+    return HostFail(std::string("cannot make the sentry's empty root: ") + what, errno);
+  };
+  if (auto r = step("make mounts private", mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr)); !r) return r;
+  if (auto r = step("mount a tmpfs", mount("tmpfs", "/proc", "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, "size=0,mode=0555"));
+      !r) {
+    return r;
+  }
+  if (auto r = step("chdir", chdir("/proc")); !r) return r;
+  if (auto r = step("pivot_root", syscall(SYS_pivot_root, ".", ".")); !r) return r;
+  if (auto r = step("let go of the old root", umount2(".", MNT_DETACH)); !r) return r;
+  if (auto r = step("remount read-only", mount(nullptr, "/", nullptr, MS_REMOUNT | MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC, nullptr));
+      !r) {
+    return r;
+  }
+  return step("chdir to it", chdir("/"));
+}
+
+HostResult<void> DropPrivileges() {
+  if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0) return HostFail("cannot set no_new_privs", errno);
+  for (int capability = 0; capability < 64; ++capability) {
+    if (prctl(PR_CAPBSET_DROP, capability, 0, 0, 0) != 0 && errno == EINVAL) break;
+  }
+  __user_cap_header_struct header{_LINUX_CAPABILITY_VERSION_3, 0};
+  __user_cap_data_struct none[2] = {};
+  if (syscall(SYS_capset, &header, none) != 0) return HostFail("cannot drop capabilities", errno);
+  return {};
+}
+
+HostResult<void> InstallFilter(platform::EngineKind engine, bool errno_instead) {
+  const uint32_t refused = errno_instead ? SCMP_ACT_ERRNO(EPERM) : SCMP_ACT_KILL_PROCESS;
+  scmp_filter_ctx filter = seccomp_init(refused);
+  if (filter == nullptr) return HostFail("cannot make the sentry's seccomp filter", ENOMEM);
+  int rc = seccomp_attr_set(filter, SCMP_FLTATR_CTL_TSYNC, 1);
+  for (const Row& row : kAllowed) {
+    if (rc == 0) rc = seccomp_rule_add(filter, SCMP_ACT_ALLOW, row.number, 0);
+  }
+  for (const platform::HostSyscall& call : platform::HostSyscalls(engine)) {
+    if (rc == 0) rc = seccomp_rule_add(filter, SCMP_ACT_ALLOW, call.number, 0);
+  }
+  if (rc == 0) rc = seccomp_load(filter);
+  seccomp_release(filter);
+  if (rc != 0) return HostFail("cannot install the sentry's seccomp filter", -rc);
+  return {};
+}
+
+std::string JailSelfTest() {
+  std::string breaches;
+  const auto attempt = [&](const char* what, const Result<int64_t>& result) {
+    if (result) breaches += std::string(what) + " worked; ";
+  };
+  const char* path = "/etc/passwd";
+  const char* root = "/";
+  attempt("open of /etc/passwd", host::Call(SYS_openat, static_cast<uint64_t>(AT_FDCWD),
+                                            reinterpret_cast<uint64_t>(path), O_RDONLY));
+  attempt("open of /", host::Call(SYS_open, reinterpret_cast<uint64_t>(root), O_RDONLY));
+  attempt("socket", host::Call(SYS_socket, AF_INET, SOCK_STREAM, 0));
+  attempt("unix socket", host::Call(SYS_socket, AF_UNIX, SOCK_STREAM, 0));
+  char* const argv[] = {nullptr};
+  const char* shell = "/bin/true";
+  attempt("execve", host::Call(SYS_execve, reinterpret_cast<uint64_t>(shell),
+                               reinterpret_cast<uint64_t>(argv), 0));
+  attempt("kill of the parent", host::Call(SYS_kill, static_cast<uint64_t>(getppid()), 0));
+  attempt("mount", host::Call(SYS_mount, 0, reinterpret_cast<uint64_t>(root), 0, MS_REC | MS_PRIVATE, 0));
+  attempt("fork", host::Call(SYS_clone, SIGCHLD));
+  return breaches;
+}
+
+}  // namespace skep::boot

@@ -1,0 +1,181 @@
+#include "sentry/boot/mounts.h"
+
+#include <fmt/format.h>
+#include <sys/mount.h>
+
+#include "base/log.h"
+#include "sentry/fs/dev/dev_tree.h"
+#include "sentry/fs/gofer/gofer_fs.h"
+#if __has_include("sentry/fs/overlay/overlay.h")
+#include "sentry/fs/overlay/overlay.h"
+#endif
+#if __has_include("sentry/fs/proc/proc_fs.h")
+#include "sentry/fs/proc/proc_fs.h"
+#include "sentry/fs/sys/sys_fs.h"
+#endif
+#include "sentry/fs/tmpfs/tmpfs.h"
+#include "sentry/vfs/walk.h"
+
+namespace skep::boot {
+namespace {
+
+using Kind = MountConfig::Kind;
+
+class Mounter {
+ public:
+  Mounter(const MountContext& context, kernel::Task& init) : context_(context), init_(init) {}
+
+  Result<void> Root(const MountConfig& config) {
+    Ref<vfs::FileSystem> root = TRY(Make(config));
+    kernel::Kernel& kernel = context_.kernel;
+    kernel.mounts = MakeRef<vfs::MountNamespace>(std::move(root), Flags(config));
+    const vfs::Path path = kernel.mounts->root();
+    init_.fs = MakeRef<vfs::FsContext>(kernel.mounts, path, path, context_.config.umask);
+    return {};
+  }
+
+  Result<void> Add(const MountConfig& config) {
+    const vfs::Path at = TRY(MakePoint(config.destination));
+    Ref<vfs::FileSystem> fs = TRY(Make(config));
+    TRY(context_.kernel.mounts->Add(at, std::move(fs), Flags(config)));
+    return {};
+  }
+
+  // An empty read-only directory, or /dev/null, over what must not be seen (runc: maskPath).
+  Result<void> Mask(const std::string& path) {
+    vfs::Walker walker(init_, *init_.fs);
+    auto found = walker.Resolve(path, {});
+    if (!found || found->inode() == nullptr) return {};  // what is not there needs no mask
+    const bool directory = found->inode()->IsDir();
+    if (!directory) {
+      const vfs::Path null = TRY(walker.Resolve("/dev/null", {}));
+      TRY(context_.kernel.mounts->Add(*found, null.mount->fs(), MS_RDONLY, null.dentry));
+      return {};
+    }
+    MountConfig empty;
+    empty.kind = Kind::kTmpfs;
+    empty.read_only = true;
+    empty.mode = 0755;
+    Ref<vfs::FileSystem> fs = TRY(Make(empty));
+    TRY(context_.kernel.mounts->Add(*found, std::move(fs), MS_RDONLY));
+    return {};
+  }
+
+  Result<void> MakeReadOnly(const std::string& path) {
+    vfs::Walker walker(init_, *init_.fs);
+    auto found = walker.Resolve(path, {});
+    if (!found || found->inode() == nullptr) return {};
+    const uint64_t flags = found->mount->flags() | MS_RDONLY;
+    TRY(context_.kernel.mounts->Add(*found, found->mount->fs(), flags, found->dentry));
+    return {};
+  }
+
+ private:
+  static uint64_t Flags(const MountConfig& config) {
+    uint64_t flags = 0;
+    if (config.read_only) flags |= MS_RDONLY;
+    if (config.no_exec) flags |= MS_NOEXEC;
+    if (config.no_suid) flags |= MS_NOSUID;
+    if (config.no_dev) flags |= MS_NODEV;
+    return flags;
+  }
+
+  Result<Ref<vfs::FileSystem>> Make(const MountConfig& config) {
+    Ref<vfs::FileSystem> fs = TRY(MakeOfKind(config));
+    fs->special_files = &context_.special_files;
+    fs->source = config.source.empty() ? fs->type_name() : config.source;
+    return fs;
+  }
+
+  Result<Ref<vfs::FileSystem>> MakeOfKind(const MountConfig& config) {
+    kernel::Kernel& kernel = context_.kernel;
+    switch (config.kind) {
+      case Kind::kGofer:
+        return MakeGofer(config);
+      case Kind::kTmpfs:
+        return Ref<vfs::FileSystem>(MakeRef<fs::TmpFs>(
+            *kernel.memory, fs::TmpFsOptions{.dev_minor = NextMinor(), .max_bytes = config.size,
+                                             .mode = config.mode}));
+      case Kind::kDev: {
+        Ref<vfs::FileSystem> dev = MakeRef<fs::TmpFs>(
+            *kernel.memory, fs::TmpFsOptions{.dev_minor = NextMinor(), .mode = 0755});
+        TRY(fs::PopulateDev(*dev, context_.config.terminal));
+        return dev;
+      }
+#if __has_include("sentry/fs/proc/proc_fs.h")
+      case Kind::kProc:
+        return Ref<vfs::FileSystem>(MakeRef<fs::ProcFs>(kernel, NextMinor()));
+      case Kind::kSysfs:
+        return Ref<vfs::FileSystem>(MakeRef<fs::SysFs>(NextMinor(), kernel.scheduler.worker_count()));
+#endif
+      default:
+        break;
+    }
+    return Fail(EINVAL);
+  }
+
+  Result<Ref<vfs::FileSystem>> MakeGofer(const MountConfig& config) {
+    fs::GoferFsOptions options;
+    options.dev_minor = NextMinor();
+    options.attach = static_cast<uint32_t>(config.attach);
+    options.caching = config.shared_cache ? fs::GoferCaching::kShared : fs::GoferCaching::kExclusive;
+    options.read_only = config.read_only || config.overlay;
+    Ref<vfs::FileSystem> lower = TRY(fs::GoferFs::Make(context_.gofer, options));
+    if (!config.overlay) return lower;
+#if __has_include("sentry/fs/overlay/overlay.h")
+    lower->special_files = &context_.special_files;
+    return TRY(fs::OverlayFs::Make(*context_.kernel.memory, lower, NextMinor()));
+#else
+    return lower;
+#endif
+  }
+
+  Result<Ref<vfs::FileSystem>> MakeDevpts(const MountConfig& config);
+
+  // The mount point; made if the tree lets us (runc makes missing mount points too).
+  Result<vfs::Path> MakePoint(const std::string& destination) {
+    vfs::Walker walker(init_, *init_.fs);
+    auto found = walker.Resolve(destination, {});
+    if (found && found->inode() != nullptr) return *found;
+    for (size_t at = 1; at != std::string::npos;) {
+      at = destination.find('/', at);
+      const std::string prefix = destination.substr(0, at);
+      (void)walker.Mkdir(prefix, 0755);
+      if (at != std::string::npos) ++at;
+    }
+    return walker.Resolve(destination, {});
+  }
+
+  uint32_t NextMinor() { return ++context_.kernel.last_dev_minor; }
+
+  const MountContext& context_;
+  kernel::Task& init_;
+};
+
+}  // namespace
+
+Result<void> MountAll(const MountContext& context, kernel::Task& init) {
+  Mounter mounter(context, init);
+  const auto told = [&](const char* what, const std::string& path, Result<void> result) {
+    if (!result) {
+      SKEP_LOG(kError, "cannot {} {}: {}", what, path, strerrorname_np(result.error().code()));
+    }
+    return result;
+  };
+  bool first = true;
+  for (const MountConfig& config : context.config.mounts) {
+    TRY(told("mount", config.destination, first ? mounter.Root(config) : mounter.Add(config)));
+    first = false;
+  }
+  for (const std::string& path : context.config.readonly_paths) {
+    TRY(told("make read-only", path, mounter.MakeReadOnly(path)));
+  }
+  for (const std::string& path : context.config.masked_paths) TRY(told("mask", path, mounter.Mask(path)));
+  vfs::Walker walker(init, *init.fs);
+  auto cwd = walker.Resolve(context.config.cwd, {.directory = true});
+  TRY(told("enter working directory", context.config.cwd, cwd ? Result<void>() : Fail(cwd.error().code())));
+  init.fs->SetCwd(*cwd);
+  return {};
+}
+
+}  // namespace skep::boot

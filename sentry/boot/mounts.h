@@ -1,0 +1,22 @@
+// The sandbox's mount table from its configuration.
+#pragma once
+
+#include "sentry/boot/control.h"
+#include "sentry/fs/gofer/connection.h"
+#include "sentry/kernel/kernel.h"
+#include "sentry/vfs/special_files.h"
+
+namespace skep::boot {
+
+struct MountContext {
+  kernel::Kernel& kernel;
+  const BootConfig& config;
+  fs::GoferConnection gofer;
+  vfs::SpecialFiles& special_files;
+};
+
+// On init's fiber: makes every file system, mounts it, and gives init its root and working directory.
+// What failed goes to the log by name.
+Result<void> MountAll(const MountContext& context, kernel::Task& init);
+
+}  // namespace skep::boot

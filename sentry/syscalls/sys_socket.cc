@@ -1,0 +1,379 @@
+// Sockets: addresses and messages between the guest's structures and net::Socket.
+#include <cstring>
+#include <fcntl.h>
+#include <sys/un.h>
+
+#include "base/limits.h"
+#include "sentry/kernel/kernel.h"
+#include "sentry/net/unix_socket.h"
+#include "sentry/syscalls/handlers.h"
+#include "sentry/syscalls/util.h"
+
+namespace skep::syscalls {
+namespace {
+
+constexpr int kTypeMask = 0xf;
+constexpr int kTypeFlags = SOCK_CLOEXEC | SOCK_NONBLOCK;
+
+struct SocketFile {
+  Ref<vfs::File> file;
+  net::Socket& socket;
+};
+
+Result<SocketFile> SocketOf(Task& task, Fd fd) {
+  Ref<vfs::File> file = TRY(task.files->Get(fd.value));
+  auto* socket = dynamic_cast<net::Socket*>(file.get());
+  if (socket == nullptr) return Fail(ENOTSOCK);
+  return SocketFile{std::move(file), *socket};
+}
+
+net::SocketCaller CallerOf(Task& task) { return {task, task.fs.get()}; }
+
+// Linux: move_addr_to_kernel.
+Result<net::Address> CopyInAddress(Task& task, UserPtr<const uint8_t> from, int32_t size) {
+  if (size < 0 || static_cast<size_t>(size) > net::kMaxAddress) return Fail(EINVAL);
+  net::Address address(static_cast<size_t>(size), '\0');
+  if (task.mm->CopyIn(from.addr(), std::as_writable_bytes(std::span(address))).fault != 0) {
+    return Fail(EFAULT);
+  }
+  return address;
+}
+
+// Linux: move_addr_to_user: as much as fits; the length it really has.
+Result<void> CopyOutAddress(Task& task, const net::Address& address, UserPtr<uint8_t> to,
+                            UserPtr<uint32_t> size) {
+  const auto room = static_cast<int32_t>(TRY(task.mm->CopyIn(size)));
+  if (room < 0) return Fail(EINVAL);
+  const size_t n = std::min(address.size(), static_cast<size_t>(room));
+  if (task.mm->CopyOut(to.addr(), std::as_bytes(std::span(address)).first(n)).fault != 0) return Fail(EFAULT);
+  return task.mm->CopyOut(size, static_cast<uint32_t>(address.size()));
+}
+
+uint32_t FileFlags(int32_t type) { return (type & SOCK_NONBLOCK) != 0 ? O_NONBLOCK : 0; }
+
+}  // namespace
+
+Result<Fd> Socket(Task& task, int32_t family, int32_t type, int32_t protocol) {
+  if ((type & ~(kTypeFlags | kTypeMask)) != 0) return Fail(EINVAL);
+  if (family < 0 || family > AF_MAX) return Fail(EAFNOSUPPORT);
+  if ((type & kTypeMask) > SOCK_PACKET) return Fail(EINVAL);
+  if (family != AF_UNIX) return Fail(EAFNOSUPPORT);
+  Ref<net::Socket> socket = TRY(net::MakeUnixSocket(*task.kernel.unix_sockets, task, type & kTypeMask,
+                                                    protocol, FileFlags(type)));
+  return InstallFile(task, std::move(socket), (type & SOCK_CLOEXEC) != 0);
+}
+
+Result<void> Socketpair(Task& task, int32_t family, int32_t type, int32_t protocol,
+                        UserPtr<std::array<int32_t, 2>> out) {
+  if ((type & ~(kTypeFlags | kTypeMask)) != 0) return Fail(EINVAL);
+  const uint64_t limit = task.Limit(RLIMIT_NOFILE);
+  vfs::FdReservation first = TRY(task.files->Reserve(limit));
+  vfs::FdReservation second = TRY(task.files->Reserve(limit));
+  // Linux copies the numbers before it makes the sockets.
+  TRY(task.mm->CopyOut(out, {first.fd(), second.fd()}));
+  if (family < 0 || family > AF_MAX) return Fail(EAFNOSUPPORT);
+  if (family != AF_UNIX) return Fail(family == AF_INET || family == AF_INET6 ? EOPNOTSUPP : EAFNOSUPPORT);
+  net::SocketPair pair = TRY(net::MakeUnixPair(*task.kernel.unix_sockets, task, type & kTypeMask, protocol,
+                                    FileFlags(type)));
+  const auto cloexec = (type & SOCK_CLOEXEC) != 0 ? vfs::CloseOnExec::kYes : vfs::CloseOnExec::kNo;
+  std::move(first).Commit(std::move(pair.first), cloexec);
+  std::move(second).Commit(std::move(pair.second), cloexec);
+  return {};
+}
+
+Result<void> Bind(Task& task, Fd fd, UserPtr<const uint8_t> address, int32_t size) {
+  const SocketFile s = TRY(SocketOf(task, fd));
+  const net::Address name = TRY(CopyInAddress(task, address, size));
+  return s.socket.Bind(CallerOf(task), name);
+}
+
+Result<void> Connect(Task& task, Fd fd, UserPtr<const uint8_t> address, int32_t size) {
+  const SocketFile s = TRY(SocketOf(task, fd));
+  const net::Address name = TRY(CopyInAddress(task, address, size));
+  return s.socket.Connect(CallerOf(task), name);
+}
+
+Result<void> Listen(Task& task, Fd fd, int32_t backlog) {
+  const SocketFile s = TRY(SocketOf(task, fd));
+  return s.socket.Listen(task, backlog);
+}
+
+Result<Fd> Accept4(Task& task, Fd fd, UserPtr<uint8_t> address, UserPtr<uint32_t> size, int32_t flags) {
+  if ((flags & ~kTypeFlags) != 0) return Fail(EINVAL);
+  const SocketFile s = TRY(SocketOf(task, fd));
+  vfs::FdReservation slot = TRY(task.files->Reserve(task.Limit(RLIMIT_NOFILE)));
+  Ref<net::Socket> accepted = TRY(s.socket.Accept(task, FileFlags(flags)));
+  if (!address.is_null()) {
+    auto name = accepted->PeerName();
+    if (!name) return Fail(ECONNABORTED);
+    TRY(CopyOutAddress(task, *name, address, size));
+  }
+  const auto cloexec = (flags & SOCK_CLOEXEC) != 0 ? vfs::CloseOnExec::kYes : vfs::CloseOnExec::kNo;
+  return Fd{std::move(slot).Commit(std::move(accepted), cloexec)};
+}
+
+Result<Fd> Accept(Task& task, Fd fd, UserPtr<uint8_t> address, UserPtr<uint32_t> size) {
+  return Accept4(task, fd, address, size, 0);
+}
+
+Result<void> Getsockname(Task& task, Fd fd, UserPtr<uint8_t> address, UserPtr<uint32_t> size) {
+  const SocketFile s = TRY(SocketOf(task, fd));
+  const net::Address name = TRY(s.socket.LocalName());
+  return CopyOutAddress(task, name, address, size);
+}
+
+Result<void> Getpeername(Task& task, Fd fd, UserPtr<uint8_t> address, UserPtr<uint32_t> size) {
+  const SocketFile s = TRY(SocketOf(task, fd));
+  const net::Address name = TRY(s.socket.PeerName());
+  return CopyOutAddress(task, name, address, size);
+}
+
+Result<int64_t> Sendto(Task& task, Fd fd, UserPtr<void> data, uint64_t size, uint32_t flags,
+                       UserPtr<const uint8_t> address, int32_t address_size) {
+  mm::IoSequence io = TRY(mm::IoSequence::FromBuffer(*task.mm, data.addr(), size));
+  const SocketFile s = TRY(SocketOf(task, fd));
+  net::SendRequest request{.data = io, .flags = static_cast<int>(flags)};
+  if (!address.is_null()) request.address = TRY(CopyInAddress(task, address, address_size));
+  const size_t n = TRY(s.socket.Send(CallerOf(task), request));
+  return static_cast<int64_t>(n);
+}
+
+Result<int64_t> Recvfrom(Task& task, Fd fd, UserPtr<void> data, uint64_t size, uint32_t flags,
+                         UserPtr<uint8_t> address, UserPtr<uint32_t> address_size) {
+  mm::IoSequence io = TRY(mm::IoSequence::FromBuffer(*task.mm, data.addr(), size));
+  const SocketFile s = TRY(SocketOf(task, fd));
+  const net::Received received = TRY(s.socket.Receive(task, io, static_cast<int>(flags)));
+  if (!address.is_null()) TRY(CopyOutAddress(task, received.address, address, address_size));
+  return static_cast<int64_t>(received.size);
+}
+
+namespace {
+
+constexpr size_t kMaxControl = 20480;       // net.core.optmem_max
+constexpr size_t kMaxPassedFiles = 253;     // Linux: SCM_MAX_FD
+
+constexpr size_t Align(size_t n) { return (n + 7) & ~size_t{7}; }
+
+// Linux: __scm_send.
+Result<net::Control> CopyInControl(Task& task, const AbiMsghdr& message) {
+  net::Control control;
+  if (message.control_size == 0) return control;
+  if (message.control_size > kMaxControl) return Fail(ENOBUFS);
+  std::vector<std::byte> bytes(message.control_size);
+  if (task.mm->CopyIn(UserAddr{message.control}, bytes).fault != 0) return Fail(EFAULT);
+  for (size_t at = 0; at + sizeof(cmsghdr) <= bytes.size();) {
+    cmsghdr header;
+    memcpy(&header, bytes.data() + at, sizeof header);
+    if (header.cmsg_len < sizeof header || header.cmsg_len > bytes.size() - at) return Fail(EINVAL);
+    const auto data = std::span(bytes).subspan(at + sizeof header, header.cmsg_len - sizeof header);
+    if (header.cmsg_level == SOL_SOCKET && header.cmsg_type == SCM_RIGHTS) {
+      const size_t count = data.size() / sizeof(int32_t);
+      if (control.files.size() + count > kMaxPassedFiles) return Fail(EINVAL);
+      for (size_t i = 0; i < count; ++i) {
+        int32_t number = -1;
+        memcpy(&number, data.data() + i * sizeof number, sizeof number);
+        Ref<vfs::File> file = TRY(task.files->Get(number));
+        control.files.push_back(std::move(file));
+      }
+    } else if (header.cmsg_level == SOL_SOCKET && header.cmsg_type == SCM_CREDENTIALS) {
+      if (data.size() != sizeof(ucred)) return Fail(EINVAL);
+      ucred credentials;
+      memcpy(&credentials, data.data(), sizeof credentials);
+      const auth::Credentials& c = task.creds();
+      const bool own_pid = credentials.pid == task.group->tgid || c.Has(21 /* CAP_SYS_ADMIN */);
+      const bool own_uid = credentials.uid == c.uid || credentials.uid == c.euid ||
+                           credentials.uid == c.suid || c.Has(7 /* CAP_SETUID */);
+      const bool own_gid = credentials.gid == c.gid || credentials.gid == c.egid ||
+                           credentials.gid == c.sgid || c.Has(6 /* CAP_SETGID */);
+      if (!own_pid || !own_uid || !own_gid) return Fail(EPERM);
+      control.credentials = credentials;
+    } else if (header.cmsg_level == SOL_SOCKET) {
+      return Fail(EINVAL);
+    }
+    at += Align(header.cmsg_len);
+  }
+  return control;
+}
+
+// Writes control messages one after the other; what does not fit sets MSG_CTRUNC.
+class ControlWriter {
+ public:
+  ControlWriter(Task& task, const AbiMsghdr& message)
+      : task_(task), at_(message.control), left_(message.control_size) {}
+
+  Result<void> Credentials(const ucred& credentials) {
+    return Put(SCM_CREDENTIALS, std::as_bytes(std::span(&credentials, 1)));
+  }
+
+  // Linux: scm_detach_fds: as many as fit; each number is published after it was written.
+  Result<void> Files(std::vector<Ref<vfs::File>>& files, bool cloexec) {
+    if (files.empty()) return {};
+    const size_t room = left_ >= sizeof(cmsghdr) ? (left_ - sizeof(cmsghdr)) / sizeof(int32_t) : 0;
+    std::vector<vfs::FdReservation> slots;
+    std::vector<int32_t> numbers;
+    for (size_t i = 0; i < std::min(room, files.size()); ++i) {
+      auto slot = task_.files->Reserve(task_.Limit(RLIMIT_NOFILE));
+      if (!slot) break;
+      numbers.push_back(slot->fd());
+      slots.push_back(std::move(*slot));
+    }
+    if (numbers.size() < files.size()) flags_ |= MSG_CTRUNC;
+    if (numbers.empty()) return {};
+    TRY(Put(SCM_RIGHTS, std::as_bytes(std::span(numbers))));
+    const auto close = cloexec ? vfs::CloseOnExec::kYes : vfs::CloseOnExec::kNo;
+    for (size_t i = 0; i < slots.size(); ++i) std::move(slots[i]).Commit(std::move(files[i]), close);
+    return {};
+  }
+
+  int flags() const { return flags_; }
+  uint64_t written() const { return written_; }
+
+ private:
+  Result<void> Put(int type, std::span<const std::byte> data) {
+    cmsghdr header{};
+    header.cmsg_len = sizeof header + data.size();
+    header.cmsg_level = SOL_SOCKET;
+    header.cmsg_type = type;
+    if (left_ < header.cmsg_len) {
+      flags_ |= MSG_CTRUNC;
+      if (left_ < sizeof header) return {};
+      data = data.first(left_ - sizeof header);
+      header.cmsg_len = left_;
+    }
+    if (task_.mm->CopyOut(UserAddr{at_}, std::as_bytes(std::span(&header, 1))).fault != 0 ||
+        task_.mm->CopyOut(UserAddr{at_ + sizeof header}, data).fault != 0) {
+      return Fail(EFAULT);
+    }
+    const size_t step = std::min<size_t>(Align(header.cmsg_len), left_);
+    at_ += step;
+    left_ -= step;
+    written_ += step;
+    return {};
+  }
+
+  Task& task_;
+  uint64_t at_, left_, written_ = 0;
+  int flags_ = 0;
+};
+
+Result<int64_t> SendOne(Task& task, net::Socket& socket, const AbiMsghdr& message, uint32_t flags) {
+  mm::IoSequence io = TRY(mm::IoSequence::FromIovec(*task.mm, UserPtr<const iovec>(message.iov),
+                                                    message.iov_count));
+  net::SendRequest request{.data = io, .flags = static_cast<int>(flags)};
+  if (message.name != 0 && message.name_size != 0) {
+    request.address = TRY(CopyInAddress(task, UserPtr<const uint8_t>(message.name),
+                                        static_cast<int32_t>(message.name_size)));
+  }
+  request.control = TRY(CopyInControl(task, message));
+  const size_t n = TRY(socket.Send(CallerOf(task), request));
+  return static_cast<int64_t>(n);
+}
+
+Result<int64_t> ReceiveOne(Task& task, net::Socket& socket, UserPtr<AbiMsghdr> address, uint32_t flags) {
+  AbiMsghdr message = TRY(task.mm->CopyIn(address));
+  mm::IoSequence io = TRY(mm::IoSequence::FromIovec(*task.mm, UserPtr<const iovec>(message.iov),
+                                                    message.iov_count));
+  net::Received received = TRY(socket.Receive(task, io, static_cast<int>(flags)));
+  if (message.name != 0) {
+    if (static_cast<int32_t>(message.name_size) < 0) return Fail(EINVAL);
+    const size_t n = std::min<size_t>(received.address.size(), message.name_size);
+    const auto name = std::as_bytes(std::span(received.address)).first(n);
+    if (task.mm->CopyOut(UserAddr{message.name}, name).fault != 0) return Fail(EFAULT);
+  }
+  ControlWriter control(task, message);
+  if (received.control.credentials) TRY(control.Credentials(*received.control.credentials));
+  TRY(control.Files(received.control.files, (flags & MSG_CMSG_CLOEXEC) != 0));
+  message.name_size = static_cast<uint32_t>(received.address.size());
+  message.control_size = control.written();
+  message.flags = received.flags | control.flags() | static_cast<int>(flags & MSG_CMSG_CLOEXEC);
+  const UserAddr base = address.addr();
+  TRY(task.mm->CopyOut(UserPtr<uint32_t>(base + offsetof(AbiMsghdr, name_size)), message.name_size));
+  TRY(task.mm->CopyOut(UserPtr<uint64_t>(base + offsetof(AbiMsghdr, control_size)), message.control_size));
+  TRY(task.mm->CopyOut(UserPtr<int32_t>(base + offsetof(AbiMsghdr, flags)), message.flags));
+  return static_cast<int64_t>(received.size);
+}
+
+}  // namespace
+
+Result<int64_t> Sendmsg(Task& task, Fd fd, UserPtr<const AbiMsghdr> address, uint32_t flags) {
+  const SocketFile s = TRY(SocketOf(task, fd));
+  const AbiMsghdr message = TRY(task.mm->CopyIn(address));
+  return SendOne(task, s.socket, message, flags);
+}
+
+Result<int64_t> Recvmsg(Task& task, Fd fd, UserPtr<AbiMsghdr> address, uint32_t flags) {
+  const SocketFile s = TRY(SocketOf(task, fd));
+  return ReceiveOne(task, s.socket, address, flags);
+}
+
+Result<int32_t> Sendmmsg(Task& task, Fd fd, UserPtr<AbiMmsghdr> list, uint32_t count, uint32_t flags) {
+  const SocketFile s = TRY(SocketOf(task, fd));
+  count = std::min<uint32_t>(count, kMaxIov);
+  for (uint32_t i = 0; i < count; ++i) {
+    const auto message = task.mm->CopyIn(UserPtr<const AbiMsghdr>(list.At(i).addr()));
+    auto sent = message ? SendOne(task, s.socket, *message, flags)
+                        : Result<int64_t>(std::unexpected(message.error()));
+    if (sent) {
+      const UserAddr length = list.At(i).addr() + offsetof(AbiMmsghdr, length);
+      auto copied = task.mm->CopyOut(UserPtr<uint32_t>(length), static_cast<uint32_t>(*sent));
+      if (!copied) sent = std::unexpected(copied.error());
+    }
+    if (!sent) return i != 0 ? Result<int32_t>(static_cast<int32_t>(i)) : std::unexpected(sent.error());
+  }
+  return static_cast<int32_t>(count);
+}
+
+Result<int32_t> Recvmmsg(Task& task, Fd fd, UserPtr<AbiMmsghdr> list, uint32_t count, uint32_t flags,
+                         UserPtr<timespec> timeout) {
+  sched::Deadline deadline;
+  if (!timeout.is_null()) {
+    const timespec t = TRY(task.mm->CopyIn(timeout));
+    const uint64_t ns = TRY(ToNs(t));
+    deadline = After(task, ns);
+  }
+  const SocketFile s = TRY(SocketOf(task, fd));
+  count = std::min<uint32_t>(count, kMaxIov);
+  for (uint32_t i = 0; i < count; ++i) {
+    const uint32_t once = i != 0 && (flags & MSG_WAITFORONE) != 0 ? MSG_DONTWAIT : 0;
+    auto got = ReceiveOne(task, s.socket, UserPtr<AbiMsghdr>(list.At(i).addr()),
+                          (flags & ~uint32_t{MSG_WAITFORONE}) | once);
+    if (got) {
+      const UserAddr length = list.At(i).addr() + offsetof(AbiMmsghdr, length);
+      auto copied = task.mm->CopyOut(UserPtr<uint32_t>(length), static_cast<uint32_t>(*got));
+      if (!copied) got = std::unexpected(copied.error());
+    }
+    if (!got) return i != 0 ? Result<int32_t>(static_cast<int32_t>(i)) : std::unexpected(got.error());
+    // As recvmmsg(2) admits, the timeout is looked at after each message only.
+    if (deadline && task.kernel.scheduler.clock().MonotonicNs() >= *deadline) return static_cast<int32_t>(i + 1);
+  }
+  return static_cast<int32_t>(count);
+}
+
+Result<void> Shutdown(Task& task, Fd fd, int32_t how) {
+  const SocketFile s = TRY(SocketOf(task, fd));
+  if (how < SHUT_RD || how > SHUT_RDWR) return Fail(EINVAL);
+  return s.socket.Shutdown(how);
+}
+
+Result<void> Setsockopt(Task& task, Fd fd, int32_t level, int32_t name, UserPtr<const uint8_t> value,
+                        int32_t size) {
+  if (size < 0) return Fail(EINVAL);
+  const SocketFile s = TRY(SocketOf(task, fd));
+  if (static_cast<size_t>(size) > kPageSize) return Fail(EINVAL);
+  std::string bytes(static_cast<size_t>(size), '\0');
+  if (task.mm->CopyIn(value.addr(), std::as_writable_bytes(std::span(bytes))).fault != 0) return Fail(EFAULT);
+  return s.socket.SetOption(task, level, name, bytes);
+}
+
+Result<void> Getsockopt(Task& task, Fd fd, int32_t level, int32_t name, UserPtr<uint8_t> value,
+                        UserPtr<int32_t> size) {
+  const SocketFile s = TRY(SocketOf(task, fd));
+  const int32_t room = TRY(task.mm->CopyIn(size));
+  if (room < 0) return Fail(EINVAL);
+  const std::string bytes = TRY(s.socket.GetOption(task, level, name));
+  const size_t n = std::min(bytes.size(), static_cast<size_t>(room));
+  if (task.mm->CopyOut(value.addr(), std::as_bytes(std::span(bytes)).first(n)).fault != 0) return Fail(EFAULT);
+  return task.mm->CopyOut(size, static_cast<int32_t>(n));
+}
+
+}  // namespace skep::syscalls
