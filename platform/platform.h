@@ -6,8 +6,8 @@
 // Threads: there is one Engine per worker, called by that worker's host thread only, except for the
 // methods marked "any thread". An AddressSpace and its Contexts belong to the engine that made
 // them; AddressSpace methods may be called from any worker (serialised inside, forwarded if need
-// be). Engines allocate from malloc (arena::HostScope is set by their callers' worker loop or by
-// the
+// be).
+// Engines allocate from malloc (arena::HostScope is set by their callers' worker loop or by the
 // engine itself); kernel objects name engine objects through arena::HostTable only.
 #pragma once
 

@@ -1,9 +1,9 @@
 /*
  * int64_t skep_ptrace_wait4(const uint32_t* word, int64_t pid, int* status, int options)
  *
- * wait4(pid, status, options, 0) unless *word is not zero, then -EINTR. Between the look at the word
- * and the system call no signal is lost: waker.cc's handler moves an instruction pointer that lies
- * in [begin, end) to `woken`.
+ * wait4(pid, status, options, 0) unless *word is not zero, then -EINTR. Between the look at the
+ * word and the system call no signal is lost: waker.cc's handler moves an instruction pointer that
+ * lies in [begin, end) to `woken`.
  */
     .text
     .balign 16
