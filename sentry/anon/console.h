@@ -1,5 +1,5 @@
-// Console: a terminal whose other end is the host's terminal, which the CLI has put into raw mode, or
-// a pty master that the CLI holds (OCI --console-socket).
+// Console: a terminal whose other end is the host's terminal, which the CLI has put into raw mode,
+// or a pty master that the CLI holds (OCI --console-socket).
 //
 // Two fibers carry the bytes. The sandbox's last output is flushed by Drain(), before its end.
 #pragma once
@@ -14,8 +14,8 @@ namespace skep::anon {
 
 class Console final : public RefCounted<Console> {
  public:
-  // Owns both descriptors (they may be the same number twice). `output` is written by helper threads:
-  // a host terminal that its user has stopped does not stop a worker.
+  // Owns both descriptors (they may be the same number twice). `output` is written by helper
+  // threads: a host terminal that its user has stopped does not stop a worker.
   static Result<Ref<Console>> Start(sched::Scheduler& scheduler, Ref<Terminal> terminal,
                                     arena::HostFd input, arena::HostFd output);
   ~Console();

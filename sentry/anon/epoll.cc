@@ -9,18 +9,21 @@ namespace {
 
 // Linux: EP_PRIVATE_BITS, EPOLLEXCLUSIVE_OK_BITS.
 constexpr uint32_t kPrivateBits = EPOLLWAKEUP | EPOLLONESHOT | EPOLLET | EPOLLEXCLUSIVE;
-constexpr uint32_t kExclusiveOk = EPOLLIN | EPOLLOUT | EPOLLERR | EPOLLHUP | EPOLLWAKEUP | EPOLLET |
-                                  EPOLLEXCLUSIVE;
-constexpr int kMaxNests = 4;                 // Linux: EP_MAX_NESTS
+constexpr uint32_t kExclusiveOk =
+    EPOLLIN | EPOLLOUT | EPOLLERR | EPOLLHUP | EPOLLWAKEUP | EPOLLET | EPOLLEXCLUSIVE;
+constexpr int kMaxNests = 4;                   // Linux: EP_MAX_NESTS
 constexpr size_t kMaxItems = size_t{1} << 20;  // of one epoll; Linux: max_user_watches
-constexpr size_t kMaxEventsAtOnce = 4096;    // told by one Wait
+constexpr size_t kMaxEventsAtOnce = 4096;      // told by one Wait
 
 }  // namespace
 
 class Epoll::Item final : public sched::WaitEntry {
  public:
   Item(Epoll& owner, vfs::File& watched_file, int number, const epoll_event& event)
-      : epoll(owner), file(&watched_file), fd(number), events(event.events | EPOLLERR | EPOLLHUP),
+      : epoll(owner),
+        file(&watched_file),
+        fd(number),
+        events(event.events | EPOLLERR | EPOLLHUP),
         data(event.data.u64) {}
 
   Epoll& epoll;
@@ -183,9 +186,12 @@ Result<void> Epoll::Control(int operation, Ref<vfs::File> file, int fd, const ep
       TRY(CheckNesting(*inner));
       return Add(*file, fd, event);
     }
-    case EPOLL_CTL_MOD: return Modify(*file, fd, event);
-    case EPOLL_CTL_DEL: return Remove(*file, fd);
-    default: return Fail(EINVAL);
+    case EPOLL_CTL_MOD:
+      return Modify(*file, fd, event);
+    case EPOLL_CTL_DEL:
+      return Remove(*file, fd);
+    default:
+      return Fail(EINVAL);
   }
 }
 
@@ -269,7 +275,8 @@ int Epoll::DepthAbove(Epoll& target, int level) {
   {
     MutexLock lock(watched->mutex);
     for (Item* item = watched->first; item != nullptr; item = item->watched_next) {
-      if (Ref<Epoll> parent = Ref<Epoll>::TryFrom(&item->epoll)) parents.push_back(std::move(parent));
+      if (Ref<Epoll> parent = Ref<Epoll>::TryFrom(&item->epoll))
+        parents.push_back(std::move(parent));
     }
   }
   int depth = 0;
@@ -288,7 +295,8 @@ vfs::EventMask Epoll::PollItem(Item& item) {
   return item.file->Poll(wanted & ~kPrivateBits) & wanted & ~kPrivateBits;
 }
 
-// Linux: ep_send_events. An item that stays ready and is level-triggered goes to the end of the list.
+// Linux: ep_send_events. An item that stays ready and is level-triggered goes to the end of the
+// list.
 std::vector<epoll_event> Epoll::Collect(size_t max) {
   std::vector<epoll_event> found;
   MutexLock lock(mutex_);

@@ -2,18 +2,18 @@
 //
 // An item is a wait-queue entry in its file's queue; a wake-up links it into the ready list, and a
 // wait polls only what is linked there. Items do not hold their file: when its last reference goes,
-// its observer takes the items out of the file's queue and marks them dead; the epoll that owns them
-// frees them at its next call.
+// its observer takes the items out of the file's queue and marks them dead; the epoll that owns
+// them frees them at its next call.
 //
 // Locks: mutex_ (kEpoll) for the items, the observer's (kWatched) for an item's tie to its file,
 // ready_mutex_ (kReady, taken inside wake-ups) for the ready and dead lists.
 #pragma once
 
+#include <sys/epoll.h>
 #include <atomic>
 #include <cstdint>
 #include <map>
 #include <memory>
-#include <sys/epoll.h>
 #include <utility>
 #include <vector>
 
@@ -34,8 +34,8 @@ class Epoll final : public vfs::File {
   Epoll(vfs::Path path, EpollNesting& nesting);
   ~Epoll() override;
 
-  // EPOLL_CTL_*. Both descriptors have been looked up. Errors in Linux's order: EPERM, EINVAL, ELOOP,
-  // EEXIST, ENOENT, ENOSPC.
+  // EPOLL_CTL_*. Both descriptors have been looked up. Errors in Linux's order: EPERM, EINVAL,
+  // ELOOP, EEXIST, ENOENT, ENOSPC.
   Result<void> Control(int operation, Ref<vfs::File> file, int fd, const epoll_event& event);
   // Suspends until something is ready or the deadline has passed (0: looks once). At most `max`
   // events. EINTR.

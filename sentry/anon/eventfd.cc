@@ -1,8 +1,8 @@
 #include "sentry/anon/eventfd.h"
 
+#include <sys/epoll.h>
 #include <algorithm>
 #include <span>
-#include <sys/epoll.h>
 
 namespace skep::anon {
 namespace {

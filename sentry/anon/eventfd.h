@@ -13,7 +13,9 @@ class EventFd final : public vfs::File {
  public:
   // flags: O_NONBLOCK or nothing; `semaphore`: EFD_SEMAPHORE.
   EventFd(vfs::Path path, uint64_t count, bool semaphore, uint32_t flags)
-      : File(std::move(path), O_RDWR | (flags & O_NONBLOCK)), semaphore_(semaphore), count_(count) {}
+      : File(std::move(path), O_RDWR | (flags & O_NONBLOCK)),
+        semaphore_(semaphore),
+        count_(count) {}
 
   bool seekable() const override { return false; }
   bool stream() const override { return false; }

@@ -1,16 +1,16 @@
 #include "sentry/anon/host_file.h"
 
-#include <algorithm>
-#include <array>
-#include <csignal>
 #include <fcntl.h>
 #include <poll.h>
-#include <span>
 #include <sys/epoll.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <termios.h>
+#include <algorithm>
+#include <array>
+#include <csignal>
+#include <span>
 #include <vector>
 
 #include "base/host_call.h"
@@ -68,8 +68,8 @@ Result<Ref<HostFile>> HostFile::Make(sched::Scheduler& scheduler, arena::HostFd 
                                      vfs::Path path) {
   const int number = arena::HostTable::Get().Get(fd);
   const struct stat status = TRY(host::Stat(number));
-  const auto host_flags = static_cast<uint32_t>(
-      TRY(host::Call(SYS_fcntl, static_cast<uint64_t>(number), F_GETFL)));
+  const auto host_flags =
+      static_cast<uint32_t>(TRY(host::Call(SYS_fcntl, static_cast<uint64_t>(number), F_GETFL)));
   const uint32_t flags = host_flags & (O_ACCMODE | O_APPEND | O_NONBLOCK);
   Kind kind = Kind::kOther;
   if (S_ISREG(status.st_mode) || S_ISBLK(status.st_mode)) kind = Kind::kRegular;
@@ -86,10 +86,9 @@ Result<size_t> HostFile::Read(vfs::Caller&, mm::IoSequence& to, uint64_t offset)
   if (to.empty()) return 0;
   const int number = fd();
   if (kind_ == Kind::kRegular) {
-    Result<size_t> n =
-        to.WithBlocks(kMaxRwCount, true, [&](std::span<const iovec> blocks) {
-            return host::PReadV(number, blocks, offset);
-          }).OrFault();
+    Result<size_t> n = to.WithBlocks(kMaxRwCount, true, [&](std::span<const iovec> blocks) {
+                           return host::PReadV(number, blocks, offset);
+                         }).OrFault();
     if (n && *n != 0) {
       (void)host::Call(SYS_lseek, static_cast<uint64_t>(number), offset + *n, SEEK_SET);
     }
@@ -99,10 +98,9 @@ Result<size_t> HostFile::Read(vfs::Caller&, mm::IoSequence& to, uint64_t offset)
     watch_->Arm(EPOLLIN | kFailed);
     return Fail(EAGAIN);
   }
-  Result<size_t> n =
-      to.WithBlocks(kMaxRwCount, true, [&](std::span<const iovec> blocks) {
-          return ReadNow(number, blocks);
-        }).OrFault();
+  Result<size_t> n = to.WithBlocks(kMaxRwCount, true, [&](std::span<const iovec> blocks) {
+                         return ReadNow(number, blocks);
+                       }).OrFault();
   if (!n && n.error().code() == EAGAIN) watch_->Arm(EPOLLIN | kFailed);
   return n;
 }
@@ -145,10 +143,12 @@ Result<size_t> HostFile::Write(vfs::Caller& caller, mm::IoSequence& from, uint64
     watch_->Arm(EPOLLOUT | kFailed);
     return Fail(EAGAIN);
   }
-  Result<size_t> n =
-      from.WithBlocks(kMaxRwCount, false, [&](std::span<const iovec> blocks) {
-            return kind_ == Kind::kSocket ? SendNow(number, blocks) : WriteNow(number, blocks);
-          }).OrFault();
+  Result<size_t> n = from.WithBlocks(kMaxRwCount, false,
+                                     [&](std::span<const iovec> blocks) {
+                                       return kind_ == Kind::kSocket ? SendNow(number, blocks)
+                                                                     : WriteNow(number, blocks);
+                                     })
+                         .OrFault();
   if (!n && n.error().code() == EOPNOTSUPP) n = WriteByHelper(from);
   if (!n && n.error().code() == EAGAIN) watch_->Arm(EPOLLOUT | kFailed);
   if (!n && n.error().code() == EPIPE) caller.SignalSelf(SIGPIPE);

@@ -3,8 +3,8 @@
 //
 // The host's description is shared with strangers, so its flags are never changed: reads and writes
 // are made not to block by poll, RWF_NOWAIT and MSG_DONTWAIT; what can promise neither (terminals,
-// FIFOs) is written by a helper thread. Of regular files the host's position is moved along, so that
-// the next program of a shell's `(a; b) > file` goes on where we stopped.
+// FIFOs) is written by a helper thread. Of regular files the host's position is moved along, so
+// that the next program of a shell's `(a; b) > file` goes on where we stopped.
 #pragma once
 
 #include <cstdint>
@@ -36,7 +36,8 @@ class HostFile final : public vfs::File {
 
  private:
   enum class Kind : uint8_t { kRegular, kSocket, kOther };
-  HostFile(sched::Scheduler& scheduler, arena::HostFd fd, vfs::Path path, uint32_t flags, Kind kind);
+  HostFile(sched::Scheduler& scheduler, arena::HostFd fd, vfs::Path path, uint32_t flags,
+           Kind kind);
 
   int fd() const { return arena::HostTable::Get().Get(fd_); }
   Result<size_t> WriteRegular(mm::IoSequence& from, uint64_t* offset);

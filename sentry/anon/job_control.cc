@@ -1,7 +1,7 @@
 #include "sentry/anon/job_control.h"
 
-#include <csignal>
 #include <linux/capability.h>
+#include <csignal>
 
 #include "sentry/anon/terminal.h"
 

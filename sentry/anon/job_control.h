@@ -48,8 +48,8 @@ class Terminals {
   // the kernel sends SIGHUP and SIGCONT; 0: none.
   int EndSession(int session);
 
-  // Whether the caller may use the terminal now (Linux: __tty_check_change). SIGTTIN and SIGTTOU are
-  // sent to a background caller's group: kRestartSys; EIO if that is of no use.
+  // Whether the caller may use the terminal now (Linux: __tty_check_change). SIGTTIN and SIGTTOU
+  // are sent to a background caller's group: kRestartSys; EIO if that is of no use.
   Result<void> CheckForeground(vfs::Caller& caller, Terminal& terminal, int signo);
 
  private:

@@ -1,10 +1,10 @@
 #include "sentry/anon/memfd.h"
 
+#include <linux/falloc.h>
+#include <linux/memfd.h>
 #include <algorithm>
 #include <atomic>
 #include <csignal>
-#include <linux/falloc.h>
-#include <linux/memfd.h>
 #include <string>
 
 #include "base/host_call.h"
@@ -14,8 +14,8 @@ namespace skep::anon {
 namespace {
 
 constexpr uint32_t kSealExec = 0x0020;  // F_SEAL_EXEC
-constexpr uint32_t kAllSeals = F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE |
-                               F_SEAL_FUTURE_WRITE | kSealExec;
+constexpr uint32_t kAllSeals =
+    F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE | F_SEAL_FUTURE_WRITE | kSealExec;
 constexpr uint32_t kNoWriting = F_SEAL_WRITE | F_SEAL_FUTURE_WRITE;
 constexpr uint64_t kMaxSize = uint64_t{1} << 46;  // of one file; its pages come from the sandbox's
 
@@ -180,8 +180,8 @@ Result<Ref<vfs::File>> MakeMemfd(mm::MemoryFile& memory, vfs::AnonFs& fs, std::s
   std::string full = "/memfd:";
   full += name;
   full += " (deleted)";
-  inode->pages->SetName({.dev_major = 0, .dev_minor = fs.dev_minor(), .inode = inode->ino(),
-                         .path = full});
+  inode->pages->SetName(
+      {.dev_major = 0, .dev_minor = fs.dev_minor(), .inode = inode->ino(), .path = full});
   vfs::Path path({}, vfs::Dentry::MakeAnonymous(inode, full));
   return Ref<vfs::File>(MakeRef<MemFile>(std::move(path), std::move(inode), O_RDWR));
 }

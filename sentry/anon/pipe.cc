@@ -1,11 +1,11 @@
 #include "sentry/anon/pipe.h"
 
+#include <sys/epoll.h>
+#include <sys/ioctl.h>
 #include <algorithm>
 #include <bit>
 #include <csignal>
 #include <span>
-#include <sys/epoll.h>
-#include <sys/ioctl.h>
 
 namespace skep::anon {
 namespace {
@@ -189,7 +189,8 @@ void Pipe::DropEnds(bool reader, bool writer) {
 }
 
 PipeFile::PipeFile(Ref<Pipe> pipe, vfs::Path path, uint32_t flags)
-    : File(std::move(path), flags), pipe_(std::move(pipe)),
+    : File(std::move(path), flags),
+      pipe_(std::move(pipe)),
       writers_seen_(pipe_->writer_count_ever() - 1) {
   if (readable()) pipe_->AddReader();
   if (writable()) pipe_->AddWriter();
@@ -234,7 +235,8 @@ PipeEnds MakePipe(const vfs::Path& path, uint32_t flags) {
   if (path.inode() != nullptr) path.inode()->SetAttachment(pipe);  // for /proc/<pid>/fd
   const uint32_t status = flags & O_NONBLOCK;
   Ref<vfs::File> reader = MakeRef<PipeFile>(pipe, path, O_RDONLY | status);
-  Ref<vfs::File> writer = MakeRef<PipeFile>(pipe, path, O_WRONLY | (flags & (O_NONBLOCK | O_DIRECT)));
+  Ref<vfs::File> writer =
+      MakeRef<PipeFile>(pipe, path, O_WRONLY | (flags & (O_NONBLOCK | O_DIRECT)));
   return {std::move(reader), std::move(writer)};
 }
 
@@ -250,9 +252,8 @@ Result<Ref<vfs::File>> OpenFifo(Ref<Pipe> pipe, vfs::Path path, uint32_t flags) 
   if (access == O_RDONLY && nonblocking && pipe->writers() == 0) file->writers_seen_ = writers_ever;
   if (access == O_RDWR || nonblocking) return Ref<vfs::File>(std::move(file));
   const auto peer_came = [&] {
-    return access == O_RDONLY
-               ? pipe->writers() != 0 || pipe->writer_count_ever() != writers_ever
-               : pipe->readers() != 0 || pipe->reader_count_ever() != readers_ever;
+    return access == O_RDONLY ? pipe->writers() != 0 || pipe->writer_count_ever() != writers_ever
+                              : pipe->readers() != 0 || pipe->reader_count_ever() != readers_ever;
   };
   if (sched::WaitUntil(pipe->waiters(), sched::kAllEvents, std::nullopt,
                        sched::Sleep::kInterruptible, peer_came) != sched::WakeReason::kWoken) {

@@ -18,8 +18,8 @@
 
 namespace skep::anon {
 
-inline constexpr uint32_t kDefaultPipeSlots = 16;             // Linux: PIPE_DEF_BUFFERS
-inline constexpr uint64_t kMaxPipeSize = uint64_t{1} << 20;   // /proc/sys/fs/pipe-max-size
+inline constexpr uint32_t kDefaultPipeSlots = 16;            // Linux: PIPE_DEF_BUFFERS
+inline constexpr uint64_t kMaxPipeSize = uint64_t{1} << 20;  // /proc/sys/fs/pipe-max-size
 inline constexpr uint64_t kHardMaxPipeSize = uint64_t{1} << 31;
 
 class Pipe final : public RefCountedAny {
@@ -57,7 +57,10 @@ class Pipe final : public RefCountedAny {
     uint32_t offset = 0, length = 0;
     bool packet = false;
   };
-  struct Progress { size_t bytes = 0; int error = 0; };
+  struct Progress {
+    size_t bytes = 0;
+    int error = 0;
+  };
 
   Slot& At(uint32_t i) { return slots_[i & (static_cast<uint32_t>(slots_.size()) - 1)]; }
   std::unique_ptr<Page> TakePage();
@@ -111,8 +114,8 @@ struct PipeEnds {
 // pipe2(2): flags O_NONBLOCK and O_DIRECT. `path` names both ends ("pipe:[n]").
 PipeEnds MakePipe(const vfs::Path& path, uint32_t flags);
 
-// open(2) of a FIFO, or of a pipe through /proc/<pid>/fd (then both ends are there already): suspends
-// the fiber until the other end is open. ENXIO; kRestartSys.
+// open(2) of a FIFO, or of a pipe through /proc/<pid>/fd (then both ends are there already):
+// suspends the fiber until the other end is open. ENXIO; kRestartSys.
 Result<Ref<vfs::File>> OpenFifo(Ref<Pipe> pipe, vfs::Path path, uint32_t flags);
 // The pipe behind a FIFO's inode, made at its first open.
 Ref<Pipe> PipeOf(vfs::Inode& inode);

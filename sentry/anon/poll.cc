@@ -27,8 +27,10 @@ Result<size_t> PollSet::Wait(sched::Deadline deadline) {
   for (;;) {
     if (const size_t count = Look(); count != 0) return count;
     switch (sched::Suspend(deadline, sched::Sleep::kInterruptible)) {
-      case sched::WakeReason::kWoken: break;
-      case sched::WakeReason::kTimedOut: return Look();
+      case sched::WakeReason::kWoken:
+        break;
+      case sched::WakeReason::kTimedOut:
+        return Look();
       case sched::WakeReason::kInterrupted: {
         const size_t count = Look();
         if (count != 0) return count;

@@ -1,8 +1,8 @@
 #include "sentry/anon/pty.h"
 
+#include <sys/epoll.h>
 #include <algorithm>
 #include <csignal>
-#include <sys/epoll.h>
 
 #include "sentry/anon/tty_file.h"
 
@@ -124,11 +124,16 @@ Result<uint64_t> PtyMaster::Ioctl(vfs::Caller& caller, uint64_t command, uint64_
     return 0;
   };
   switch (command) {
-    case TIOCGPTN: return put(index_);
-    case TIOCGPTLCK: return put(terminal_->locked() ? 1 : 0);
-    case TIOCGPKT: return put(terminal_->packet_mode() ? 1 : 0);
-    case FIONREAD: return put(static_cast<int>(terminal_->OutputSize()));
-    case TIOCOUTQ: return put(0);
+    case TIOCGPTN:
+      return put(index_);
+    case TIOCGPTLCK:
+      return put(terminal_->locked() ? 1 : 0);
+    case TIOCGPKT:
+      return put(terminal_->packet_mode() ? 1 : 0);
+    case FIONREAD:
+      return put(static_cast<int>(terminal_->OutputSize()));
+    case TIOCOUTQ:
+      return put(0);
     case TIOCSPTLCK: {
       const int on = TRY(caller.memory().CopyIn(mm::UserPtr<const int32_t>(argument)));
       terminal_->SetLocked(on != 0);
@@ -148,8 +153,10 @@ Result<uint64_t> PtyMaster::Ioctl(vfs::Caller& caller, uint64_t command, uint64_
     }
     case TIOCSCTTY:
     case TIOCNOTTY:
-    case TIOCSTI: return Fail(ENOTTY);
-    default: return TerminalIoctl(caller, *terminal_, true, readable(), command, argument);
+    case TIOCSTI:
+      return Fail(ENOTTY);
+    default:
+      return TerminalIoctl(caller, *terminal_, true, readable(), command, argument);
   }
 }
 

@@ -11,9 +11,9 @@
 
 namespace skep::anon {
 
-inline constexpr uint32_t kPtyMajor = 136;    // Linux: UNIX98_PTY_SLAVE_MAJOR
-inline constexpr uint32_t kTtyAuxMajor = 5;   // /dev/tty 0, /dev/console 1, /dev/ptmx 2
-inline constexpr int kMaxPtys = 4096;         // kernel.pty.max
+inline constexpr uint32_t kPtyMajor = 136;   // Linux: UNIX98_PTY_SLAVE_MAJOR
+inline constexpr uint32_t kTtyAuxMajor = 5;  // /dev/tty 0, /dev/console 1, /dev/ptmx 2
+inline constexpr int kMaxPtys = 4096;        // kernel.pty.max
 
 // What shows the ptys that exist: devpts. Set once, at boot.
 class PtyDirectory {

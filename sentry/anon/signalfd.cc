@@ -1,8 +1,8 @@
 #include "sentry/anon/signalfd.h"
 
+#include <sys/epoll.h>
 #include <csignal>
 #include <span>
-#include <sys/epoll.h>
 
 namespace skep::anon {
 namespace {

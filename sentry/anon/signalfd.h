@@ -1,10 +1,10 @@
-// signalfd(2): signals that can be read (Linux: fs/signalfd.c). As on Linux they are those of the task
-// that reads or polls, not of the one that made the file.
+// signalfd(2): signals that can be read (Linux: fs/signalfd.c). As on Linux they are those of the
+// task that reads or polls, not of the one that made the file.
 #pragma once
 
+#include <sys/signalfd.h>
 #include <atomic>
 #include <cstdint>
-#include <sys/signalfd.h>
 
 #include "sentry/vfs/file.h"
 #include "sentry/vfs/mount.h"
@@ -14,7 +14,8 @@ namespace skep::anon {
 // The signals of whichever task runs. Implemented by kernel/.
 class SignalSource {
  public:
-  // Pending signals of the current task and its thread group that are in `mask` (bit n-1: signal n).
+  // Pending signals of the current task and its thread group that are in `mask` (bit n-1: signal
+  // n).
   virtual uint64_t PendingOfCurrent(uint64_t mask) = 0;
   // Takes one of them; false if there is none.
   virtual bool DequeueForCurrent(uint64_t mask, signalfd_siginfo& info) = 0;

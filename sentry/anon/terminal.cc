@@ -1,10 +1,10 @@
 #include "sentry/anon/terminal.h"
 
+#include <sys/epoll.h>
 #include <algorithm>
 #include <cctype>
 #include <csignal>
 #include <cstring>
-#include <sys/epoll.h>
 
 namespace skep::anon {
 namespace {
@@ -154,7 +154,8 @@ Result<std::vector<std::byte>> Terminal::Read(size_t size, bool all) {
     const bool canonical = Local(ICANON);
     if (canonical && finished_ == 0) return Fail(EAGAIN);
     if (!canonical) {
-      const size_t least = all ? 1 : std::clamp<size_t>(modes_.cc[VMIN], 1, std::max<size_t>(size, 1));
+      const size_t least =
+          all ? 1 : std::clamp<size_t>(modes_.cc[VMIN], 1, std::max<size_t>(size, 1));
       if (input_.empty() && modes_.cc[VMIN] == 0 && modes_.cc[VTIME] == 0) return taken;
       if (input_.size() < least) return Fail(EAGAIN);
     }

@@ -1,19 +1,19 @@
 // Terminal: a tty with the N_TTY line discipline (Linux: drivers/tty/n_tty.c). Guests have one end
 // (TtyFile, tty_file.h); the other end is a pty master (pty.h) or the host's terminal (console.h).
 //
-// What the guest's end writes goes through OPOST into output_; what the other end feeds in is edited
-// into input_ and echoed into output_. mutex_ guards all of it; signals that characters raise are
-// collected and sent once it is released. Guest memory is never touched here.
+// What the guest's end writes goes through OPOST into output_; what the other end feeds in is
+// edited into input_ and echoed into output_. mutex_ guards all of it; signals that characters
+// raise are collected and sent once it is released. Guest memory is never touched here.
 #pragma once
 
+#include <sys/ioctl.h>
+#include <termios.h>
 #include <array>
 #include <atomic>
 #include <cstdint>
 #include <deque>
 #include <span>
 #include <string_view>
-#include <sys/ioctl.h>
-#include <termios.h>
 #include <vector>
 
 #include "base/mutex.h"
@@ -31,8 +31,8 @@ struct TerminalModes {
   uint32_t cflag = B38400 | CS8 | CREAD;
   uint32_t lflag = ISIG | ICANON | ECHO | ECHOE | ECHOK | ECHOCTL | ECHOKE | IEXTEN;
   uint8_t line = 0;
-  std::array<uint8_t, 19> cc = {0x03, 0x1c, 0x7f, 0x15, 0x04, 0, 1, 0, 0x11, 0x13, 0x1a, 0,
-                                0x12, 0x0f, 0x17, 0x16, 0, 0, 0};
+  std::array<uint8_t, 19> cc = {0x03, 0x1c, 0x7f, 0x15, 0x04, 0,    1, 0, 0x11, 0x13,
+                                0x1a, 0,    0x12, 0x0f, 0x17, 0x16, 0, 0, 0};
   uint32_t ispeed = 38400, ospeed = 38400;
 };
 static_assert(sizeof(TerminalModes) == 44);
@@ -84,19 +84,27 @@ class Terminal final : public RefCounted<Terminal> {
   size_t InputSize();  // FIONREAD
   // An input character on behalf of TCXONC's TCIOFF and TCION.
   void SendChar(uint8_t c);
-  // Nothing that is open now works any more: reads end, writes answer EIO. The session's leader gets
-  // SIGHUP and SIGCONT.
+  // Nothing that is open now works any more: reads end, writes answer EIO. The session's leader
+  // gets SIGHUP and SIGCONT.
   void HangUp();
   // Grows with every HangUp; an open file remembers the value of its time.
   uint64_t generation() const { return generation_.load(); }
   // VTIME in ns, VMIN; 0 if canonical.
-  struct ReadTiming { uint64_t time_ns = 0; size_t least = 1; bool canonical = true; };
+  struct ReadTiming {
+    uint64_t time_ns = 0;
+    size_t least = 1;
+    bool canonical = true;
+  };
   ReadTiming read_timing();
 
  private:
   friend class Terminals;
   // A character of input. `end`: it ends a line; `end_of_file`: by VEOF, which is not itself read.
-  struct Cell { uint8_t c; bool end = false; bool end_of_file = false; };
+  struct Cell {
+    uint8_t c;
+    bool end = false;
+    bool end_of_file = false;
+  };
 
   bool In(uint32_t flag) const REQUIRES(mutex_) { return (modes_.iflag & flag) != 0; }
   bool Out(uint32_t flag) const REQUIRES(mutex_) { return (modes_.oflag & flag) != 0; }
@@ -140,15 +148,15 @@ class Terminal final : public RefCounted<Terminal> {
   std::deque<Cell> input_ GUARDED_BY(mutex_);
   size_t finished_ GUARDED_BY(mutex_) = 0;  // cells of input_ that belong to complete lines
   std::deque<std::byte> output_ GUARDED_BY(mutex_);
-  size_t column_ GUARDED_BY(mutex_) = 0;         // of the cursor
-  size_t line_column_ GUARDED_BY(mutex_) = 0;    // where the line being edited starts
+  size_t column_ GUARDED_BY(mutex_) = 0;       // of the cursor
+  size_t line_column_ GUARDED_BY(mutex_) = 0;  // where the line being edited starts
   bool literal_next_ GUARDED_BY(mutex_) = false;
   bool stopped_ GUARDED_BY(mutex_) = false;
   bool packet_mode_ GUARDED_BY(mutex_) = false;
   uint8_t packet_status_ GUARDED_BY(mutex_) = 0;  // TIOCPKT_* not told yet
   int open_ends_ GUARDED_BY(mutex_) = 0;
   bool was_opened_ GUARDED_BY(mutex_) = false;
-  std::vector<int> signals_ GUARDED_BY(mutex_);   // to the foreground group, once unlocked
+  std::vector<int> signals_ GUARDED_BY(mutex_);  // to the foreground group, once unlocked
 
   // Guarded by the registry's mutex.
   int session_ = 0;

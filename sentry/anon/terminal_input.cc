@@ -8,7 +8,7 @@
 namespace skep::anon {
 namespace {
 
-constexpr size_t kInputMax = 4095;           // Linux: N_TTY_BUF_SIZE - 1
+constexpr size_t kInputMax = 4095;             // Linux: N_TTY_BUF_SIZE - 1
 constexpr size_t kEchoMax = size_t{80} << 10;  // output beyond which echoes are dropped
 constexpr size_t kTab = 8;
 

@@ -1,8 +1,8 @@
 #include "sentry/anon/tty_file.h"
 
+#include <sys/epoll.h>
 #include <algorithm>
 #include <csignal>
-#include <sys/epoll.h>
 
 #include "sentry/sched/scheduler.h"
 
@@ -16,7 +16,8 @@ constexpr size_t kReadMax = 4096;
 }  // namespace
 
 TtyFile::TtyFile(vfs::Path path, Ref<Terminal> terminal, uint32_t flags)
-    : File(std::move(path), flags), terminal_(std::move(terminal)),
+    : File(std::move(path), flags),
+      terminal_(std::move(terminal)),
       generation_(terminal_->OpenEnd()) {}
 
 TtyFile::~TtyFile() { terminal_->CloseEnd(generation_); }

@@ -1,6 +1,6 @@
 // The ioctls of terminals (Linux: tty_ioctl, n_tty_ioctl_helper, tty_mode_ioctl).
-#include <csignal>
 #include <linux/capability.h>
+#include <csignal>
 
 #include "sentry/anon/tty_file.h"
 
@@ -26,11 +26,11 @@ Result<uint64_t> GetModes(vfs::Caller& caller, Terminal& terminal, size_t size, 
 
 uint32_t SpeedOf(uint32_t cflag, uint32_t old) {
   // The codes of the usual speeds, in order (Linux: baud_table).
-  constexpr std::array<uint32_t, 16> kLow = {0,    50,   75,   110,  134,  150,   200,   300,
-                                             600,  1200, 1800, 2400, 4800, 9600,  19200, 38400};
-  constexpr std::array<uint32_t, 16> kHigh = {
-      0,      57600,  115200, 230400,  460800,  500000,  576000,  921600,
-      1000000, 1152000, 1500000, 2000000, 2500000, 3000000, 3500000, 4000000};
+  constexpr std::array<uint32_t, 16> kLow = {0,   50,   75,   110,  134,  150,  200,   300,
+                                             600, 1200, 1800, 2400, 4800, 9600, 19200, 38400};
+  constexpr std::array<uint32_t, 16> kHigh = {0,       57600,   115200,  230400,  460800,  500000,
+                                              576000,  921600,  1000000, 1152000, 1500000, 2000000,
+                                              2500000, 3000000, 3500000, 4000000};
   constexpr uint32_t kExtended = 0x1000;  // CBAUDEX
   const uint32_t code = cflag & 0x0f;
   if ((cflag & kExtended) == 0) return kLow[code];
@@ -60,11 +60,20 @@ Result<uint64_t> Flush(vfs::Caller& caller, Terminal& terminal, uint64_t which) 
 Result<uint64_t> ChangeFlow(vfs::Caller& caller, Terminal& terminal, uint64_t action) {
   TRY(terminal.terminals().CheckForeground(caller, terminal, SIGTTOU));
   switch (action) {
-    case TCOOFF: terminal.Stop(true); return 0;
-    case TCOON: terminal.Stop(false); return 0;
-    case TCIOFF: terminal.SendChar(terminal.modes().cc[VSTOP]); return 0;
-    case TCION: terminal.SendChar(terminal.modes().cc[VSTART]); return 0;
-    default: return Fail(EINVAL);
+    case TCOOFF:
+      terminal.Stop(true);
+      return 0;
+    case TCOON:
+      terminal.Stop(false);
+      return 0;
+    case TCIOFF:
+      terminal.SendChar(terminal.modes().cc[VSTOP]);
+      return 0;
+    case TCION:
+      terminal.SendChar(terminal.modes().cc[VSTART]);
+      return 0;
+    default:
+      return Fail(EINVAL);
   }
 }
 
@@ -79,8 +88,12 @@ Result<uint64_t> JobIoctl(vfs::Caller& caller, Terminal& terminal, bool from_mas
                           uint64_t command, uint64_t argument) {
   Terminals& terminals = terminal.terminals();
   switch (command) {
-    case TIOCSCTTY: TRY(terminals.Acquire(caller, terminal, readable, argument == 1)); return 0;
-    case TIOCNOTTY: TRY(terminals.GiveUp(caller, terminal)); return 0;
+    case TIOCSCTTY:
+      TRY(terminals.Acquire(caller, terminal, readable, argument == 1));
+      return 0;
+    case TIOCNOTTY:
+      TRY(terminals.GiveUp(caller, terminal));
+      return 0;
     case TIOCGPGRP:
       return PutInt(caller, argument, terminals.GetForeground(caller, terminal, from_master));
     case TIOCGSID:
@@ -90,7 +103,8 @@ Result<uint64_t> JobIoctl(vfs::Caller& caller, Terminal& terminal, bool from_mas
       TRY(terminals.SetForeground(caller, terminal, group));
       return 0;
     }
-    default: return Fail(ENOTTY);
+    default:
+      return Fail(ENOTTY);
   }
 }
 
@@ -107,17 +121,22 @@ Result<uint64_t> StateIoctl(vfs::Caller& caller, Terminal& terminal, uint64_t co
       terminal.SetWindow(size);
       return 0;
     }
-    case TIOCOUTQ: return PutInt(caller, argument, static_cast<int>(terminal.OutputSize()));
-    case TIOCGETD: return PutInt(caller, argument, kNTty);
+    case TIOCOUTQ:
+      return PutInt(caller, argument, static_cast<int>(terminal.OutputSize()));
+    case TIOCGETD:
+      return PutInt(caller, argument, kNTty);
     case TIOCSETD: {
       const int discipline = TRY(caller.memory().CopyIn(UserPtr<const int32_t>(argument)));
       if (discipline != kNTty) return Fail(EINVAL);
       return 0;
     }
-    case TIOCSTI: return Fail(EIO);  // Linux: dev.tty.legacy_tiocsti=0
+    case TIOCSTI:
+      return Fail(EIO);  // Linux: dev.tty.legacy_tiocsti=0
     case TIOCEXCL:
-    case TIOCNXCL: return 0;
-    case TIOCGEXCL: return PutInt(caller, argument, 0);
+    case TIOCNXCL:
+      return 0;
+    case TIOCGEXCL:
+      return PutInt(caller, argument, 0);
     case TIOCVHANGUP:
       if (!caller.creds().Has(CAP_SYS_ADMIN)) return Fail(EPERM);
       terminal.HangUp();
@@ -129,7 +148,8 @@ Result<uint64_t> StateIoctl(vfs::Caller& caller, Terminal& terminal, uint64_t co
       TRY(terminal.terminals().CheckForeground(caller, terminal, SIGTTOU));
       return 0;
     }
-    default: return Fail(ENOTTY);
+    default:
+      return Fail(ENOTTY);
   }
 }
 
@@ -138,22 +158,32 @@ Result<uint64_t> StateIoctl(vfs::Caller& caller, Terminal& terminal, uint64_t co
 Result<uint64_t> TerminalIoctl(vfs::Caller& caller, Terminal& terminal, bool from_master,
                                bool readable, uint64_t command, uint64_t argument) {
   switch (command) {
-    case TCGETS: return GetModes(caller, terminal, kOldModesSize, argument);
+    case TCGETS:
+      return GetModes(caller, terminal, kOldModesSize, argument);
     case TCSETS:
-    case TCSETSW: return PutModes(caller, terminal, kOldModesSize, false, argument);
-    case TCSETSF: return PutModes(caller, terminal, kOldModesSize, true, argument);
-    case kTcGets2: return GetModes(caller, terminal, sizeof(TerminalModes), argument);
+    case TCSETSW:
+      return PutModes(caller, terminal, kOldModesSize, false, argument);
+    case TCSETSF:
+      return PutModes(caller, terminal, kOldModesSize, true, argument);
+    case kTcGets2:
+      return GetModes(caller, terminal, sizeof(TerminalModes), argument);
     case kTcSets2:
-    case kTcSetsW2: return PutModes(caller, terminal, sizeof(TerminalModes), false, argument);
-    case kTcSetsF2: return PutModes(caller, terminal, sizeof(TerminalModes), true, argument);
-    case TCFLSH: return Flush(caller, terminal, argument);
-    case TCXONC: return ChangeFlow(caller, terminal, argument);
+    case kTcSetsW2:
+      return PutModes(caller, terminal, sizeof(TerminalModes), false, argument);
+    case kTcSetsF2:
+      return PutModes(caller, terminal, sizeof(TerminalModes), true, argument);
+    case TCFLSH:
+      return Flush(caller, terminal, argument);
+    case TCXONC:
+      return ChangeFlow(caller, terminal, argument);
     case TIOCSCTTY:
     case TIOCNOTTY:
     case TIOCGPGRP:
     case TIOCSPGRP:
-    case TIOCGSID: return JobIoctl(caller, terminal, from_master, readable, command, argument);
-    default: return StateIoctl(caller, terminal, command, argument);
+    case TIOCGSID:
+      return JobIoctl(caller, terminal, from_master, readable, command, argument);
+    default:
+      return StateIoctl(caller, terminal, command, argument);
   }
 }
 

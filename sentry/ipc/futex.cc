@@ -151,7 +151,8 @@ Result<int> FutexTable::Requeue(const FutexAt& from, const FutexAt& to, int wake
     // A waiter that came after the word was read may wait for another value of it: look again.
     if (compare != nullptr && joined != bucket.joined && attempt < kRequeueAttempts) continue;
     int count = 0;
-    for (Waiter* waiter = bucket.first; waiter != nullptr && (count < wake || count - wake < move);) {
+    for (Waiter* waiter = bucket.first;
+         waiter != nullptr && (count < wake || count - wake < move);) {
       Waiter* next = waiter->next;
       if (waiter->key == key) {
         if (++count <= wake) {
@@ -185,22 +186,39 @@ Result<int> FutexTable::WakeOp(const FutexAt& first, const FutexAt& second, int 
 
   const uint32_t old = TRY(second.words.FetchModify(second.address, [&](uint32_t word) -> uint32_t {
     switch (op) {
-      case FUTEX_OP_SET: return argument;
-      case FUTEX_OP_ADD: return word + argument;
-      case FUTEX_OP_OR: return word | argument;
-      case FUTEX_OP_ANDN: return word & ~argument;
-      default: return word ^ argument;
+      case FUTEX_OP_SET:
+        return argument;
+      case FUTEX_OP_ADD:
+        return word + argument;
+      case FUTEX_OP_OR:
+        return word | argument;
+      case FUTEX_OP_ANDN:
+        return word & ~argument;
+      default:
+        return word ^ argument;
     }
   }));
   const auto value = static_cast<int32_t>(old);
   bool holds = false;
   switch (comparison) {
-    case FUTEX_OP_CMP_EQ: holds = value == compare_to; break;
-    case FUTEX_OP_CMP_NE: holds = value != compare_to; break;
-    case FUTEX_OP_CMP_LT: holds = value < compare_to; break;
-    case FUTEX_OP_CMP_GE: holds = value >= compare_to; break;
-    case FUTEX_OP_CMP_LE: holds = value <= compare_to; break;
-    default: holds = value > compare_to; break;
+    case FUTEX_OP_CMP_EQ:
+      holds = value == compare_to;
+      break;
+    case FUTEX_OP_CMP_NE:
+      holds = value != compare_to;
+      break;
+    case FUTEX_OP_CMP_LT:
+      holds = value < compare_to;
+      break;
+    case FUTEX_OP_CMP_GE:
+      holds = value >= compare_to;
+      break;
+    case FUTEX_OP_CMP_LE:
+      holds = value <= compare_to;
+      break;
+    default:
+      holds = value > compare_to;
+      break;
   }
   Bucket& bucket = BucketOf(first_key);
   Bucket& second_bucket = BucketOf(second_key);
@@ -240,7 +258,9 @@ bool HandleOwnerDeath(FutexTable& table, GuestWords& words, mm::UserAddr address
 // Linux: exit_robust_list. The low bit of an entry marks a PI futex.
 void ExitRobustList(FutexTable& table, mm::UserMemory& memory, GuestWords& words, mm::UserAddr head,
                     uint32_t tid) {
-  const auto fetch = [&](mm::UserAddr at) { return memory.CopyIn(mm::UserPtr<const uint64_t>(at)); };
+  const auto fetch = [&](mm::UserAddr at) {
+    return memory.CopyIn(mm::UserPtr<const uint64_t>(at));
+  };
   Result<uint64_t> entry = fetch(head);
   const Result<uint64_t> offset = fetch(head + 8);
   const Result<uint64_t> pending = fetch(head + 16);

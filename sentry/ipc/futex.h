@@ -106,8 +106,8 @@ class FutexTable {
   std::array<Bucket, kBuckets> buckets_;
 };
 
-// exit(2), execve(2): marks the robust futexes that `tid` still owns as FUTEX_OWNER_DIED and wakes a
-// waiter of each. `head` is what set_robust_list(2) was given. Bounded, as the guest may lie.
+// exit(2), execve(2): marks the robust futexes that `tid` still owns as FUTEX_OWNER_DIED and wakes
+// a waiter of each. `head` is what set_robust_list(2) was given. Bounded, as the guest may lie.
 void ExitRobustList(FutexTable& table, mm::UserMemory& memory, GuestWords& words, mm::UserAddr head,
                     uint32_t tid);
 

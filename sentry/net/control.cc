@@ -1,8 +1,8 @@
 #include "sentry/net/control.h"
 
+#include <linux/capability.h>
 #include <algorithm>
 #include <cstring>
-#include <linux/capability.h>
 
 namespace skep::net {
 namespace {
@@ -29,7 +29,8 @@ Result<void> AddFiles(const vfs::FdTable& table, std::string_view payload, Contr
   for (size_t i = 0; i < count; ++i) {
     int fd = -1;
     memcpy(&fd, payload.data() + i * sizeof fd, sizeof fd);
-    control.files.push_back(TRY(table.GetAny(fd)));
+    Ref<vfs::File> file = TRY(table.GetAny(fd));
+    control.files.push_back(std::move(file));
   }
   return {};
 }
@@ -47,7 +48,9 @@ Result<Control> ParseControl(vfs::Caller& caller, const vfs::FdTable& table,
     const std::string_view payload = bytes.substr(sizeof header, header.cmsg_len - sizeof header);
     if (header.cmsg_level == SOL_SOCKET) {
       switch (header.cmsg_type) {
-        case SCM_RIGHTS: TRY(AddFiles(table, payload, control)); break;
+        case SCM_RIGHTS:
+          TRY(AddFiles(table, payload, control));
+          break;
         case SCM_CREDENTIALS: {
           ucred claimed{};
           if (payload.size() != sizeof claimed) return Fail(EINVAL);
@@ -56,7 +59,8 @@ Result<Control> ParseControl(vfs::Caller& caller, const vfs::FdTable& table,
           control.credentials = claimed;
           break;
         }
-        default: return Fail(EINVAL);
+        default:
+          return Fail(EINVAL);
       }
     }
     bytes.remove_prefix(std::min(bytes.size(), CMSG_ALIGN(header.cmsg_len)));
@@ -70,7 +74,8 @@ ControlReply::ControlReply(Control control, bool wants_credentials, vfs::FdTable
       cloexec_((flags & MSG_CMSG_CLOEXEC) != 0 ? vfs::CloseOnExec::kYes : vfs::CloseOnExec::kNo) {
   if (wants_credentials && control.credentials) {
     // SAFETY: ucred is three 32-bit words.
-    Put(SCM_CREDENTIALS, {reinterpret_cast<const char*>(&*control.credentials), sizeof(ucred)}, size);
+    Put(SCM_CREDENTIALS, {reinterpret_cast<const char*>(&*control.credentials), sizeof(ucred)},
+        size);
   }
   if (!control.files.empty()) PutFiles(std::move(control.files), table, fd_limit, size);
 }

@@ -61,9 +61,8 @@ Result<size_t> Socket::Send(const SocketCaller& caller, SendRequest& request) {
   for (;;) {
     Result<size_t> sent = attempt();
     if (!sent && IsAgain(sent.error()) && waits) {
-      sent = SleepUntil(*Waiters(), kWriteWake, deadline, attempt, [&](sched::WakeReason reason) {
-        return EndOfSleep(reason, timeout != 0);
-      });
+      sent = SleepUntil(*Waiters(), kWriteWake, deadline, attempt,
+                        [&](sched::WakeReason reason) { return EndOfSleep(reason, timeout != 0); });
     }
     if (!sent) {
       if (done != 0) return done;
@@ -86,9 +85,8 @@ Result<Received> Socket::Receive(vfs::Caller& caller, mm::IoSequence& to, int fl
   for (;;) {
     Result<Received> got = attempt();
     if (!got && IsAgain(got.error()) && waits) {
-      got = SleepUntil(*Waiters(), kReadWake, deadline, attempt, [&](sched::WakeReason reason) {
-        return EndOfSleep(reason, timeout != 0);
-      });
+      got = SleepUntil(*Waiters(), kReadWake, deadline, attempt,
+                       [&](sched::WakeReason reason) { return EndOfSleep(reason, timeout != 0); });
     }
     if (!got) {
       if (total.size != 0) return total;

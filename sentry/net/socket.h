@@ -1,17 +1,17 @@
 // Socket: an open file with an address family behind it.
 //
-// Families implement the Try... calls, which never block on readiness (EAGAIN); the calls beside them
-// sleep on Waiters() as O_NONBLOCK, MSG_DONTWAIT and the socket's timeouts say. Read and Write, as of
-// every file, answer EAGAIN.
+// Families implement the Try... calls, which never block on readiness (EAGAIN); the calls beside
+// them sleep on Waiters() as O_NONBLOCK, MSG_DONTWAIT and the socket's timeouts say. Read and
+// Write, as of every file, answer EAGAIN.
 #pragma once
 
+#include <sys/socket.h>
 #include <atomic>
 #include <cstdint>
 #include <optional>
 #include <span>
 #include <string>
 #include <string_view>
-#include <sys/socket.h>
 #include <vector>
 
 #include "sentry/vfs/file.h"
@@ -21,9 +21,9 @@
 namespace skep::net {
 
 inline constexpr size_t kMaxAddress = sizeof(sockaddr_storage);
-inline constexpr int kMaxBacklog = 4096;          // net.core.somaxconn
-inline constexpr int kDefaultBuffer = 212992;     // net.core.{r,w}mem_default, as getsockopt tells it
-inline constexpr int kMaxBuffer = 212992;         // net.core.{r,w}mem_max
+inline constexpr int kMaxBacklog = 4096;       // net.core.somaxconn
+inline constexpr int kDefaultBuffer = 212992;  // net.core.{r,w}mem_default, as getsockopt tells it
+inline constexpr int kMaxBuffer = 212992;      // net.core.{r,w}mem_max
 
 // The raw bytes of a sockaddr, family included; empty: none.
 using Address = std::string;
@@ -58,7 +58,9 @@ class Socket : public vfs::File {
  public:
   Socket(vfs::Path path, int family, int type, int protocol, uint32_t flags)
       : File(std::move(path), O_RDWR | (flags & O_NONBLOCK)),
-        family_(family), type_(type), protocol_(protocol) {}
+        family_(family),
+        type_(type),
+        protocol_(protocol) {}
   ~Socket() override;
 
   int family() const { return family_; }
@@ -96,7 +98,7 @@ class Socket : public vfs::File {
     std::atomic<uint64_t> receive_timeout_ns{0}, send_timeout_ns{0};  // 0: for ever
     std::atomic<int> receive_low{1}, priority{0}, mark{0};
     std::atomic<bool> pass_credentials{false};
-    std::atomic<uint32_t> flags{0};  // options that are only kept: bit SO_name
+    std::atomic<uint32_t> flags{0};   // options that are only kept: bit SO_name
     std::atomic<uint64_t> linger{0};  // struct linger
   };
   Options& options() { return options_; }

@@ -1,8 +1,8 @@
+#include <linux/capability.h>
+#include <sys/time.h>
 #include <algorithm>
 #include <array>
 #include <cstring>
-#include <linux/capability.h>
-#include <sys/time.h>
 
 #include "sentry/net/socket.h"
 
@@ -45,9 +45,8 @@ std::string TimeoutBytes(uint64_t ns) {
 }
 
 // Options that are kept and told back, and change nothing here.
-constexpr std::array kKept = {SO_DEBUG,     SO_REUSEADDR, SO_DONTROUTE, SO_BROADCAST,
-                              SO_KEEPALIVE, SO_OOBINLINE, SO_NO_CHECK,  SO_REUSEPORT,
-                              SO_TIMESTAMP};
+constexpr std::array kKept = {SO_DEBUG,     SO_REUSEADDR, SO_DONTROUTE, SO_BROADCAST, SO_KEEPALIVE,
+                              SO_OOBINLINE, SO_NO_CHECK,  SO_REUSEPORT, SO_TIMESTAMP};
 bool IsKept(int name) { return std::find(kKept.begin(), kKept.end(), name) != kKept.end(); }
 
 int DoubledBuffer(int value, int least, bool forced) {
@@ -67,8 +66,7 @@ Result<void> Socket::SetOption(vfs::Caller& caller, int level, int name, std::st
 Result<void> Socket::SetSocketOption(vfs::Caller& caller, int name, std::string_view value) {
   const bool net_admin = caller.creds().Has(CAP_NET_ADMIN);
   if (name == SO_RCVTIMEO || name == SO_SNDTIMEO) {
-    auto& timeout =
-        name == SO_RCVTIMEO ? options_.receive_timeout_ns : options_.send_timeout_ns;
+    auto& timeout = name == SO_RCVTIMEO ? options_.receive_timeout_ns : options_.send_timeout_ns;
     timeout = TRY(TimeoutOf(value));
     return {};
   }
@@ -96,8 +94,12 @@ Result<void> Socket::SetSocketOption(vfs::Caller& caller, int name, std::string_
       OnOptionsChanged();
       return {};
     }
-    case SO_PASSCRED: options_.pass_credentials = number != 0; return {};
-    case SO_RCVLOWAT: options_.receive_low = number < 0 ? INT32_MAX : std::max(number, 1); return {};
+    case SO_PASSCRED:
+      options_.pass_credentials = number != 0;
+      return {};
+    case SO_RCVLOWAT:
+      options_.receive_low = number < 0 ? INT32_MAX : std::max(number, 1);
+      return {};
     case SO_PRIORITY:
       if ((number < 0 || number > kMaxPriority) && !net_admin) return Fail(EPERM);
       options_.priority = number;
@@ -117,7 +119,8 @@ Result<void> Socket::SetSocketOption(vfs::Caller& caller, int name, std::string_
     case SO_PROTOCOL:
     case SO_DOMAIN:
     case SO_ERROR:
-    default: return Fail(ENOPROTOOPT);
+    default:
+      return Fail(ENOPROTOOPT);
   }
 }
 
@@ -131,21 +134,36 @@ Result<std::string> Socket::GetSocketOption(vfs::Caller&, int name) {
     return Bytes<int>((options_.flags.load() >> (name & 31) & 1) != 0 ? 1 : 0);
   }
   switch (name) {
-    case SO_TYPE: return Bytes(type_);
-    case SO_DOMAIN: return Bytes(family_);
-    case SO_PROTOCOL: return Bytes(protocol_);
-    case SO_ERROR: return Bytes(TakeError());
-    case SO_ACCEPTCONN: return Bytes<int>(IsListening() ? 1 : 0);
-    case SO_SNDBUF: return Bytes(options_.send_buffer.load());
-    case SO_RCVBUF: return Bytes(options_.receive_buffer.load());
-    case SO_RCVTIMEO: return TimeoutBytes(options_.receive_timeout_ns.load());
-    case SO_SNDTIMEO: return TimeoutBytes(options_.send_timeout_ns.load());
-    case SO_PASSCRED: return Bytes<int>(options_.pass_credentials.load() ? 1 : 0);
-    case SO_RCVLOWAT: return Bytes(options_.receive_low.load());
-    case SO_SNDLOWAT: return Bytes(1);
-    case SO_PRIORITY: return Bytes(options_.priority.load());
-    case SO_MARK: return Bytes(options_.mark.load());
-    case SO_LINGER: return Bytes(options_.linger.load());
+    case SO_TYPE:
+      return Bytes(type_);
+    case SO_DOMAIN:
+      return Bytes(family_);
+    case SO_PROTOCOL:
+      return Bytes(protocol_);
+    case SO_ERROR:
+      return Bytes(TakeError());
+    case SO_ACCEPTCONN:
+      return Bytes<int>(IsListening() ? 1 : 0);
+    case SO_SNDBUF:
+      return Bytes(options_.send_buffer.load());
+    case SO_RCVBUF:
+      return Bytes(options_.receive_buffer.load());
+    case SO_RCVTIMEO:
+      return TimeoutBytes(options_.receive_timeout_ns.load());
+    case SO_SNDTIMEO:
+      return TimeoutBytes(options_.send_timeout_ns.load());
+    case SO_PASSCRED:
+      return Bytes<int>(options_.pass_credentials.load() ? 1 : 0);
+    case SO_RCVLOWAT:
+      return Bytes(options_.receive_low.load());
+    case SO_SNDLOWAT:
+      return Bytes(1);
+    case SO_PRIORITY:
+      return Bytes(options_.priority.load());
+    case SO_MARK:
+      return Bytes(options_.mark.load());
+    case SO_LINGER:
+      return Bytes(options_.linger.load());
     case SO_PEERCRED: {
       const ucred credentials = TRY(PeerCredentials());
       return Bytes(credentials);
@@ -156,7 +174,8 @@ Result<std::string> Socket::GetSocketOption(vfs::Caller&, int name) {
       memcpy(bytes.data(), groups.data(), bytes.size());
       return bytes;
     }
-    default: return Fail(ENOPROTOOPT);
+    default:
+      return Fail(ENOPROTOOPT);
   }
 }
 

@@ -125,8 +125,8 @@ Result<void> UnixEndpoint::CanTakeConnection() {
   return {};
 }
 
-// Linux: unix_stream_connect. The client is connected first and taken back if the listener went away
-// meanwhile.
+// Linux: unix_stream_connect. The client is connected first and taken back if the listener went
+// away meanwhile.
 Result<void> UnixEndpoint::ConnectFrom(UnixEndpoint& client, const ucred& credentials,
                                        std::vector<uint32_t> groups) {
   auto end = MakeRef<UnixEndpoint>(space_, type_);

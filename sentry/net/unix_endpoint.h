@@ -1,10 +1,10 @@
 // UnixEndpoint: the state of an AF_UNIX socket that its peer holds too: queues of messages, the
 // connection, the name (Linux: struct unix_sock).
 //
-// Messages are copied from the guest before they are queued and to the guest before they are removed;
-// `read_lock_` (a SleepLock) keeps readers apart meanwhile. mutex_ guards the rest; of two endpoints
-// only one is locked at a time. Who holds whom: a socket file -> its endpoint; endpoints -> peer and,
-// through queued messages, their senders; Close() cuts all of it.
+// Messages are copied from the guest before they are queued and to the guest before they are
+// removed; `read_lock_` (a SleepLock) keeps readers apart meanwhile. mutex_ guards the rest; of two
+// endpoints only one is locked at a time. Who holds whom: a socket file -> its endpoint; endpoints
+// -> peer and, through queued messages, their senders; Close() cuts all of it.
 #pragma once
 
 #include <deque>
@@ -110,7 +110,8 @@ class UnixEndpoint final : public RefCountedAny {
   int error_ GUARDED_BY(mutex_) = 0;
   int backlog_ GUARDED_BY(mutex_) = 0;
   UnixName name_ GUARDED_BY(mutex_);
-  bool name_is_ours_ GUARDED_BY(mutex_) = false;  // in the abstract table; accepted sockets only tell it
+  bool name_is_ours_ GUARDED_BY(mutex_) =
+      false;  // in the abstract table; accepted sockets only tell it
   vfs::Path node_ GUARDED_BY(mutex_);
   Ref<UnixEndpoint> peer_ GUARDED_BY(mutex_);
   std::optional<ucred> peer_credentials_ GUARDED_BY(mutex_);

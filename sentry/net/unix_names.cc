@@ -1,10 +1,10 @@
 #include "sentry/net/unix_names.h"
 
+#include <sys/un.h>
 #include <array>
 #include <cstddef>
 #include <cstdio>
 #include <cstring>
-#include <sys/un.h>
 
 #include "sentry/net/unix_endpoint.h"
 

@@ -1,11 +1,11 @@
 #include "sentry/net/unix_socket.h"
 
-#include <algorithm>
-#include <csignal>
-#include <cstring>
 #include <linux/sockios.h>
 #include <sys/epoll.h>
 #include <sys/ioctl.h>
+#include <algorithm>
+#include <csignal>
+#include <cstring>
 
 #include "sentry/vfs/walk.h"
 
@@ -184,18 +184,22 @@ Result<uint64_t> UnixSocket::Ioctl(vfs::Caller& caller, uint64_t command, uint64
       if (end_->listening()) return Fail(EINVAL);
       bytes = end_->ReadableBytes(type() == SOCK_DGRAM);
       break;
-    case SIOCOUTQ: bytes = end_->UnreadBySelf(); break;
-    default: return Fail(ENOTTY);
+    case SIOCOUTQ:
+      bytes = end_->UnreadBySelf();
+      break;
+    default:
+      return Fail(ENOTTY);
   }
   const auto count = static_cast<int32_t>(std::min<size_t>(bytes, INT32_MAX));
   TRY(caller.memory().CopyOut(mm::UserPtr<int32_t>(argument), count));
   return 0;
 }
 
-Result<Ref<Socket>> MakeUnixSocket(UnixNamespace& space, vfs::Caller& caller, int type, int protocol,
-                                   uint32_t flags) {
+Result<Ref<Socket>> MakeUnixSocket(UnixNamespace& space, vfs::Caller& caller, int type,
+                                   int protocol, uint32_t flags) {
   const int kind = TRY(TypeOf(type, protocol));
-  auto socket = MakeRef<UnixSocket>(NewPath(space, caller), MakeRef<UnixEndpoint>(space, kind), flags);
+  auto socket =
+      MakeRef<UnixSocket>(NewPath(space, caller), MakeRef<UnixEndpoint>(space, kind), flags);
   return Ref<Socket>(std::move(socket));
 }
 

@@ -43,10 +43,10 @@ class UnixSocket final : public Socket {
   const Ref<UnixEndpoint> end_;
 };
 
-// socket(2). `type` without SOCK_NONBLOCK and SOCK_CLOEXEC; flags: O_NONBLOCK or 0. EPROTONOSUPPORT,
-// ESOCKTNOSUPPORT.
-Result<Ref<Socket>> MakeUnixSocket(UnixNamespace& space, vfs::Caller& caller, int type, int protocol,
-                                   uint32_t flags);
+// socket(2). `type` without SOCK_NONBLOCK and SOCK_CLOEXEC; flags: O_NONBLOCK or 0.
+// EPROTONOSUPPORT, ESOCKTNOSUPPORT.
+Result<Ref<Socket>> MakeUnixSocket(UnixNamespace& space, vfs::Caller& caller, int type,
+                                   int protocol, uint32_t flags);
 struct SocketPair {
   Ref<Socket> first, second;
 };

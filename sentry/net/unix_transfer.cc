@@ -1,6 +1,6 @@
 // Sending and receiving over AF_UNIX sockets.
-#include <algorithm>
 #include <sys/epoll.h>
+#include <algorithm>
 
 #include "sentry/net/unix_endpoint.h"
 #include "sentry/net/unix_packet.h"
@@ -28,7 +28,9 @@ bool SameSender(const ucred& a, const ucred& b) {
 }  // namespace
 
 UnixEndpoint::Packet::Packet(Ref<UnixEndpoint> from, size_t bytes)
-    : sender(std::move(from)), size(bytes), charge(ChargeFor(bytes)),
+    : sender(std::move(from)),
+      size(bytes),
+      charge(ChargeFor(bytes)),
       data(std::make_unique_for_overwrite<std::byte[]>(bytes)) {
   sender->charged_ += charge;
 }
@@ -93,7 +95,8 @@ Result<size_t> UnixEndpoint::SendStream(Outgoing message) {
     const auto half = static_cast<size_t>(send_buffer_.load() / 2);
     const size_t size = std::min({message.data.size(), kStreamChunk, half});
     Result<PacketPtr> packet = MakePacket(message, size);
-    step = packet ? other->Enqueue(std::move(*packet), *this) : Result<void>(Fail(packet.error().code()));
+    step = packet ? other->Enqueue(std::move(*packet), *this)
+                  : Result<void>(Fail(packet.error().code()));
     if (!step) break;
     message.data.DropFirst(size);
     done += size;

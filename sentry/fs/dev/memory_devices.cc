@@ -1,9 +1,9 @@
 #include "sentry/fs/dev/memory_devices.h"
 
-#include <algorithm>
 #include <linux/random.h>
 #include <sys/epoll.h>
 #include <sys/syscall.h>
+#include <algorithm>
 #include <vector>
 
 #include "base/host_call.h"
