@@ -83,6 +83,11 @@ class Inode : public RefCounted<Inode> {
   // The default checks mode bits against GetAttributes (Linux: generic_permission). mask: MAY_*.
   virtual Result<void> CheckPermission(const auth::Credentials& creds, int mask);
 
+  // Something else stands in for this inode now (an overlay has copied it up): a file that was
+  // opened through the overlay opens what its path leads to and goes on with that.
+  bool superseded() const { return superseded_.load(std::memory_order_acquire); }
+  void SetSuperseded() { superseded_.store(true, std::memory_order_release); }
+
   sched::SleepLock& directory_lock() { return directory_lock_; }
   FileLocks& locks();                // POSIX, OFD and flock locks; made at first use
   FileLocks* locks_or_null() const;  // null: nobody ever locked it
@@ -109,7 +114,7 @@ class Inode : public RefCounted<Inode> {
   mutable Mutex mutex_{LockRank::kInode};
   std::atomic<FileLocks*> locks_{nullptr};
   std::atomic<int> writers_{0};  // < 0: that many deny writing
-  std::atomic<bool> linkable_{false};
+  std::atomic<bool> linkable_{false}, superseded_{false};
   Ref<RefCountedAny> attachment_;
 };
 

@@ -22,8 +22,8 @@ constexpr size_t kTransferMax = 4 << 20;  // of one host call: others may run in
 
 class GoferMappable final : public mm::Mappable {
  public:
-  GoferMappable(Ref<GoferInode> inode, arena::HostFd fd, std::string path)
-      : inode_(std::move(inode)), fd_(fd), path_(std::move(path)) {}
+  GoferMappable(Ref<GoferInode> inode, arena::HostFd fd, mm::MappableName name)
+      : inode_(std::move(inode)), fd_(fd), name_(std::move(name)) {}
   ~GoferMappable() override { inode_->ReleaseFd(); }
 
   Result<mm::Piece> Translate(Range range, bool) override {
@@ -45,16 +45,36 @@ class GoferMappable final : public mm::Mappable {
   void RemoveMapping(mm::MemoryManager& mm, Range addresses, uint64_t offset) override {
     inode_->RemoveMapping(mm, addresses, offset);
   }
-  mm::MappableName NameForMaps() override {
-    return {.dev_major = 0, .dev_minor = inode_->fs().dev_minor(), .inode = inode_->ino(),
-            .path = path_};
-  }
+  mm::MappableName NameForMaps() override { return name_; }
   const void* Identity() const override { return inode_.get(); }
 
  private:
   const Ref<GoferInode> inode_;
   const arena::HostFd fd_;  // acquired
-  const std::string path_;
+  const mm::MappableName name_;
+};
+
+// Files of this file system that were opened through an overlay: once the overlay has copied the
+// inode up, `Current` opens the copy and keeps it.
+class Replaceable {
+ public:
+  // The file to use instead; null: still this one.
+  Result<Ref<vfs::File>> Current(vfs::Caller& caller, const vfs::File& self,
+                                 const vfs::Inode& inode) {
+    if (!inode.superseded() || self.inode() == &inode) return Ref<vfs::File>();
+    {
+      MutexLock lock(mutex_);
+      if (replacement_) return replacement_;
+    }
+    Ref<vfs::File> opened = TRY(self.inode()->Open(caller, self.path(), self.flags()));
+    MutexLock lock(mutex_);
+    if (!replacement_) replacement_ = opened;
+    return replacement_;
+  }
+
+ private:
+  Mutex mutex_{LockRank::kFile};
+  Ref<vfs::File> replacement_ GUARDED_BY(mutex_);
 };
 
 class GoferFile final : public vfs::File {
@@ -78,6 +98,7 @@ class GoferFile final : public vfs::File {
 
   const Ref<GoferInode> inode_;
   const arena::HostFd fd_;  // acquired
+  Replaceable copied_up_;
 };
 
 Result<size_t> GoferFile::ReadSmall(mm::IoSequence& to, uint64_t offset, size_t size) {
@@ -96,7 +117,11 @@ Result<size_t> GoferFile::ReadSmall(mm::IoSequence& to, uint64_t offset, size_t 
   return done;
 }
 
-Result<size_t> GoferFile::Read(vfs::Caller&, mm::IoSequence& to, uint64_t offset) {
+Result<size_t> GoferFile::Read(vfs::Caller& caller, mm::IoSequence& to, uint64_t offset) {
+  if (inode_->superseded()) [[unlikely]] {
+    const Ref<vfs::File> now = TRY(copied_up_.Current(caller, *this, *inode_));
+    if (now) return now->Read(caller, to, offset);
+  }
   size_t size = to.size();
   if (const std::optional<uint64_t> known = inode_->KnownSize()) {
     if (offset >= *known) return 0;
@@ -149,8 +174,10 @@ Result<size_t> GoferFile::Write(vfs::Caller& caller, mm::IoSequence& from, uint6
 }
 
 Result<Ref<mm::Mappable>> GoferFile::Mappable() {
+  mm::MappableName name{.dev_major = 0, .dev_minor = inode()->fs().dev_minor(),
+                        .inode = inode()->ino(), .path = vfs::NameOf(path(), {})};
   const arena::HostFd fd = TRY(inode_->AcquireFd(writable()));
-  return Ref<mm::Mappable>(MakeRef<GoferMappable>(inode_, fd, vfs::NameOf(path(), {})));
+  return Ref<mm::Mappable>(MakeRef<GoferMappable>(inode_, fd, std::move(name)));
 }
 
 Result<void> GoferFile::Truncate(vfs::Caller& caller, uint64_t size) {
@@ -200,7 +227,14 @@ class GoferDirectoryFile final : public vfs::File {
   Result<size_t> Read(vfs::Caller&, mm::IoSequence&, uint64_t) override { return Fail(EISDIR); }
   Result<void> Sync(bool) override { return {}; }
 
-  Result<uint64_t> ReadDir(vfs::Caller&, uint64_t cookie, const vfs::DirSink& sink) override {
+  Result<uint64_t> ReadDir(vfs::Caller& caller, uint64_t cookie,
+                           const vfs::DirSink& sink) override {
+    // A listing that was begun is read to its end.
+    const Ref<vfs::File> now = TRY(copied_up_.Current(caller, *this, *inode_));
+    if (now && (cookie == 0 || moved_on_.load())) {
+      moved_on_.store(true);
+      return now->ReadDir(caller, cookie, sink);
+    }
     sched::SleepLockHold hold(inode_->directory_lock());
     if (cookie == 0 || !listing_) listing_ = TRY(inode_->List());
     if (!vfs::EmitDots(*this, &cookie, sink)) return cookie;
@@ -221,6 +255,8 @@ class GoferDirectoryFile final : public vfs::File {
  private:
   const Ref<GoferInode> inode_;
   Ref<GoferListing> listing_;  // guarded by the directory lock
+  Replaceable copied_up_;
+  std::atomic<bool> moved_on_{false};
 };
 
 }  // namespace
