@@ -20,6 +20,7 @@
 #include "sentry/boot/jail.h"
 #include "sentry/boot/mounts.h"
 #include "sentry/boot/special_files.h"
+#include "sentry/boot/terminals.h"
 #include "sentry/fs/dev/memory_devices.h"
 #include "sentry/kernel/clone.h"
 #include "sentry/kernel/kernel.h"
@@ -72,8 +73,10 @@ HostResult<platform::EngineKind> ChooseEngine(const std::string& name) {
 
 // What boot makes beside the kernel; in the arena.
 struct Sandbox {
-  explicit Sandbox(const kernel::KernelConfig& kernel_config) : kernel(kernel_config) {}
+  explicit Sandbox(const kernel::KernelConfig& kernel_config)
+      : kernel(kernel_config), terminals(kernel) {}
   kernel::Kernel kernel;
+  SandboxTerminals terminals;
   KernelSpecialFiles special_files;
   BootConfig config;
   fs::GoferConnection gofer;
@@ -120,9 +123,30 @@ kernel::Limits LimitsOf(const BootConfig& config) {
   return limits;
 }
 
+winsize WindowOf(uint32_t rows, uint32_t columns) {
+  winsize size{};
+  size.ws_row = static_cast<uint16_t>(rows);
+  size.ws_col = static_cast<uint16_t>(columns);
+  return size;
+}
+
+// stdio is the host's terminal: the first process gets a terminal of ours over it.
+Result<void> OpenTerminalStdio(Sandbox& sandbox, kernel::Task& init) {
+  const BootConfig& config = sandbox.config;
+  TRY(sandbox.terminals.StartConsole(sandbox.stdio[0], sandbox.stdio[1],
+                                     WindowOf(config.terminal_rows, config.terminal_columns)));
+  Ref<vfs::File> file = TRY(sandbox.terminals.OpenConsole(init));
+  for (int i = 0; i < 3; ++i) {
+    vfs::FdReservation slot = TRY(init.files->Reserve(1024, i));
+    std::move(slot).Commit(file, vfs::CloseOnExec::kNo);
+  }
+  return {};
+}
+
 // Descriptors 0, 1 and 2 of the first process.
 Result<void> OpenStdio(Sandbox& sandbox, kernel::Task& init) {
   init.files = MakeRef<vfs::FdTable>();
+  if (sandbox.config.terminal) return OpenTerminalStdio(sandbox, init);
   for (int i = 0; i < 3; ++i) {
     if (!sandbox.stdio[i]) continue;
     vfs::Path path = sandbox.kernel.anon_fs->NewPath("host", S_IFCHR | 0600, init.creds());
@@ -148,7 +172,8 @@ void StartFirstProcess(Sandbox& sandbox) {
   request.envp = sandbox.config.env;
   request.oom_score_adj = sandbox.config.oom_score_adj;
   request.prepare = [&sandbox](kernel::Task& init) -> Result<void> {
-    TRY(MountAll({sandbox.kernel, sandbox.config, sandbox.gofer, sandbox.special_files}, init));
+    TRY(MountAll({sandbox.kernel, sandbox.config, sandbox.gofer, sandbox.special_files,
+                  sandbox.terminals}, init));
     return OpenStdio(sandbox, init);
   };
   request.started = [&sandbox](int error, bool in_prepare) {
@@ -170,6 +195,7 @@ void StartFirstProcess(Sandbox& sandbox) {
     kernel::Kernel& k = sandbox.kernel;
     sched::WaitUntil(k.init_queue, sched::kAllEvents, std::nullopt, sched::Sleep::kUninterruptible,
                      [&] { return k.init_exited.load(); });
+    sandbox.terminals.DrainConsole(k.scheduler.clock().MonotonicNs() + 1'000'000'000);
     SendHostEvent(sandbox.config, SentryEvent::Kind::kExited, k.init_status.load(), "");
     _exit(0);
   });
@@ -199,8 +225,11 @@ void ServeSignal(Sandbox& sandbox, int signo) {
       case CliCommand::Kind::kContinue:
         ServeSignal(sandbox, SIGCONT);
         break;
-      case CliCommand::Kind::kWindow:
+      case CliCommand::Kind::kWindow: {
+        const arena::ArenaScope arena_heap;
+        sandbox.terminals.SetConsoleWindow(WindowOf(command->value >> 16, command->value & 0xffff));
         break;
+      }
     }
   }
 }
@@ -230,6 +259,11 @@ Sandbox* MakeSandbox(const BootConfig& config, platform::EngineKind engine,
   kernel.anon_fs = MakeRef<vfs::AnonFs>(++kernel.last_dev_minor);
   kernel.unix_sockets = std::make_unique<net::UnixNamespace>(*kernel.anon_fs);
   kernel.hooks.syscall = &syscalls::Dispatch;
+  kernel.boot = sandbox;
+  kernel.hooks.session_ended = [](kernel::Kernel& k, int sid) {
+    return static_cast<Sandbox*>(k.boot)->terminals.terminals().EndSession(sid);
+  };
+  sandbox->terminals.RegisterDevices(sandbox->special_files.devices());
   fs::RegisterMemoryDevices(sandbox->special_files.devices(), *kernel.memory);
   arena::HostTable& table = arena::HostTable::Get();
   if (client) sandbox->gofer = fs::GoferConnection::Add(std::move(client));

@@ -6,9 +6,7 @@
 #include "base/log.h"
 #include "sentry/fs/dev/dev_tree.h"
 #include "sentry/fs/gofer/gofer_fs.h"
-#if __has_include("sentry/fs/overlay/overlay.h")
-#include "sentry/fs/overlay/overlay.h"
-#endif
+#include "sentry/fs/overlay/overlay_fs.h"
 #if __has_include("sentry/fs/proc/proc_fs.h")
 #include "sentry/fs/proc/proc_fs.h"
 #include "sentry/fs/sys/sys_fs.h"
@@ -37,7 +35,10 @@ class Mounter {
   Result<void> Add(const MountConfig& config) {
     const vfs::Path at = TRY(MakePoint(config.destination));
     Ref<vfs::FileSystem> fs = TRY(Make(config));
-    TRY(context_.kernel.mounts->Add(at, std::move(fs), Flags(config)));
+    const Ref<vfs::Mount> mount = TRY(context_.kernel.mounts->Add(at, std::move(fs), Flags(config)));
+    if (config.kind == Kind::kDevpts) {
+      context_.terminals.SetDevpts(devpts_, vfs::Path(mount, mount->root()));
+    }
     return {};
   }
 
@@ -108,6 +109,10 @@ class Mounter {
       case Kind::kSysfs:
         return Ref<vfs::FileSystem>(MakeRef<fs::SysFs>(NextMinor(), kernel.scheduler.worker_count()));
 #endif
+      case Kind::kDevpts: {
+        devpts_ = MakeRef<fs::DevptsFs>(fs::DevptsOptions{.dev_minor = NextMinor()});
+        return Ref<vfs::FileSystem>(devpts_);
+      }
       default:
         break;
     }
@@ -122,15 +127,13 @@ class Mounter {
     options.read_only = config.read_only || config.overlay;
     Ref<vfs::FileSystem> lower = TRY(fs::GoferFs::Make(context_.gofer, options));
     if (!config.overlay) return lower;
-#if __has_include("sentry/fs/overlay/overlay.h")
     lower->special_files = &context_.special_files;
-    return TRY(fs::OverlayFs::Make(*context_.kernel.memory, lower, NextMinor()));
-#else
-    return lower;
-#endif
+    Ref<vfs::FileSystem> upper = MakeRef<fs::TmpFs>(
+        *context_.kernel.memory, fs::TmpFsOptions{.dev_minor = NextMinor(), .mode = 0755});
+    upper->special_files = &context_.special_files;
+    Ref<fs::OverlayFs> overlay = TRY(fs::OverlayFs::Make(NextMinor(), std::move(lower), std::move(upper)));
+    return overlay;
   }
-
-  Result<Ref<vfs::FileSystem>> MakeDevpts(const MountConfig& config);
 
   // The mount point; made if the tree lets us (runc makes missing mount points too).
   Result<vfs::Path> MakePoint(const std::string& destination) {
@@ -150,6 +153,7 @@ class Mounter {
 
   const MountContext& context_;
   kernel::Task& init_;
+  Ref<fs::DevptsFs> devpts_;
 };
 
 }  // namespace

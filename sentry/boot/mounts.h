@@ -2,6 +2,7 @@
 #pragma once
 
 #include "sentry/boot/control.h"
+#include "sentry/boot/terminals.h"
 #include "sentry/fs/gofer/connection.h"
 #include "sentry/kernel/kernel.h"
 #include "sentry/vfs/special_files.h"
@@ -13,6 +14,7 @@ struct MountContext {
   const BootConfig& config;
   fs::GoferConnection gofer;
   vfs::SpecialFiles& special_files;
+  SandboxTerminals& terminals;
 };
 
 // On init's fiber: makes every file system, mounts it, and gives init its root and working directory.

@@ -85,25 +85,21 @@ void Reparent(Kernel& kernel, ThreadGroup& dying) REQUIRES(kernel.tasks_mutex) {
   }
 }
 
-void EndSession(ThreadGroup& group) {
-  if (group.sid != group.tgid) return;
-  if (group.kernel.hooks.session_ended == nullptr) return;
-  const int foreground = group.kernel.hooks.session_ended(group.kernel, group.sid);
-  if (foreground == 0) return;
-  group.kernel.ForEachInProcessGroup(foreground, [](ThreadGroup& g) {
-    (void)SendToGroup(g, MakeInfo(SIGHUP, SI_KERNEL));
-    (void)SendToGroup(g, MakeInfo(SIGCONT, SI_KERNEL));
-  });
+// A session's leader is going: its terminal is let go. Without locks. The foreground group, or 0.
+int EndSession(ThreadGroup& group) {
+  if (group.kernel.hooks.session_ended == nullptr || group.sid != group.tgid) return 0;
+  return group.kernel.hooks.session_ended(group.kernel, group.sid);
 }
 
 // The last thread is gone.
-void BecomeZombie(Kernel& kernel, ThreadGroup& group) REQUIRES(kernel.tasks_mutex) {
+void BecomeZombie(Kernel& kernel, ThreadGroup& group, int foreground)
+    REQUIRES(kernel.tasks_mutex) {
   group.zombie = true;
   group.stopped = false;
   group.stop_signal = 0;
   group.pending.Discard(SignalSet::All());
   const bool orphaned_before = IsOrphaned(kernel, group.pgid, nullptr);
-  EndSession(group);
+  if (foreground != 0) HangUpOrphan(kernel, foreground);
   Reparent(kernel, group);
   if (!orphaned_before && IsOrphaned(kernel, group.pgid, &group) && HasStopped(kernel, group.pgid)) {
     HangUpOrphan(kernel, group.pgid);
@@ -272,7 +268,11 @@ void ExitTask(Task& task) {
     MutexLock lock(kernel.tasks_mutex);
     last = group->threads.size() == 1;
   }
-  if (last) DeleteAllTimers(*group);
+  int foreground = 0;
+  if (last) {
+    DeleteAllTimers(*group);
+    foreground = EndSession(*group);
+  }
   ReleaseFiles(task);
   task.executable = {};
   ReleaseMemory(task);
@@ -290,7 +290,7 @@ void ExitTask(Task& task) {
     kernel.DropPidIfEmpty(task.tid);
   }
   if (group->threads.empty()) {
-    BecomeZombie(kernel, *group);
+    BecomeZombie(kernel, *group, foreground);
   } else {
     // A stop may have waited for this thread; execve certainly does.
     group->exec_queue.Wake();

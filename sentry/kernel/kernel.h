@@ -34,7 +34,8 @@ struct Hooks {
   // Executes a system call; kernel/run_loop.cc deals with the result.
   Result<uint64_t> (*syscall)(Task& task, uint64_t number, const std::array<uint64_t, 6>& args,
                               bool compat) = nullptr;
-  // A session's leader is gone: its terminal is let go; the foreground group to hang up, or 0.
+  // A session's leader is going: its terminal is let go; the foreground group to hang up, or 0.
+  // Called without locks.
   int (*session_ended)(Kernel& kernel, int sid) = nullptr;
 };
 
@@ -63,6 +64,7 @@ class Kernel {
   Ref<vfs::MountNamespace> mounts;
   std::unique_ptr<VdsoClock> vdso_clock;
   std::unique_ptr<KernelSignalSource> signal_source;  // signalfd reads from it
+  void* boot = nullptr;  // what boot keeps beside the kernel, for its hooks
   std::unique_ptr<StraceSink> strace;  // null: off
   uint64_t boot_realtime_ns = 0, boot_monotonic_ns = 0;
   Ref<vfs::AnonFs> anon_fs;  // pipes, sockets, eventfds, ...

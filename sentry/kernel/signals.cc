@@ -133,6 +133,10 @@ Result<void> SendFromOperator(ThreadGroup& group, int signo) {
   return SendToGroupAs(group, MakeInfo(signo, SI_USER), {}, true);
 }
 
+Result<void> SendFromTerminal(ThreadGroup& group, int signo) {
+  return SendToGroupAs(group, MakeInfo(signo, SI_KERNEL), {}, true);
+}
+
 void ForceSignal(Task& task, siginfo_t info) {
   ThreadGroup& group = *task.group;
   const int signo = info.si_signo;

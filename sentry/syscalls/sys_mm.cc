@@ -5,9 +5,7 @@
 #include <sys/mman.h>
 #include <sys/mount.h>
 
-#if __has_include("sentry/anon/memfd.h")
 #include "sentry/anon/memfd.h"
-#endif
 #include "sentry/ipc/futex.h"
 #include "sentry/kernel/kernel.h"
 #include "sentry/kernel/posix_timer.h"
@@ -103,7 +101,6 @@ Result<int32_t> Membarrier(Task&, int32_t command, uint32_t flags, int32_t) {
   return command == MEMBARRIER_CMD_QUERY ? Result<int32_t>(0) : Fail(EINVAL);
 }
 
-#if __has_include("sentry/anon/memfd.h")
 Result<Fd> MemfdCreate(Task& task, Path name, uint32_t flags) {
   const std::string text = TRY([&]() -> Result<std::string> {
     auto copied = task.mm->CopyInString(name, 250);
@@ -113,10 +110,6 @@ Result<Fd> MemfdCreate(Task& task, Path name, uint32_t flags) {
   Ref<vfs::File> file = TRY(anon::MakeMemfd(*task.kernel.memory, *task.kernel.anon_fs, text, flags));
   return InstallFile(task, std::move(file), (flags & MFD_CLOEXEC) != 0);
 }
-
-#else
-Result<Fd> MemfdCreate(Task&, Path, uint32_t) { return Fail(ENOSYS); }
-#endif
 
 namespace {
 

@@ -8,9 +8,7 @@
 #include <linux/capability.h>
 
 #include "base/limits.h"
-#if __has_include("sentry/anon/memfd.h")
 #include "sentry/anon/memfd.h"
-#endif
 #include "sentry/anon/pipe.h"
 #include "sentry/kernel/exit.h"
 #include "sentry/kernel/kernel.h"
@@ -342,13 +340,11 @@ Result<int64_t> Fcntl(Task& task, Fd fd, int32_t command, uint64_t argument) {
     case F_GETPIPE_SZ:
     case F_SETPIPE_SZ:
       return PipeSizeCall(task, *file, command, argument);
-#if __has_include("sentry/anon/memfd.h")
     case F_ADD_SEALS:
       TRY(anon::AddSeals(*file, static_cast<uint32_t>(argument)));
       return 0;
     case F_GET_SEALS:
       return static_cast<int64_t>(TRY(anon::GetSeals(*file)));
-#endif
     case F_GETLEASE:
       return F_UNLCK;
     default:

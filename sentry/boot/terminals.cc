@@ -1,0 +1,100 @@
+#include "sentry/boot/terminals.h"
+
+#include <sys/stat.h>
+
+#include "sentry/anon/tty_file.h"
+#include "sentry/kernel/signals.h"
+
+namespace skep::boot {
+
+void KernelJobControl::SignalGroup(int process_group, int signo) {
+  MutexLock lock(kernel_.tasks_mutex);
+  kernel_.ForEachInProcessGroup(process_group, [&](kernel::ThreadGroup& group) {
+    (void)kernel::SendFromTerminal(group, signo);
+  });
+}
+
+void KernelJobControl::SignalProcess(int process, int signo) {
+  MutexLock lock(kernel_.tasks_mutex);
+  if (kernel::ThreadGroup* group = kernel_.FindGroup(process)) {
+    (void)kernel::SendFromTerminal(*group, signo);
+  }
+}
+
+int KernelJobControl::SessionOfGroup(int process_group) {
+  MutexLock lock(kernel_.tasks_mutex);
+  int session = 0;
+  kernel_.ForEachInProcessGroup(process_group,
+                                [&](kernel::ThreadGroup& group) { session = group.sid; });
+  return session;
+}
+
+void SandboxTerminals::RegisterDevices(fs::DeviceTable& devices) {
+  using Path = vfs::Path;
+  const auto controlling = [this](vfs::Caller& caller, const Path& path, uint32_t flags, uint32_t) {
+    return ptys_.OpenControlling(caller, path, flags);
+  };
+  const auto console = [this](vfs::Caller& caller, const Path& path, uint32_t flags,
+                              uint32_t) -> Result<Ref<vfs::File>> {
+    if (!console_) return Fail(ENODEV);
+    return anon::OpenTerminal(caller, Ref<anon::Terminal>(&console_->terminal()), path, flags);
+  };
+  const auto master = [this](vfs::Caller& caller, const Path& path, uint32_t flags, uint32_t) {
+    return ptys_.OpenMaster(caller, path, flags);
+  };
+  const auto slave = [this](vfs::Caller& caller, const Path& path, uint32_t flags, uint32_t minor) {
+    return ptys_.OpenSlave(caller, path, flags, minor);
+  };
+  devices.Register(S_IFCHR, anon::kTtyAuxMajor, 0, 1, controlling);
+  devices.Register(S_IFCHR, anon::kTtyAuxMajor, 1, 1, console);
+  devices.Register(S_IFCHR, anon::kTtyAuxMajor, 2, 1, master);
+  devices.Register(S_IFCHR, anon::kPtyMajor, 0, anon::kMaxPtys, slave);
+}
+
+void SandboxTerminals::SetDevpts(Ref<fs::DevptsFs> devpts, vfs::Path root) {
+  devpts_ = std::move(devpts);
+  devpts_root_ = std::move(root);
+}
+
+Result<void> SandboxTerminals::StartConsole(arena::HostFd input, arena::HostFd output,
+                                            const winsize& size) {
+  auto terminal = MakeRef<anon::Terminal>(terminals_);
+  terminal->SetWindow(size);
+  console_index_ = TRY(ptys_.AddTerminal(terminal, 0, 5));
+  console_ = TRY(anon::Console::Start(kernel_.scheduler, std::move(terminal), input, output));
+  return {};
+}
+
+Result<Ref<vfs::File>> SandboxTerminals::OpenConsole(vfs::Caller& caller) {
+  vfs::Path path;
+  if (auto found = PathOf(console_index_)) {
+    path = *found;
+  } else {
+    path = kernel_.anon_fs->NewPath("console", S_IFCHR | 0600, caller.creds());
+  }
+  return anon::OpenTerminal(caller, Ref<anon::Terminal>(&console_->terminal()), path, O_RDWR);
+}
+
+void SandboxTerminals::SetConsoleWindow(const winsize& size) {
+  if (console_) console_->terminal().SetWindow(size);
+}
+
+void SandboxTerminals::DrainConsole(sched::Deadline deadline) {
+  if (console_) console_->Drain(deadline);
+}
+
+void SandboxTerminals::Add(int index, uint32_t uid, uint32_t gid) {
+  if (devpts_) devpts_->Add(index, uid, gid);
+}
+
+void SandboxTerminals::Remove(int index) {
+  if (devpts_) devpts_->Remove(index);
+}
+
+Result<vfs::Path> SandboxTerminals::PathOf(int index) {
+  if (!devpts_) return Fail(ENOENT);
+  Ref<vfs::Dentry> dentry = TRY(devpts_->DentryOf(index));
+  return vfs::Path(devpts_root_.mount, std::move(dentry));
+}
+
+}  // namespace skep::boot

@@ -1,0 +1,62 @@
+// The sandbox's terminals: ptys, the console over the host's terminal, and what both ask of
+// processes.
+#pragma once
+
+#include "sentry/anon/console.h"
+#include "sentry/anon/job_control.h"
+#include "sentry/anon/pty.h"
+#include "sentry/fs/dev/device_table.h"
+#include "sentry/fs/devpts/devpts.h"
+#include "sentry/kernel/kernel.h"
+
+namespace skep::boot {
+
+class KernelJobControl final : public anon::JobControl {
+ public:
+  explicit KernelJobControl(kernel::Kernel& kernel) : kernel_(kernel) {}
+  void SignalGroup(int process_group, int signo) override;
+  void SignalProcess(int process, int signo) override;
+  int SessionOfGroup(int process_group) override;
+
+ private:
+  kernel::Kernel& kernel_;
+};
+
+class SandboxTerminals final : public anon::PtyDirectory {
+ public:
+  explicit SandboxTerminals(kernel::Kernel& kernel)
+      : kernel_(kernel), job_control_(kernel), terminals_(job_control_), ptys_(terminals_) {
+    ptys_.SetDirectory(this);
+  }
+
+  // Devices 5:0 (tty), 5:1 (console), 5:2 (ptmx) and 136:N (ptys).
+  void RegisterDevices(fs::DeviceTable& devices);
+  void SetDevpts(Ref<fs::DevptsFs> devpts, vfs::Path root);
+
+  // A terminal over the host's, as pts/0. On a fiber.
+  Result<void> StartConsole(arena::HostFd input, arena::HostFd output, const winsize& size);
+  // An open end of it for the first process, which takes it as its controlling terminal.
+  Result<Ref<vfs::File>> OpenConsole(vfs::Caller& caller);
+  void SetConsoleWindow(const winsize& size);
+  void DrainConsole(sched::Deadline deadline);
+  bool has_console() const { return static_cast<bool>(console_); }
+
+  anon::Terminals& terminals() { return terminals_; }
+
+  // anon::PtyDirectory
+  void Add(int index, uint32_t uid, uint32_t gid) override;
+  void Remove(int index) override;
+  Result<vfs::Path> PathOf(int index) override;
+
+ private:
+  kernel::Kernel& kernel_;
+  KernelJobControl job_control_;
+  anon::Terminals terminals_;
+  anon::PtyTable ptys_;
+  Ref<fs::DevptsFs> devpts_;
+  vfs::Path devpts_root_;
+  Ref<anon::Console> console_;
+  int console_index_ = -1;
+};
+
+}  // namespace skep::boot
