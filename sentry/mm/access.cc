@@ -59,7 +59,8 @@ MemoryManager::State::Found MemoryManager::State::Find(uint64_t address, size_t 
   entry.addresses = segment.range();
   entry.window = segment.extent->file().Window(segment.offset);
   entry.readable = vma.accessible();
-  entry.writable = (vma.prot & PROT_WRITE) != 0 && (mine ? !segment.cow : segment.for_write && vma.shared);
+  entry.writable =
+      (vma.prot & PROT_WRITE) != 0 && (mine ? !segment.cow : segment.for_write && vma.shared);
   return result;
 }
 
@@ -84,7 +85,8 @@ size_t MemoryManager::State::HostFileCopy(const HostPart& part, std::byte* to,
   if (!fd) return 0;
   const Result<struct stat> status = host::Stat(*fd);
   if (!status) return 0;
-  // Pages wholly beyond the end are not there; the rest of the last page is zeros that nobody keeps.
+  // Pages wholly beyond the end are not there; the rest of the last page is zeros that nobody
+  // keeps.
   const auto end = static_cast<uint64_t>(status->st_size);
   const uint64_t pages_end = PageCeil(end);
   if (part.offset >= pages_end) return 0;

@@ -70,14 +70,15 @@ void MemoryManager::State::DropPages(const Vma& vma, Range range, Batch& batch) 
       continue;
     }
     // Ours alone: the host makes them zeros where they are, in every mapping.
-    if (segment.kind == Segment::Kind::kPrivate) batch.punched.push_back({segment.extent, segment.offsets()});
+    if (segment.kind == Segment::Kind::kPrivate)
+      batch.punched.push_back({segment.extent, segment.offsets()});
     ++it;
   }
   segments.Merge(range, vma.range());
 }
 
 // Changes a flag of the part of `it` in `range`.
-void MemoryManager::State::SetFlag(Range range, bool Vma::*flag, bool value, Batch& batch) {
+void MemoryManager::State::SetFlag(Range range, bool Vma::* flag, bool value, Batch& batch) {
   SplitAt(range.start, batch);
   SplitAt(range.end, batch);
   vmas.Find(range.start)->second.*flag = value;

@@ -1,9 +1,9 @@
 // Fibers of two workers on one address space: copies, changes of the tree, forks, transfers and
 // truncations at once. Each fiber knows what its own memory must hold.
+#include <gtest/gtest.h>
 #include <array>
 #include <atomic>
 #include <ctime>
-#include <gtest/gtest.h>
 #include <random>
 #include <vector>
 
@@ -101,7 +101,8 @@ TEST_F(MmConcurrency, EachFiberKeepsItsMemory) {
       return;
     }
     std::array<uint64_t, 32> model{};
-    uint64_t at = mm->Mmap({.size = 32 * kPage, .prot = PROT_READ | PROT_WRITE,
+    uint64_t at = mm->Mmap({.size = 32 * kPage,
+                            .prot = PROT_READ | PROT_WRITE,
                             .flags = MAP_PRIVATE | MAP_ANONYMOUS},
                            {})
                       .value();
@@ -119,7 +120,8 @@ TEST_F(MmConcurrency, EachFiberKeepsItsMemory) {
           break;
         }
         case 2: {
-          const uint64_t extra = mm->Mmap({.size = kPage, .prot = PROT_READ | PROT_WRITE,
+          const uint64_t extra = mm->Mmap({.size = kPage,
+                                           .prot = PROT_READ | PROT_WRITE,
                                            .flags = MAP_PRIVATE | MAP_ANONYMOUS},
                                           {})
                                      .value();

@@ -1,8 +1,8 @@
 #include "sentry/mm/copy.h"
 
+#include <ucontext.h>
 #include <csignal>
 #include <cstring>
-#include <ucontext.h>
 
 #include "base/check.h"
 

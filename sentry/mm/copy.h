@@ -12,8 +12,8 @@ namespace skep::mm {
 // elsewhere these signals kill the process as they would have.
 void InstallCopyFaultHandler();
 
-// Each returns how many bytes it did: less than `size` if the host refused a page. Both sides may be
-// windows or plain memory; they may not overlap.
+// Each returns how many bytes it did: less than `size` if the host refused a page. Both sides may
+// be windows or plain memory; they may not overlap.
 size_t CopyTolerant(void* to, const void* from, size_t size);
 size_t ZeroTolerant(void* to, size_t size);
 

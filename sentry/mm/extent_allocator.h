@@ -26,8 +26,8 @@ class ExtentAllocator {
   void Insert(Range range);
   void Erase(Range range);
 
-  std::map<uint64_t, uint64_t> by_start_;             // start -> end
-  std::set<std::pair<uint64_t, uint64_t>> by_size_;   // (size, start)
+  std::map<uint64_t, uint64_t> by_start_;            // start -> end
+  std::set<std::pair<uint64_t, uint64_t>> by_size_;  // (size, start)
   uint64_t free_bytes_ = 0;
 };
 

@@ -75,7 +75,8 @@ VmaSet::iterator MemoryManager::State::ExpandStack(uint64_t address) {
   if (it != vmas.begin()) {
     const Vma& below = std::prev(it)->second;
     floor = std::max(floor, below.end);
-    if (!below.grows_down && below.accessible()) floor = std::max(floor, below.end + kStackGuardGap);
+    if (!below.grows_down && below.accessible())
+      floor = std::max(floor, below.end + kStackGuardGap);
   }
   floor = std::max(floor, vma.end - std::min(vma.end, stack_limit));
   const uint64_t page = PageFloor(address);
@@ -149,8 +150,8 @@ FaultResult MemoryManager::State::WriteFault(VmaSet::iterator it, uint64_t addre
   if (segment.kind == Segment::Kind::kFile) {
     // The file decides again what is there: it may have shrunk, or have pages to make.
     const bool copy = !vma.shared;
-    const Range range = copy ? CopyRange(address, segment.range())
-                             : Range{PageFloor(address), segment.end};
+    const Range range =
+        copy ? CopyRange(address, segment.range()) : Range{PageFloor(address), segment.end};
     std::vector<Segment> fresh;
     const Result<void> made = MakeFile(vma, range, !copy, kFaultPieces, fresh);
     if (!made) return FromErrno(made.error().code());
@@ -230,7 +231,8 @@ FaultResult MemoryManager::State::UpToDate(const Vma& vma, SegmentSet::iterator 
     idle_generation = generation;
     idle_count = 0;
   }
-  if (++idle_count < (refuses && access.protection ? kIdleFaults : kIdleFaultsUnsure)) return kRetry;
+  if (++idle_count < (refuses && access.protection ? kIdleFaults : kIdleFaultsUnsure))
+    return kRetry;
   idle_count = 0;
   if (refuses) return kAccErr;
   if (segment->second.kind == Segment::Kind::kFile) return kBusErr;

@@ -85,8 +85,7 @@ void FilePages::Free(Range pages) {
 }
 
 FilePages::Part FilePages::PartAt(const Chunks::value_type& chunk, Range range) {
-  return {chunk.second.extent,
-          chunk.second.extent->offsets().start + (range.start - chunk.first),
+  return {chunk.second.extent, chunk.second.extent->offsets().start + (range.start - chunk.first),
           std::min(range.end, chunk.second.end) - range.start};
 }
 
@@ -139,8 +138,8 @@ Result<size_t> FilePages::Read(uint64_t offset, IoSequence& to) {
     const uint64_t end = size();
     if (at >= end) break;
     const Part part = PartForRead({at, at + std::min(to.size(), end - at)});
-    const CopyResult r = part.extent ? to.CopyOut({memory_.Window(part.offset), part.size})
-                                     : to.ZeroOut(part.size);
+    const CopyResult r =
+        part.extent ? to.CopyOut({memory_.Window(part.offset), part.size}) : to.ZeroOut(part.size);
     done += r.bytes;
     if (r.fault != 0) return CopyResult{done, r.fault}.OrFault();
   }
@@ -288,8 +287,7 @@ void FilePages::Unmap(Range file_range, bool private_copies) {
       MutexLock lock(mutex_);
       version = mappings_version_;
       for (const Mapping& m : mappings_) {
-        const Range part =
-            file_range.Intersect({m.offset, m.offset + m.addresses.size()});
+        const Range part = file_range.Intersect({m.offset, m.offset + m.addresses.size()});
         if (part.empty()) continue;
         Ref<MemoryManager> mm = Ref<MemoryManager>::TryFrom(m.mm);
         if (!mm) continue;

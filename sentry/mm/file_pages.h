@@ -104,7 +104,8 @@ class FilePages : public Mappable {
   mutable Mutex mutex_{LockRank::kMappable};
   Chunks chunks_ GUARDED_BY(mutex_);
   RangeSet data_ GUARDED_BY(mutex_);  // pages that were written, allocated or mapped writable
-  bool exposed_ GUARDED_BY(mutex_) = false;  // some of data_ was mapped: the host knows what is there
+  bool exposed_ GUARDED_BY(mutex_) =
+      false;  // some of data_ was mapped: the host knows what is there
   std::vector<Mapping> mappings_ GUARDED_BY(mutex_);
   uint64_t mappings_version_ GUARDED_BY(mutex_) = 0;
   MappableName name_ GUARDED_BY(mutex_);

@@ -1,7 +1,7 @@
 #include "sentry/mm/file_pages.h"
 
-#include <csignal>
 #include <gtest/gtest.h>
+#include <csignal>
 #include <string>
 
 #include "sentry/mm/mm_test_util.h"

@@ -93,8 +93,7 @@ Result<uint64_t> MemoryManager::State::PickAddress(const MmapRequest& request, u
     hint = std::max(hint, kGuestAddressMin);
     if (hint <= within.end && within.end - hint >= size) {
       const auto next = vmas.FirstEndingAfter(hint);
-      const uint64_t guard =
-          next != vmas.end() && next->second.grows_down ? kStackGuardGap : 0;
+      const uint64_t guard = next != vmas.end() && next->second.grows_down ? kStackGuardGap : 0;
       if (next == vmas.end() || hint + size + guard <= next->second.start) return hint;
     }
   }
@@ -150,17 +149,16 @@ Result<uint64_t> MemoryManager::Mmap(const MmapRequest& request, const MemoryLim
     pages->SetName({0, 1, state.memory.NextInode(), "/dev/zero (deleted)"});
     vma.file = std::move(pages);
   }
-  const bool populate =
-      (lock && !vma.lock_on_fault) ||
-      (request.flags & (MAP_POPULATE | MAP_NONBLOCK)) == MAP_POPULATE;
+  const bool populate = (lock && !vma.lock_on_fault) ||
+                        (request.flags & (MAP_POPULATE | MAP_NONBLOCK)) == MAP_POPULATE;
   Batch batch;
   return state.MapVma(std::move(vma), populate, batch);
 }
 
 // The segments a new VMA starts with.
 Result<void> MemoryManager::State::FirstPages(const Vma& vma, std::vector<Segment>& fresh) {
-  const bool copy = vma.file && !vma.shared && (vma.prot & PROT_WRITE) != 0 &&
-                    vma.size() <= kCopyAtMapMax;
+  const bool copy =
+      vma.file && !vma.shared && (vma.prot & PROT_WRITE) != 0 && vma.size() <= kCopyAtMapMax;
   if (!vma.accessible()) return {};
   if (vma.anonymous()) {
     return vma.size() > kEagerMax ? Result<void>() : MakeAnonymous(vma.range(), fresh);
@@ -171,8 +169,9 @@ Result<void> MemoryManager::State::FirstPages(const Vma& vma, std::vector<Segmen
   if (!made) {
     const int error = made.error().code();
     // Beyond the end, or unreadable now: the access finds out.
-    return error == ENODEV || error == EACCES || error == ENOMEM || error == kKilled ? made
-                                                                                    : Result<void>();
+    return error == ENODEV || error == EACCES || error == ENOMEM || error == kKilled
+               ? made
+               : Result<void>();
   }
   for (Segment& piece : pieces) {
     if (!copy || !CopyPrivate(piece, piece.range(), fresh)) fresh.push_back(std::move(piece));

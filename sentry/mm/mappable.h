@@ -44,8 +44,14 @@ class Mappable : public RefCounted<Mappable> {
   // What shared futexes in it are told apart by: the same for every Mappable of one file.
   virtual const void* Identity() const { return this; }
   // madvise(MADV_REMOVE) on a shared mapping: [range) of the file becomes a hole.
-  virtual Result<void> PunchHole(Range range) { (void)range; return Fail(EOPNOTSUPP); }
-  virtual Result<void> Sync(Range range) { (void)range; return {}; }  // msync(MS_SYNC)
+  virtual Result<void> PunchHole(Range range) {
+    (void)range;
+    return Fail(EOPNOTSUPP);
+  }
+  virtual Result<void> Sync(Range range) {
+    (void)range;
+    return {};
+  }  // msync(MS_SYNC)
 };
 
 }  // namespace skep::mm

@@ -1,12 +1,12 @@
 #include "sentry/mm/memory_file.h"
 
-#include <atomic>
 #include <fcntl.h>
 #include <linux/falloc.h>
-#include <iterator>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <unistd.h>
+#include <atomic>
+#include <iterator>
 #include <utility>
 
 #include "base/check.h"
@@ -215,7 +215,8 @@ uint64_t MemoryFile::ResidentBytes(Range offsets) const {
     if (!data || static_cast<uint64_t>(*data) >= offsets.end) break;
     const Result<int64_t> hole = host::Call(SYS_lseek, fd, static_cast<uint64_t>(*data), SEEK_HOLE);
     if (!hole) break;
-    const Range run = offsets.Intersect({static_cast<uint64_t>(*data), static_cast<uint64_t>(*hole)});
+    const Range run =
+        offsets.Intersect({static_cast<uint64_t>(*data), static_cast<uint64_t>(*hole)});
     bytes += run.size();
     at = run.end;
   }

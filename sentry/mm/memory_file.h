@@ -26,8 +26,8 @@ class MemoryFile;
 // Ref does.
 //
 // Private guest memory also counts uses page by page: how many address spaces have a page. A page
-// that nobody uses is punched and reads as zeros when it is used again; one that is used once may be
-// written in place. (Files that own their extents, such as FilePages, do not count uses.)
+// that nobody uses is punched and reads as zeros when it is used again; one that is used once may
+// be written in place. (Files that own their extents, such as FilePages, do not count uses.)
 class Extent final : public RefCounted<Extent> {
  public:
   MemoryFile& file() const { return *file_; }

@@ -13,8 +13,7 @@ namespace skep::mm {
 using arena::HostTable;
 using sched::SleepLockHold;
 
-MemoryManager::MemoryManager(MemoryFile& memory)
-    : state_(std::make_unique<State>(*this, memory)) {}
+MemoryManager::MemoryManager(MemoryFile& memory) : state_(std::make_unique<State>(*this, memory)) {}
 
 Ref<MemoryManager> MemoryManager::Make(MemoryFile& memory) {
   return Ref<MemoryManager>(new MemoryManager(memory));
@@ -143,8 +142,8 @@ void MemoryManager::State::ForkVma(const Vma& vma, State& child, Batch& batch) {
   twin.locked = twin.lock_on_fault = false;
   child.vmas.Insert(std::move(twin));
   if (vma.wipe_on_fork) return;
-  for (auto it = segments.FirstEndingAfter(vma.start);
-       it != segments.end() && it->first < vma.end; ++it) {
+  for (auto it = segments.FirstEndingAfter(vma.start); it != segments.end() && it->first < vma.end;
+       ++it) {
     Segment& segment = it->second;
     if (segment.kind == Segment::Kind::kPrivate) {
       const int before = HostProt(vma, segment);

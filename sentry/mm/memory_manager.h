@@ -5,13 +5,13 @@
 // it is never held across guest copies. Readers that do not sleep use kVmas.
 #pragma once
 
+#include <sys/mman.h>
 #include <atomic>
 #include <cstdint>
 #include <functional>
 #include <memory>
 #include <span>
 #include <string>
-#include <sys/mman.h>
 
 #include "base/ref.h"
 #include "sentry/arena/host_table.h"
@@ -22,7 +22,8 @@
 
 namespace skep::mm {
 
-// What the limits of the caller allow (RLIMIT_AS, RLIMIT_DATA, RLIMIT_STACK, RLIMIT_MEMLOCK), bytes.
+// What the limits of the caller allow (RLIMIT_AS, RLIMIT_DATA, RLIMIT_STACK, RLIMIT_MEMLOCK),
+// bytes.
 struct MemoryLimits {
   uint64_t address_space = ~uint64_t{0};
   uint64_t data = ~uint64_t{0};
@@ -31,21 +32,23 @@ struct MemoryLimits {
 };
 
 struct MmapRequest {
-  uint64_t address = 0;     // hint, or exact with MAP_FIXED*
-  uint64_t size = 0;        // as the guest gave it
+  uint64_t address = 0;  // hint, or exact with MAP_FIXED*
+  uint64_t size = 0;     // as the guest gave it
   int prot = 0;
-  int flags = 0;            // MAP_*
-  Ref<Mappable> file;       // none: anonymous
+  int flags = 0;       // MAP_*
+  Ref<Mappable> file;  // none: anonymous
   uint64_t offset = 0;
-  int max_prot = PROT_READ | PROT_WRITE | PROT_EXEC;  // what mprotect may reach (file opened read-only)
-  std::string name;         // "[stack]", "[vdso]", or the path of `file` as opened: for maps
+  int max_prot =
+      PROT_READ | PROT_WRITE | PROT_EXEC;  // what mprotect may reach (file opened read-only)
+  std::string name;  // "[stack]", "[vdso]", or the path of `file` as opened: for maps
 };
 
 // What the fault path decided.
 enum class FaultOutcome : uint8_t { kRetry, kSignal, kKilled };
 struct FaultResult {
   FaultOutcome outcome;
-  int signo = 0, code = 0;  // kSignal: SIGSEGV with SEGV_MAPERR/SEGV_ACCERR, or SIGBUS with BUS_ADRERR
+  int signo = 0,
+      code = 0;  // kSignal: SIGSEGV with SEGV_MAPERR/SEGV_ACCERR, or SIGBUS with BUS_ADRERR
 };
 
 struct MemoryStats {  // /proc/<pid>/status, statm; bytes
@@ -81,7 +84,8 @@ class MemoryManager final : public UserMemory, public RefCounted<MemoryManager> 
                           uint64_t new_start, const MemoryLimits& limits);
   Result<void> Madvise(uint64_t start, uint64_t size, int advice);
   Result<void> Msync(uint64_t start, uint64_t size, int flags);
-  Result<void> Mincore(uint64_t start, uint64_t size, const std::function<Result<void>(std::span<const std::byte>)>& emit);
+  Result<void> Mincore(uint64_t start, uint64_t size,
+                       const std::function<Result<void>(std::span<const std::byte>)>& emit);
   Result<void> Mlock(uint64_t start, uint64_t size, bool on_fault, const MemoryLimits& limits);
   Result<void> Munlock(uint64_t start, uint64_t size);
   Result<void> MlockAll(int flags, const MemoryLimits& limits);
@@ -94,7 +98,10 @@ class MemoryManager final : public UserMemory, public RefCounted<MemoryManager> 
 
   // A page fault of the guest at `address`. write/exec: 1 yes, 0 no, -1 the engine does not know
   // (then what the VMA would refuse or still has to copy decides). `stack_limit`: RLIMIT_STACK.
-  struct FaultAccess { int write = -1, exec = -1; bool protection = false; };
+  struct FaultAccess {
+    int write = -1, exec = -1;
+    bool protection = false;
+  };
   FaultResult HandleFault(uint64_t address, FaultAccess access, const MemoryLimits& limits);
 
   // UserMemory
@@ -112,7 +119,8 @@ class MemoryManager final : public UserMemory, public RefCounted<MemoryManager> 
   // Atomic operations on a guest word for futexes: the page is made present (and writable) first.
   // EFAULT, EINVAL if not 4-aligned.
   Result<uint32_t> LoadWord(UserAddr address);
-  Result<uint32_t> FetchModifyWord(UserAddr address, const std::function<uint32_t(uint32_t)>& change);
+  Result<uint32_t> FetchModifyWord(UserAddr address,
+                                   const std::function<uint32_t(uint32_t)>& change);
   // False: `expected` is now what was there.
   Result<bool> CompareExchangeWord(UserAddr address, uint32_t& expected, uint32_t desired);
   // What a futex in shared memory is named by: (file, offset) of the page, stable while mapped; for

@@ -1,7 +1,7 @@
 #include "sentry/mm/memory_manager.h"
 
-#include <csignal>
 #include <gtest/gtest.h>
+#include <csignal>
 
 #include "sentry/mm/mm_test_util.h"
 #include "sentry/mm/vma.h"
@@ -46,15 +46,17 @@ TEST_F(MmTest, MmapChecksInLinuxOrder) {
   EXPECT_EQ(MapError(*mm, {.size = ~uint64_t{0}, .flags = anon}), ENOMEM);
   EXPECT_EQ(MapError(*mm, {.size = uint64_t{1} << 48, .flags = anon}), ENOMEM);
   EXPECT_EQ(MapError(*mm, {.size = kPage, .flags = MAP_ANONYMOUS}), EINVAL);
-  EXPECT_EQ(MapError(*mm, {.address = 0x1234567, .size = kPage, .flags = anon | MAP_FIXED}), EINVAL);
+  EXPECT_EQ(MapError(*mm, {.address = 0x1234567, .size = kPage, .flags = anon | MAP_FIXED}),
+            EINVAL);
   EXPECT_EQ(MapError(*mm, {.address = 0x1000, .size = kPage, .flags = anon | MAP_FIXED}), EPERM);
   EXPECT_EQ(MapError(*mm, {.address = kGuestAddressEnd, .size = kPage, .flags = anon | MAP_FIXED}),
             ENOMEM);
   EXPECT_EQ(MapError(*mm, {.size = kPage, .flags = MAP_SHARED | MAP_ANONYMOUS | MAP_GROWSDOWN}),
             EINVAL);
   const uint64_t at = Map(*mm, 2 * kPage);
-  EXPECT_EQ(MapError(*mm, {.address = at + kPage, .size = kPage, .flags = anon | MAP_FIXED_NOREPLACE}),
-            EEXIST);
+  EXPECT_EQ(
+      MapError(*mm, {.address = at + kPage, .size = kPage, .flags = anon | MAP_FIXED_NOREPLACE}),
+      EEXIST);
   limits.address_space = mm->Stats().virtual_size + kPage;
   EXPECT_EQ(MapError(*mm, {.size = 2 * kPage, .flags = anon}), ENOMEM);
   EXPECT_EQ(MapError(*mm, {.size = kPage, .flags = anon}), 0);
@@ -134,8 +136,8 @@ TEST_F(MmTest, CopiedPagesMergeIntoOneMapping) {
 TEST_F(MmTest, ForkFlags) {
   const auto parent = NewSpace();
   const uint64_t gone = Map(*parent, kPage);
-  const uint64_t wiped = Map(*parent, kPage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
-                             0x100000000);
+  const uint64_t wiped =
+      Map(*parent, kPage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, 0x100000000);
   const uint64_t shared = Map(*parent, kPage, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS);
   Store(*parent, gone, 1);
   Store(*parent, wiped, 2);
@@ -159,8 +161,7 @@ TEST_F(MmTest, PrivateFileMappings) {
   file->Put(40 * kPage, 12);
   file->Put(64 * kPage, 13);
   const auto mm = NewSpace();
-  const uint64_t at =
-      Map(*mm, 70 * kPage, PROT_READ | PROT_WRITE, MAP_PRIVATE, 0, file);
+  const uint64_t at = Map(*mm, 70 * kPage, PROT_READ | PROT_WRITE, MAP_PRIVATE, 0, file);
   EXPECT_EQ(SpaceOf(*mm).op_count, 1);
   EXPECT_EQ(Load(*mm, at), 11u);
   EXPECT_EQ(Load(*mm, at + 64 * kPage), 13u);
@@ -174,8 +175,8 @@ TEST_F(MmTest, PrivateFileMappings) {
   EXPECT_EQ(Load(*mm, at + 40 * kPage + 8), 0u);
   EXPECT_EQ(Load(*mm, at + 40 * kPage), 12u);
   // A small writable one is copied when it is mapped: no fault later.
-  const uint64_t small = Map(*mm, 4 * kPage, PROT_READ | PROT_WRITE, MAP_PRIVATE, 0, file,
-                             40 * kPage);
+  const uint64_t small =
+      Map(*mm, 4 * kPage, PROT_READ | PROT_WRITE, MAP_PRIVATE, 0, file, 40 * kPage);
   EXPECT_EQ(Try(*mm, small, true).faults, 0);
   EXPECT_EQ(file->Get(40 * kPage), 12u);
   file->SetSize(kPage);
@@ -196,20 +197,28 @@ TEST_F(MmTest, SharedFileMappings) {
   ASSERT_TRUE(b->Mprotect(at_b, kPage, PROT_READ | PROT_WRITE, false, false));
   Store(*b, at_b, 78);
   EXPECT_EQ(Load(*a, at_a + 4 * kPage), 78u);
-  EXPECT_EQ(MapError(*b, {.size = kPage, .prot = PROT_WRITE, .flags = MAP_SHARED, .file = file,
+  EXPECT_EQ(MapError(*b, {.size = kPage,
+                          .prot = PROT_WRITE,
+                          .flags = MAP_SHARED,
+                          .file = file,
                           .max_prot = PROT_READ}),
             EACCES);
   // The sentry's own copies see the same bytes, and cannot grow the file.
   uint64_t word = 0;
-  EXPECT_EQ(a->CopyIn(UserAddr{at_a + 4 * kPage}, std::as_writable_bytes(std::span(&word, 1))).fault, 0);
+  EXPECT_EQ(
+      a->CopyIn(UserAddr{at_a + 4 * kPage}, std::as_writable_bytes(std::span(&word, 1))).fault, 0);
   EXPECT_EQ(word, 78u);
   word = 79;
   EXPECT_EQ(a->CopyOut(UserAddr{at_a + 7 * kPage}, std::as_bytes(std::span(&word, 1))).bytes, 8u);
   EXPECT_EQ(file->Get(7 * kPage), 79u);
-  EXPECT_EQ(a->FetchModifyWord(UserAddr{at_a + 7 * kPage}, [](uint32_t w) { return w + 1; }).value(), 79u);
+  EXPECT_EQ(
+      a->FetchModifyWord(UserAddr{at_a + 7 * kPage}, [](uint32_t w) { return w + 1; }).value(),
+      79u);
   EXPECT_EQ(file->Get(7 * kPage), 80u);
   file->SetSize(4 * kPage);
-  EXPECT_EQ(a->CopyIn(UserAddr{at_a + 4 * kPage}, std::as_writable_bytes(std::span(&word, 1))).fault, EFAULT);
+  EXPECT_EQ(
+      a->CopyIn(UserAddr{at_a + 4 * kPage}, std::as_writable_bytes(std::span(&word, 1))).fault,
+      EFAULT);
 }
 
 TEST_F(MmTest, FaultsOfUnknownKind) {
@@ -224,8 +233,10 @@ TEST_F(MmTest, FaultsOfUnknownKind) {
   // Another thread was faster: nothing to do is not an error.
   EXPECT_EQ(mm->HandleFault(rw, {.write = 1, .exec = 0, .protection = true}, limits).outcome,
             FaultOutcome::kRetry);
-  EXPECT_EQ(mm->HandleFault(at, {.write = 1, .exec = 0, .protection = true}, limits).code, SEGV_ACCERR);
-  EXPECT_EQ(mm->HandleFault(at, {.write = 0, .exec = 1, .protection = true}, limits).code, SEGV_ACCERR);
+  EXPECT_EQ(mm->HandleFault(at, {.write = 1, .exec = 0, .protection = true}, limits).code,
+            SEGV_ACCERR);
+  EXPECT_EQ(mm->HandleFault(at, {.write = 0, .exec = 1, .protection = true}, limits).code,
+            SEGV_ACCERR);
 }
 
 TEST_F(MmTest, Mprotect) {
@@ -301,8 +312,11 @@ TEST_F(MmTest, Mremap) {
   EXPECT_EQ(Code(mm->Mremap(at, 0, kPage, MREMAP_MAYMOVE, 0, limits)), EINVAL);
   EXPECT_EQ(Code(mm->Mremap(at - kPage, kPage, kPage, 0, 0, limits)), EFAULT);
   EXPECT_EQ(Code(mm->Mremap(at, 8 * kPage, 16 * kPage, MREMAP_MAYMOVE, 0, limits)), EFAULT);
-  EXPECT_EQ(Code(mm->Mremap(at, 4 * kPage, 4 * kPage, MREMAP_MAYMOVE | MREMAP_FIXED, at + kPage, limits)), EINVAL);
-  const uint64_t wall = Map(*mm, kPage, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, at + 4 * kPage);
+  EXPECT_EQ(
+      Code(mm->Mremap(at, 4 * kPage, 4 * kPage, MREMAP_MAYMOVE | MREMAP_FIXED, at + kPage, limits)),
+      EINVAL);
+  const uint64_t wall =
+      Map(*mm, kPage, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, at + 4 * kPage);
   EXPECT_EQ(Code(mm->Mremap(at, 4 * kPage, 8 * kPage, 0, 0, limits)), ENOMEM);
   const uint64_t moved = mm->Mremap(at, 4 * kPage, 8 * kPage, MREMAP_MAYMOVE, 0, limits).value();
   EXPECT_NE(moved, at);
@@ -314,9 +328,12 @@ TEST_F(MmTest, Mremap) {
   EXPECT_EQ(mm->Mremap(moved, 2 * kPage, 4 * kPage, 0, 0, limits).value(), moved);
   EXPECT_EQ(Load(*mm, moved + kPage), 2u);
   EXPECT_EQ(Load(*mm, moved + 3 * kPage), 0u);
-  EXPECT_EQ(mm->Mremap(moved, 2 * kPage, 2 * kPage, MREMAP_MAYMOVE | MREMAP_FIXED, wall, limits).value(), wall);
+  EXPECT_EQ(
+      mm->Mremap(moved, 2 * kPage, 2 * kPage, MREMAP_MAYMOVE | MREMAP_FIXED, wall, limits).value(),
+      wall);
   EXPECT_EQ(Load(*mm, wall + kPage), 2u);
-  const uint64_t copy = mm->Mremap(wall, 2 * kPage, 2 * kPage, MREMAP_MAYMOVE | MREMAP_DONTUNMAP, 0, limits).value();
+  const uint64_t copy =
+      mm->Mremap(wall, 2 * kPage, 2 * kPage, MREMAP_MAYMOVE | MREMAP_DONTUNMAP, 0, limits).value();
   EXPECT_EQ(Load(*mm, copy + kPage), 2u);
   EXPECT_EQ(Load(*mm, wall + kPage), 0u);
   Store(*mm, wall + kPage, 50);
@@ -381,7 +398,8 @@ TEST_F(MmTest, HostThatRefusesLeavesTheTreeRight) {
   const uint64_t kept = Map(*mm, 4 * kPage);
   Store(*mm, kept, 42);
   SpaceOf(*mm).fail_after = 0;
-  EXPECT_EQ(MapError(*mm, {.size = kPage, .prot = PROT_READ, .flags = MAP_PRIVATE | MAP_ANONYMOUS}), ENOMEM);
+  EXPECT_EQ(MapError(*mm, {.size = kPage, .prot = PROT_READ, .flags = MAP_PRIVATE | MAP_ANONYMOUS}),
+            ENOMEM);
   SpaceOf(*mm).fail_after = 0;
   ASSERT_TRUE(mm->Mprotect(kept, kPage, PROT_READ, false, false));
   EXPECT_EQ(SpaceOf(*mm).At(kept), std::nullopt);

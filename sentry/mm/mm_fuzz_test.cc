@@ -1,9 +1,9 @@
 // Thousands of random calls on several address spaces, against a model of one record per page: what
 // the guest, the sentry's copies and the host's page tables see must agree with it.
+#include <gtest/gtest.h>
 #include <array>
 #include <csignal>
 #include <cstdlib>
-#include <gtest/gtest.h>
 #include <map>
 #include <memory>
 #include <random>
@@ -129,8 +129,8 @@ class MmFuzz : public MmTest {
         break;
     }
     if (page.file) offset = Random(kFilePages);
-    const int flags = MAP_FIXED | (page.shared ? MAP_SHARED : MAP_PRIVATE) |
-                      (page.file ? 0 : MAP_ANONYMOUS);
+    const int flags =
+        MAP_FIXED | (page.shared ? MAP_SHARED : MAP_PRIVATE) | (page.file ? 0 : MAP_ANONYMOUS);
     Ref<Mappable> file = page.file ? page.file->file : Ref<Mappable>();
     Map(*p.mm, s.count * kPage, page.prot, flags, At(s.first), file, offset * kPage);
     if (page.shared && !page.file) {
@@ -278,8 +278,8 @@ class MmFuzz : public MmTest {
       return;
     }
     const iovec range{reinterpret_cast<void*>(at), 16};
-    const CopyResult r =
-        p.mm->WithBlocks({&range, 1}, 16, true, [&](std::span<const iovec> blocks) -> Result<size_t> {
+    const CopyResult r = p.mm->WithBlocks(
+        {&range, 1}, 16, true, [&](std::span<const iovec> blocks) -> Result<size_t> {
           size_t done = 0;
           for (const iovec& block : blocks) {
             std::memcpy(block.iov_base, bytes.data() + done, block.iov_len);
@@ -296,7 +296,8 @@ class MmFuzz : public MmTest {
     for (size_t w = 0; w < 2; ++w) {
       const uint64_t at = At(page) + kWords[w];
       uint64_t copied = 0;
-      const CopyResult r = p.mm->CopyIn(UserAddr{at}, std::as_writable_bytes(std::span(&copied, 1)));
+      const CopyResult r =
+          p.mm->CopyIn(UserAddr{at}, std::as_writable_bytes(std::span(&copied, 1)));
       uint64_t loaded = 0;
       const AccessEnd got = Access(*p.mm, at, loaded, false, Random(2) == 0);
       ASSERT_EQ(got.signo, expected.signo) << page;

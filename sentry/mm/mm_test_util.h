@@ -2,13 +2,13 @@
 // whose loads and stores are function calls.
 #pragma once
 
-#include <cstring>
 #include <gtest/gtest.h>
+#include <sys/mman.h>
+#include <unistd.h>
+#include <cstring>
 #include <map>
 #include <memory>
 #include <optional>
-#include <sys/mman.h>
-#include <unistd.h>
 #include <utility>
 #include <vector>
 
@@ -203,7 +203,8 @@ inline AccessEnd Access(MemoryManager& mm, uint64_t address, uint64_t& value, bo
       }
     }
     const FaultResult r = mm.HandleFault(
-        address, {.write = sure ? write : -1, .exec = sure ? 0 : -1, .protection = page.has_value()},
+        address,
+        {.write = sure ? write : -1, .exec = sure ? 0 : -1, .protection = page.has_value()},
         limits);
     if (r.outcome == FaultOutcome::kRetry) continue;
     end.signo = r.outcome == FaultOutcome::kKilled ? SIGKILL : r.signo;
@@ -233,10 +234,13 @@ class MmTest : public ::testing::Test {
   uint64_t Map(MemoryManager& mm, uint64_t size, int prot = PROT_READ | PROT_WRITE,
                int flags = MAP_PRIVATE | MAP_ANONYMOUS, uint64_t address = 0,
                Ref<Mappable> file = {}, uint64_t offset = 0) {
-    const Result<uint64_t> at =
-        mm.Mmap({.address = address, .size = size, .prot = prot, .flags = flags,
-                 .file = std::move(file), .offset = offset},
-                limits);
+    const Result<uint64_t> at = mm.Mmap({.address = address,
+                                         .size = size,
+                                         .prot = prot,
+                                         .flags = flags,
+                                         .file = std::move(file),
+                                         .offset = offset},
+                                        limits);
     EXPECT_TRUE(at) << at.error().code();
     return at.value_or(0);
   }

@@ -1,8 +1,9 @@
-// The parts that know nothing of each other: range sets, offsets, uses, VMAs and their gaps, copies.
+// The parts that know nothing of each other: range sets, offsets, uses, VMAs and their gaps,
+// copies.
 #include <gtest/gtest.h>
+#include <sys/mman.h>
 #include <random>
 #include <set>
-#include <sys/mman.h>
 #include <vector>
 
 #include "base/host_call.h"
@@ -159,7 +160,8 @@ TEST(VmaSet, ThousandsOfGaps) {
   const uint64_t start = host::MonotonicNs();
   for (int i = 0; i < 1000; ++i) {
     ASSERT_TRUE(set.FindGap(kPageSize, {kGuestAddressMin, kGuestAddressMin + 60000 * kPageSize}));
-    ASSERT_FALSE(set.FindGap(2 * kPageSize, {kGuestAddressMin, kGuestAddressMin + 59999 * kPageSize}));
+    ASSERT_FALSE(
+        set.FindGap(2 * kPageSize, {kGuestAddressMin, kGuestAddressMin + 59999 * kPageSize}));
   }
   RecordProperty("ns_per_search", static_cast<int>((host::MonotonicNs() - start) / 2000));
 }
@@ -168,7 +170,8 @@ TEST(Copy, EndsWhereTheHostRefuses) {
   InstallCopyFaultHandler();
   constexpr size_t kSize = 4 * kPageSize;
   auto* memory = static_cast<std::byte*>(
-      host::Mmap(nullptr, kSize, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0).value());
+      host::Mmap(nullptr, kSize, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
+          .value());
   std::vector<std::byte> plain(kSize, std::byte{7});
   for (const size_t size : {1u, 7u, 8u, 15u, 16u, 100u, 511u, 512u, 5000u}) {
     ASSERT_EQ(CopyTolerant(memory + 3, plain.data(), size), size);

@@ -1,9 +1,9 @@
 // mprotect (Linux: mm/mprotect.c), the mlock family (mm/mlock.c), msync and mincore.
+#include <sys/syscall.h>
 #include <algorithm>
 #include <array>
 #include <iterator>
 #include <span>
-#include <sys/syscall.h>
 #include <utility>
 #include <vector>
 
@@ -109,8 +109,7 @@ Result<void> MemoryManager::State::LockRange(Range range, bool lock, bool on_fau
   uint64_t done = range.start;
   {
     MutexLock guard(vmas_lock);
-    for (auto it = vmas.Find(range.start); done < range.end;
-         it = vmas.FirstEndingAfter(done)) {
+    for (auto it = vmas.Find(range.start); done < range.end; it = vmas.FirstEndingAfter(done)) {
       if (it == vmas.end() || it->second.start > done) {
         result = Fail(ENOMEM);
         break;

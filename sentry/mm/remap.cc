@@ -12,8 +12,7 @@ Result<uint64_t> MemoryManager::Mremap(uint64_t old_start, uint64_t old_size, ui
                                        int flags, uint64_t new_start, const MemoryLimits& limits) {
   if ((flags & ~(MREMAP_FIXED | MREMAP_MAYMOVE | MREMAP_DONTUNMAP)) != 0) return Fail(EINVAL);
   if ((flags & MREMAP_FIXED) != 0 && (flags & MREMAP_MAYMOVE) == 0) return Fail(EINVAL);
-  if ((flags & MREMAP_DONTUNMAP) != 0 &&
-      ((flags & MREMAP_MAYMOVE) == 0 || old_size != new_size)) {
+  if ((flags & MREMAP_DONTUNMAP) != 0 && ((flags & MREMAP_MAYMOVE) == 0 || old_size != new_size)) {
     return Fail(EINVAL);
   }
   if (!IsPageAligned(old_start)) return Fail(EINVAL);
@@ -86,8 +85,7 @@ Result<VmaSet::iterator> MemoryManager::State::Resizable(const RemapArgs& args,
   if (args.old_size > vma.end - args.old_start) return Fail(EFAULT);
   if (args.new_size == args.old_size) return it;
   uint64_t end = 0;
-  if (vma.file &&
-      __builtin_add_overflow(vma.OffsetOf(args.old_start), args.new_size, &end)) {
+  if (vma.file && __builtin_add_overflow(vma.OffsetOf(args.old_start), args.new_size, &end)) {
     return Fail(EINVAL);
   }
   if (args.new_size > kGuestAddressEnd) return Fail(ENOMEM);

@@ -8,14 +8,14 @@
 namespace skep::mm {
 
 bool Segment::CanMerge(const Segment& next) const {
-  return end == next.start && kind == next.kind && cow == next.cow &&
-         for_write == next.for_write && mapped == next.mapped && file == next.file &&
-         offset + size() == next.offset && extent == next.extent;
+  return end == next.start && kind == next.kind && cow == next.cow && for_write == next.for_write &&
+         mapped == next.mapped && file == next.file && offset + size() == next.offset &&
+         extent == next.extent;
 }
 
 int HostProt(const Vma& vma, const Segment& segment) {
-  const bool writable = segment.kind == Segment::Kind::kPrivate ? !segment.cow
-                                                                : vma.shared && segment.for_write;
+  const bool writable =
+      segment.kind == Segment::Kind::kPrivate ? !segment.cow : vma.shared && segment.for_write;
   return writable ? vma.prot : vma.prot & ~PROT_WRITE;
 }
 

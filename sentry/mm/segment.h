@@ -51,10 +51,10 @@ class SegmentSet {
   iterator end() { return map_.end(); }
   size_t count() const { return map_.size(); }
 
-  iterator Find(uint64_t address);        // the one that contains it, or end()
+  iterator Find(uint64_t address);  // the one that contains it, or end()
   iterator FirstEndingAfter(uint64_t x);
-  void Split(uint64_t address);           // makes it a boundary
-  iterator Insert(Segment segment);       // the place is free
+  void Split(uint64_t address);      // makes it a boundary
+  iterator Insert(Segment segment);  // the place is free
   iterator Erase(iterator it) { return map_.erase(it); }
   // Takes everything in `range` out, split at its ends.
   void Take(Range range, std::vector<Segment>& out);

@@ -48,8 +48,8 @@ void Batch::Protect(Range range, int prot) {
       return;
     }
   }
-  ops.push_back({MapOp::Kind::kProtect, static_cast<uint8_t>(prot), false, range.start,
-                 range.size(), {}, 0});
+  ops.push_back(
+      {MapOp::Kind::kProtect, static_cast<uint8_t>(prot), false, range.start, range.size(), {}, 0});
 }
 
 // -- Commit --
@@ -79,8 +79,7 @@ int MemoryManager::State::Commit(Batch& batch) {
   return error;
 }
 
-platform::AddressSpace::Applied MemoryManager::State::Apply(
-    std::span<const platform::MapOp> ops) {
+platform::AddressSpace::Applied MemoryManager::State::Apply(std::span<const platform::MapOp> ops) {
   const arena::HostScope host;
   platform::AddressSpace* space = arena::HostTable::Get().Get(mm.space_);
   CHECK(space != nullptr);
@@ -184,8 +183,7 @@ void MemoryManager::State::Remove(Range range, Batch& batch) {
   cache.Clear();
   SplitAt(range.start, batch);
   SplitAt(range.end, batch);
-  for (auto it = vmas.FirstEndingAfter(range.start);
-       it != vmas.end() && it->first < range.end;) {
+  for (auto it = vmas.FirstEndingAfter(range.start); it != vmas.end() && it->first < range.end;) {
     Vma& vma = it->second;
     if (vma.file) batch.notes.push_back({false, vma.file, vma.range(), vma.offset});
     it = vmas.Erase(it);

@@ -21,17 +21,18 @@
 
 namespace skep::mm {
 
-// An anonymous mapping up to kEagerMax takes its pages when it is made, with one host mapping; what is
-// larger (address space that nobody means to fill) takes them window by window, at faults.
+// An anonymous mapping up to kEagerMax takes its pages when it is made, with one host mapping; what
+// is larger (address space that nobody means to fill) takes them window by window, at faults.
 inline constexpr uint64_t kEagerMax = uint64_t{64} << 30;
-// Pages come from the *home* of their window of addresses: an extent in which they have the window's
-// own order, so that neighbours are one host mapping however they came to be.
+// Pages come from the *home* of their window of addresses: an extent in which they have the
+// window's own order, so that neighbours are one host mapping however they came to be.
 inline constexpr uint64_t kHomeSize = uint64_t{256} << 20;
-inline constexpr uint64_t kCopyAtMapMax = 64 << 10;   // private writable file mappings: copied at once
-inline constexpr uint64_t kCopyStreakMax = 16;        // pages of one copy-on-write fault
+inline constexpr uint64_t kCopyAtMapMax = 64
+                                          << 10;  // private writable file mappings: copied at once
+inline constexpr uint64_t kCopyStreakMax = 16;    // pages of one copy-on-write fault
 inline constexpr uint64_t kCrowdedBlock = 256 << 10;  // the same, near the host's limit of mappings
 inline constexpr size_t kCrowded = 40000;
-inline constexpr int kMaxPieces = 64;                 // of a file, mapped ahead of faults
+inline constexpr int kMaxPieces = 64;  // of a file, mapped ahead of faults
 
 // What a change of the tree asks of the host, and what may go when the host has done it.
 struct Batch {
@@ -130,7 +131,7 @@ struct MemoryManager::State {
   };
   Result<void> AdviseRange(Range range, int advice, std::vector<Hole>& holes, Batch& batch);
   Result<void> AdvisePart(VmaSet::iterator it, Range range, int advice, Batch& batch);
-  void SetFlag(Range range, bool Vma::*flag, bool value, Batch& batch);
+  void SetFlag(Range range, bool Vma::* flag, bool value, Batch& batch);
   void DropPages(const Vma& vma, Range range, Batch& batch);
   Result<void> LockRange(Range range, bool lock, bool on_fault);
   void PopulateRange(Range range, Batch& batch);
@@ -177,8 +178,8 @@ struct MemoryManager::State {
   bool AddBlocks(Transfer& transfer, Range addresses, bool write);
   CopyResult Bounce(const HostPart& part, bool write,
                     const std::function<Result<size_t>(std::span<const iovec>)>& io);
-  // Host I/O that has guest pages pinned for writing ends before a fork or a truncation goes on, and
-  // none begins until that is over.
+  // Host I/O that has guest pages pinned for writing ends before a fork or a truncation goes on,
+  // and none begins until that is over.
   void StopTransfers();
   void AllowTransfers();
   void BeginTransfer();
@@ -202,10 +203,10 @@ struct MemoryManager::State {
   bool dead = false;
   bool lock_future = false, lock_future_on_fault = false;
   uint64_t mmap_top = kGuestAddressEnd - (uint64_t{256} << 20);
-  uint64_t stack_limit = 8u << 20;        // RLIMIT_STACK, as last heard
+  uint64_t stack_limit = 8u << 20;  // RLIMIT_STACK, as last heard
   uint64_t peak_virtual = 0;
-  uint64_t generation = 0;                // of the host's mappings
-  uint64_t streak_end = 0, streak_pages = 0;  // copy-on-write faults that go upwards
+  uint64_t generation = 0;                         // of the host's mappings
+  uint64_t streak_end = 0, streak_pages = 0;       // copy-on-write faults that go upwards
   uint64_t idle_address = 0, idle_generation = 0;  // the last fault that found nothing to do
   int idle_count = 0;
 

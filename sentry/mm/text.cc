@@ -75,9 +75,8 @@ MemoryStats MemoryManager::Stats() {
       stats.resident += segment.extent->file().ResidentBytes(segment.offsets());
       continue;
     }
-    const uint64_t bytes = segment.extent
-                               ? segment.extent->file().ResidentBytes(segment.offsets())
-                               : segment.size();
+    const uint64_t bytes =
+        segment.extent ? segment.extent->file().ResidentBytes(segment.offsets()) : segment.size();
     stats.resident += bytes;
     stats.shared += bytes;
   }

@@ -1,7 +1,7 @@
 // WithBlocks: host I/O straight into and out of guest pages.
 //
-// The pages have a use of their own meanwhile, so they are given to nobody else. A page that is being
-// written must stay the guest's page: a fork (after which a write fault would copy it) and a
+// The pages have a use of their own meanwhile, so they are given to nobody else. A page that is
+// being written must stay the guest's page: a fork (after which a write fault would copy it) and a
 // truncation wait until such transfers are over.
 #include <algorithm>
 #include <utility>

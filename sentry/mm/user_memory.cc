@@ -12,7 +12,9 @@ namespace {
 // Linux: TASK_SIZE_MAX, which access_ok() checks against.
 constexpr uint64_t kUserEnd = 0x7fff'ffff'f000;
 
-bool AccessOk(uint64_t start, uint64_t size) { return size <= kUserEnd && start <= kUserEnd - size; }
+bool AccessOk(uint64_t start, uint64_t size) {
+  return size <= kUserEnd && start <= kUserEnd - size;
+}
 
 uint64_t AddressOf(const iovec& range) { return reinterpret_cast<uint64_t>(range.iov_base); }
 
@@ -163,8 +165,8 @@ CopyResult IoSequence::ZeroOut(size_t size) {
   });
 }
 
-CopyResult IoSequence::WithBlocks(
-    size_t max, bool write, const std::function<Result<size_t>(std::span<const iovec>)>& io) {
+CopyResult IoSequence::WithBlocks(size_t max, bool write,
+                                  const std::function<Result<size_t>(std::span<const iovec>)>& io) {
   const size_t n = std::min(max, size_);
   CopyResult r;
   if (memory_ != nullptr) {

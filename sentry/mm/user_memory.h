@@ -1,13 +1,13 @@
 // Guest memory as a type: the sentry copies through it and never holds a pointer into it.
 #pragma once
 
+#include <sys/uio.h>
 #include <array>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <span>
 #include <string>
-#include <sys/uio.h>
 #include <type_traits>
 #include <vector>
 
@@ -46,7 +46,9 @@ class UserPtr<void> {
   constexpr UserAddr addr() const { return address_; }
   constexpr bool is_null() const { return address_ == UserAddr{0}; }
   template <class T>
-  constexpr UserPtr<T> As() const { return UserPtr<T>(address_); }
+  constexpr UserPtr<T> As() const {
+    return UserPtr<T>(address_);
+  }
 
  private:
   UserAddr address_{0};
@@ -117,8 +119,9 @@ class UserMemory {
   // Calls io() once with sentry-visible blocks (at most kMaxIov) that stand for guest ranges, for
   // host preadv/pwritev without a bounce buffer; at most `size` bytes, perhaps fewer. The pages
   // cannot be given to anybody else meanwhile. `write`: the host will write into them.
-  virtual CopyResult WithBlocks(std::span<const iovec> guest, size_t size, bool write,
-                                const std::function<Result<size_t>(std::span<const iovec>)>& io) = 0;
+  virtual CopyResult WithBlocks(
+      std::span<const iovec> guest, size_t size, bool write,
+      const std::function<Result<size_t>(std::span<const iovec>)>& io) = 0;
 
  protected:
   ~UserMemory() = default;
@@ -131,10 +134,11 @@ class IoSequence {
  public:
   // Linux: import_iovec. EINVAL for a length over SSIZE_MAX or count > UIO_MAXIOV; EFAULT for an
   // unreadable list or addresses beyond the guest's; the total is cut to kMaxRwCount.
-  static Result<IoSequence> FromIovec(UserMemory& memory, UserPtr<const iovec> list, uint64_t count);
+  static Result<IoSequence> FromIovec(UserMemory& memory, UserPtr<const iovec> list,
+                                      uint64_t count);
   static Result<IoSequence> FromBuffer(UserMemory& memory, UserAddr start, uint64_t size);
-  static IoSequence FromKernel(std::span<std::byte> buffer);              // must outlive it
-  static IoSequence FromKernel(std::span<const std::byte> buffer);        // to read from only
+  static IoSequence FromKernel(std::span<std::byte> buffer);        // must outlive it
+  static IoSequence FromKernel(std::span<const std::byte> buffer);  // to read from only
 
   size_t size() const { return size_; }  // bytes left
   bool empty() const { return size_ == 0; }
@@ -153,15 +157,16 @@ class IoSequence {
   IoSequence(UserMemory* memory, void* base, size_t size);
   // What is left, the current range first.
   std::span<const iovec> ranges() const;
-  // Calls step(address of the current range, done so far, bytes) until n bytes are done, and advances.
+  // Calls step(address of the current range, done so far, bytes) until n bytes are done, and
+  // advances.
   template <class Step>
   CopyResult ForEach(size_t n, Step step);
 
   UserMemory* memory_ = nullptr;  // null: sentry memory
   // iov_base is a guest address if memory_, else a pointer. Their sizes add up to size_.
-  iovec single_{};                // the usual case: one range, and no allocation
-  std::vector<iovec> ranges_;     // empty: single_
-  size_t first_ = 0;              // ranges_[first_] is current
+  iovec single_{};             // the usual case: one range, and no allocation
+  std::vector<iovec> ranges_;  // empty: single_
+  size_t first_ = 0;           // ranges_[first_] is current
   size_t size_ = 0;
 };
 

@@ -1,11 +1,11 @@
 // VMAs: what each guest address is (Linux: struct vm_area_struct), and the set of them.
 #pragma once
 
+#include <sys/mman.h>
 #include <cstdint>
 #include <map>
 #include <optional>
 #include <string>
-#include <sys/mman.h>
 #include <utility>
 
 #include "base/range.h"
@@ -18,7 +18,7 @@ inline constexpr uint64_t kStackGuardGap = 256 * kPageSize;
 
 struct Vma {
   uint64_t start = 0, end = 0;
-  int prot = 0;                                      // PROT_*
+  int prot = 0;  // PROT_*
   int max_prot = PROT_READ | PROT_WRITE | PROT_EXEC;
   bool shared = false;
   bool grows_down = false;
@@ -93,8 +93,8 @@ class VmaSet {
   bool AnyIn(Range range);
   uint64_t BytesIn(Range range);
 
-  iterator Insert(Vma vma);         // the place is free
-  iterator Erase(iterator it);      // returns the next
+  iterator Insert(Vma vma);     // the place is free
+  iterator Erase(iterator it);  // returns the next
   // Makes `address` a boundary; returns the VMA that starts there or the next one after.
   iterator Split(uint64_t address);
   iterator GrowDown(iterator it, uint64_t start);
