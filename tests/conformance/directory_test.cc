@@ -21,9 +21,7 @@ class Names : public testing::Test {
  protected:
   std::string In(const std::string& name) const { return dir_.File(name); }
   void File(const std::string& name, const std::string& text = "") { WriteFile(In(name), text); }
-  int Mkdir(const std::string& name, mode_t mode = 0755) {
-    return mkdir(In(name).c_str(), mode);
-  }
+  int Mkdir(const std::string& name, mode_t mode = 0755) { return mkdir(In(name).c_str(), mode); }
   int Rename(const std::string& from, const std::string& to) {
     return rename(In(from).c_str(), In(to).c_str());
   }
@@ -207,9 +205,8 @@ TEST_F(Names, LinkatFollowsOnlyWhenAsked) {
   symlink("file", In("link").c_str());
   EXPECT_THAT(linkat(AT_FDCWD, In("link").c_str(), AT_FDCWD, In("l2").c_str(), 0), Succeeds());
   EXPECT_TRUE(S_ISLNK(Of("l2").st_mode));
-  EXPECT_THAT(
-      linkat(AT_FDCWD, In("link").c_str(), AT_FDCWD, In("f2").c_str(), AT_SYMLINK_FOLLOW),
-      Succeeds());
+  EXPECT_THAT(linkat(AT_FDCWD, In("link").c_str(), AT_FDCWD, In("f2").c_str(), AT_SYMLINK_FOLLOW),
+              Succeeds());
   EXPECT_TRUE(S_ISREG(Of("f2").st_mode));
   EXPECT_THAT(linkat(AT_FDCWD, In("link").c_str(), AT_FDCWD, In("f3").c_str(), 0x1),
               FailsWith(EINVAL));

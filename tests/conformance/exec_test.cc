@@ -31,8 +31,8 @@ long Exec(const std::string& path) {
 void WriteScript(const std::string& path, const std::string& text) { WriteFile(path, text, 0755); }
 
 TEST(Exec, PassesArgumentsAndEnvironment) {
-  const Outcome outcome = RunProgram(
-      TestBinary(), {TestBinary(), "--helper=print", "one", "", "t w o"}, {"A=1", "B="});
+  const Outcome outcome =
+      RunProgram(TestBinary(), {TestBinary(), "--helper=print", "one", "", "t w o"}, {"A=1", "B="});
   EXPECT_THAT(outcome.status, ExitsWith(0));
   EXPECT_EQ(outcome.output, "one\n\nt w o\nenv A=1\nenv B=\n");
 }
@@ -96,7 +96,9 @@ TEST(Exec, NotAProgramIsEnoexec) {
   EXPECT_THAT(Exec(dir.File("text")), FailsWith(ENOEXEC));
   WriteScript(dir.File("empty"), "");
   EXPECT_THAT(Exec(dir.File("empty")), FailsWith(ENOEXEC));
-  WriteScript(dir.File("short"), "\x7f" "ELF");
+  WriteScript(dir.File("short"),
+              "\x7f"
+              "ELF");
   EXPECT_THAT(Exec(dir.File("short")), FailsWith(ENOEXEC));
 }
 
@@ -146,8 +148,7 @@ TEST(Exec, AStringOrAListTooLongIsE2big) {
 TEST(Exec, CloexecDescriptorsCloseAndOthersStay) {
   const Fd stays(open("/dev/null", O_RDONLY));
   const Fd closes(open("/dev/null", O_RDONLY | O_CLOEXEC));
-  const Outcome outcome =
-      RunHelper("check_fds", {std::to_string(stays), std::to_string(closes)});
+  const Outcome outcome = RunHelper("check_fds", {std::to_string(stays), std::to_string(closes)});
   EXPECT_EQ(outcome.output, "0 -1\n");
 }
 const Helper kCheckFds("check_fds", [](int, char** argv) {
@@ -259,9 +260,8 @@ TEST(Execveat, RunsADescriptorAndARelativePath) {
   const char* const env[] = {nullptr};
   EXPECT_THAT(ForkAndRun([&] { syscall(SYS_execveat, int{file}, "", argv, env, AT_EMPTY_PATH); }),
               ExitsWith(42));
-  EXPECT_THAT(
-      ForkAndRun([&] { syscall(SYS_execveat, int{dir}, "exec_helper_pie", argv, env, 0); }),
-      ExitsWith(42));
+  EXPECT_THAT(ForkAndRun([&] { syscall(SYS_execveat, int{dir}, "exec_helper_pie", argv, env, 0); }),
+              ExitsWith(42));
 }
 
 TEST(Execveat, Errors) {
@@ -281,8 +281,7 @@ TEST(Execveat, AScriptByCloexecDescriptorCannotBeReopened) {
   WriteScript(dir.File("s"), "#!" + TestBinary() + "\n");
   const Fd fd(open(dir.File("s").c_str(), O_RDONLY | O_CLOEXEC));
   const char* const argv[] = {"x", nullptr};
-  EXPECT_THAT(syscall(SYS_execveat, int{fd}, "", argv, nullptr, AT_EMPTY_PATH),
-              FailsWith(ENOENT));
+  EXPECT_THAT(syscall(SYS_execveat, int{fd}, "", argv, nullptr, AT_EMPTY_PATH), FailsWith(ENOENT));
 }
 
 TEST(Exec, AFileOpenForWritingIsBusy) {

@@ -188,8 +188,7 @@ TEST_F(Lock, PosixDiesWithAnyCloseAndIsNotInherited) {
   EXPECT_THAT(ForkAndRun([&] { EXPECT_THAT(Set(fd_, F_WRLCK, 0, 1), FailsWith(EAGAIN)); }),
               ExitsWith(0));
   Open().Reset();
-  EXPECT_THAT(ForkAndRun([&] { EXPECT_THAT(Set(fd_, F_WRLCK, 0, 1), Succeeds()); }),
-              ExitsWith(0));
+  EXPECT_THAT(ForkAndRun([&] { EXPECT_THAT(Set(fd_, F_WRLCK, 0, 1), Succeeds()); }), ExitsWith(0));
 }
 
 TEST_F(Lock, PosixWaitsAndIsWoken) {

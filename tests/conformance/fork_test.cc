@@ -171,9 +171,8 @@ TEST(Clone, SetsTidsInParentAndChild) {
   int parent_tid = 0;
   int child_tid = 0;
   const Pipe pipe = MakePipe();
-  const long child =
-      RawClone(SIGCHLD | CLONE_PARENT_SETTID | CLONE_CHILD_SETTID, nullptr, &parent_tid,
-               &child_tid);
+  const long child = RawClone(SIGCHLD | CLONE_PARENT_SETTID | CLONE_CHILD_SETTID, nullptr,
+                              &parent_tid, &child_tid);
   if (child == 0) {
     write(pipe.writer, &child_tid, sizeof(child_tid));
     _exit(0);

@@ -15,8 +15,8 @@ namespace {
 
 using Word = std::atomic<uint32_t>;
 
-long Futex(void* word, int op, uint32_t value, const void* timeout = nullptr,
-           void* word2 = nullptr, uint32_t value3 = 0) {
+long Futex(void* word, int op, uint32_t value, const void* timeout = nullptr, void* word2 = nullptr,
+           uint32_t value3 = 0) {
   return syscall(SYS_futex, word, op, value, timeout, word2, value3);
 }
 const void* Count(uint64_t count) { return reinterpret_cast<const void*>(count); }

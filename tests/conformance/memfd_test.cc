@@ -171,9 +171,8 @@ TEST(DevRandom, GivesDifferentBytes) {
 
 TEST(Dev, NumbersAndKinds) {
   const std::pair<const char*, dev_t> devices[] = {
-      {"/dev/null", makedev(1, 3)},    {"/dev/zero", makedev(1, 5)},
-      {"/dev/full", makedev(1, 7)},    {"/dev/random", makedev(1, 8)},
-      {"/dev/urandom", makedev(1, 9)}, {"/dev/tty", makedev(5, 0)},
+      {"/dev/null", makedev(1, 3)},   {"/dev/zero", makedev(1, 5)},    {"/dev/full", makedev(1, 7)},
+      {"/dev/random", makedev(1, 8)}, {"/dev/urandom", makedev(1, 9)}, {"/dev/tty", makedev(5, 0)},
       {"/dev/ptmx", makedev(5, 2)}};
   for (const auto& [path, number] : devices) {
     struct stat st = {};

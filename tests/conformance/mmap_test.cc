@@ -85,9 +85,8 @@ TEST(Mmap, FixedReplaces) {
 
 TEST(Mmap, FixedNoreplaceRefuses) {
   const Mapping memory(3 * kPageSize);
-  EXPECT_THAT(
-      Map(memory.page(1), kPageSize, kReadWrite, kAnonymous | MAP_FIXED_NOREPLACE),
-      FailsWith(EEXIST));
+  EXPECT_THAT(Map(memory.page(1), kPageSize, kReadWrite, kAnonymous | MAP_FIXED_NOREPLACE),
+              FailsWith(EEXIST));
   munmap(memory.page(1), kPageSize);
   EXPECT_EQ(Map(memory.page(1), kPageSize, kReadWrite, kAnonymous | MAP_FIXED_NOREPLACE),
             memory.page(1));
@@ -218,8 +217,8 @@ TEST(Mremap, WithoutMaymoveItDoesNotMove) {
 TEST(Mremap, MovesWithContents) {
   const Mapping memory(3 * kPageSize);
   for (size_t i = 0; i < 2; ++i) *memory.page(i) = static_cast<char>('a' + i);
-  auto* moved = static_cast<char*>(
-      mremap(memory.data(), 2 * kPageSize, 64 * kPageSize, MREMAP_MAYMOVE));
+  auto* moved =
+      static_cast<char*>(mremap(memory.data(), 2 * kPageSize, 64 * kPageSize, MREMAP_MAYMOVE));
   ASSERT_THAT(moved, Succeeds());
   EXPECT_NE(moved, memory.data());
   EXPECT_EQ(moved[0], 'a');
@@ -234,9 +233,9 @@ TEST(Mremap, FixedReplacesTheTarget) {
   const Mapping target(3 * kPageSize);
   *source.data() = 's';
   memset(target.data(), 't', target.size());
-  EXPECT_EQ(mremap(source.data(), kPageSize, kPageSize, MREMAP_MAYMOVE | MREMAP_FIXED,
-                   target.page(1)),
-            target.page(1));
+  EXPECT_EQ(
+      mremap(source.data(), kPageSize, kPageSize, MREMAP_MAYMOVE | MREMAP_FIXED, target.page(1)),
+      target.page(1));
   EXPECT_EQ(*target.page(0), 't');
   EXPECT_EQ(*target.page(1), 's');
   EXPECT_FALSE(Readable(source.data()));

@@ -179,9 +179,9 @@ TEST_F(Open, TmpfileHasNoNameUntilLinked) {
   EXPECT_EQ(st.st_nlink, 0u);
   write(fd, "temporary", 9);
   const std::string self = "/proc/self/fd/" + std::to_string(fd);
-  EXPECT_THAT(linkat(AT_FDCWD, self.c_str(), AT_FDCWD, dir_.File("named").c_str(),
-                     AT_SYMLINK_FOLLOW),
-              Succeeds());
+  EXPECT_THAT(
+      linkat(AT_FDCWD, self.c_str(), AT_FDCWD, dir_.File("named").c_str(), AT_SYMLINK_FOLLOW),
+      Succeeds());
   EXPECT_EQ(ReadFile(dir_.File("named")), "temporary");
   EXPECT_THAT(Try(dir_.path(), O_TMPFILE | O_RDONLY, 0600), FailsWith(EINVAL));
   EXPECT_THAT(Try(file_, O_TMPFILE | O_RDWR, 0600), FailsWith(ENOTDIR));
@@ -346,8 +346,7 @@ TEST_F(OpenAt2, ChecksItsSize) {
   EXPECT_THAT(syscall(SYS_openat2, int{where_}, "inner", &longer, sizeof(longer)),
               FailsWith(E2BIG));
   longer.unknown = 0;
-  fd_.Reset(static_cast<int>(
-      syscall(SYS_openat2, int{where_}, "inner", &longer, sizeof(longer))));
+  fd_.Reset(static_cast<int>(syscall(SYS_openat2, int{where_}, "inner", &longer, sizeof(longer))));
   EXPECT_THAT(fd_, Succeeds());
   EXPECT_THAT(syscall(SYS_openat2, int{where_}, "inner", &longer, 8), FailsWith(EINVAL));
   EXPECT_THAT(syscall(SYS_openat2, int{where_}, "inner", kBadAddress, 24), FailsWith(EFAULT));

@@ -222,8 +222,7 @@ TEST_F(Select, PselectChecksItsMaskSize) {
     size_t size;
   } mask = {&set, 4};
   timespec zero = {};
-  EXPECT_THAT(syscall(SYS_pselect6, 0, nullptr, nullptr, nullptr, &zero, &mask),
-              FailsWith(EINVAL));
+  EXPECT_THAT(syscall(SYS_pselect6, 0, nullptr, nullptr, nullptr, &zero, &mask), FailsWith(EINVAL));
   EXPECT_THAT(syscall(SYS_pselect6, 0, nullptr, nullptr, nullptr, &zero, kBadAddress),
               FailsWith(EFAULT));
 }

@@ -197,22 +197,19 @@ TEST(Capset, LeavingRootLosesCapabilitiesUnlessKept) {
 
 TEST(Ambient, NeedsPermittedAndInheritable) {
   REQUIRE_ROOT();
-  EXPECT_THAT(ForkAndRun([] {
-                EXPECT_THAT(prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, CAP_KILL, 0, 0),
-                            FailsWith(EPERM));
-                Capabilities caps;
-                caps.Get();
-                caps.data[0].inheritable |= 1u << CAP_KILL;
-                ASSERT_THAT(caps.Set(), Succeeds());
-                EXPECT_THAT(prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, CAP_KILL, 0, 0),
-                            Succeeds());
-                EXPECT_THAT(prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_IS_SET, CAP_KILL, 0, 0),
-                            SucceedsWith(1));
-                EXPECT_THAT(prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0), Succeeds());
-                EXPECT_THAT(prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_IS_SET, CAP_KILL, 0, 0),
-                            SucceedsWith(0));
-              }),
-              ExitsWith(0));
+  EXPECT_THAT(
+      ForkAndRun([] {
+        EXPECT_THAT(prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, CAP_KILL, 0, 0), FailsWith(EPERM));
+        Capabilities caps;
+        caps.Get();
+        caps.data[0].inheritable |= 1u << CAP_KILL;
+        ASSERT_THAT(caps.Set(), Succeeds());
+        EXPECT_THAT(prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, CAP_KILL, 0, 0), Succeeds());
+        EXPECT_THAT(prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_IS_SET, CAP_KILL, 0, 0), SucceedsWith(1));
+        EXPECT_THAT(prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0), Succeeds());
+        EXPECT_THAT(prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_IS_SET, CAP_KILL, 0, 0), SucceedsWith(0));
+      }),
+      ExitsWith(0));
 }
 
 }  // namespace

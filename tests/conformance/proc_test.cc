@@ -91,7 +91,9 @@ TEST(Proc, ExeCwdAndRoot) {
   const Fd fd(open("/proc/self/exe", O_RDONLY));
   char magic[4];
   EXPECT_THAT(read(fd, magic, 4), SucceedsWith(4));
-  EXPECT_EQ(std::string(magic, 4), "\x7f" "ELF");
+  EXPECT_EQ(std::string(magic, 4),
+            "\x7f"
+            "ELF");
 }
 
 TEST(Proc, CmdlineAndEnviron) {
@@ -99,10 +101,10 @@ TEST(Proc, CmdlineAndEnviron) {
       TestBinary(), {TestBinary(), "--helper=cat", "/proc/self/cmdline", "two words"}, {"A=b"});
   EXPECT_EQ(outcome.output.substr(outcome.output.find('\0') + 1),
             std::string("--helper=cat\0/proc/self/cmdline\0two words\0", 42));
-  EXPECT_EQ(RunProgram(TestBinary(), {TestBinary(), "--helper=cat", "/proc/self/environ"},
-                       {"A=b", "C="})
-                .output,
-            std::string("A=b\0C=\0", 7));
+  EXPECT_EQ(
+      RunProgram(TestBinary(), {TestBinary(), "--helper=cat", "/proc/self/environ"}, {"A=b", "C="})
+          .output,
+      std::string("A=b\0C=\0", 7));
 }
 const Helper kCat("cat", [](int, char** argv) {
   const std::string text = ReadFile(argv[0]);

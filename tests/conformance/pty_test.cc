@@ -40,7 +40,9 @@ class Pty : public testing::Test {
   void NoEcho() {
     Change([](termios& t) { t.c_lflag &= ~static_cast<tcflag_t>(ECHO); });
   }
-  void Raw() { Change([](termios& t) { cfmakeraw(&t); }); }
+  void Raw() {
+    Change([](termios& t) { cfmakeraw(&t); });
+  }
   static std::string ReadSome(int fd) {
     char buffer[512];
     const ssize_t n = read(fd, buffer, sizeof(buffer));
@@ -130,9 +132,13 @@ TEST_F(Pty, InputCarriageReturnBecomesNewline) {
 
 TEST_F(Pty, EraseAndKillEditTheLine) {
   NoEcho();
-  Type("abx\x7f" "c\n");
+  Type(
+      "abx\x7f"
+      "c\n");
   EXPECT_EQ(ReadSome(slave_), "abc\n");
-  Type("all of this\x15" "kept\n");
+  Type(
+      "all of this\x15"
+      "kept\n");
   EXPECT_EQ(ReadSome(slave_), "kept\n");
   Type("one two\x17three\n");
   EXPECT_EQ(ReadSome(slave_), "one three\n");

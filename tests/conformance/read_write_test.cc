@@ -170,7 +170,9 @@ TEST_F(ReadWrite, FallocateExtendsKeepsAndPunches) {
   EXPECT_THAT(fallocate(fd_, FALLOC_FL_KEEP_SIZE, 0, 10'000), Succeeds());
   EXPECT_EQ(Size(), 100);
   EXPECT_THAT(fallocate(fd_, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 2, 3), Succeeds());
-  EXPECT_EQ(Contents().substr(0, 10), std::string("01\0\0\0" "56789", 10));
+  EXPECT_EQ(Contents().substr(0, 10), std::string("01\0\0\0"
+                                                  "56789",
+                                                  10));
   EXPECT_THAT(fallocate(fd_, 0, -1, 10), FailsWith(EINVAL));
   EXPECT_THAT(fallocate(fd_, 0, 0, 0), FailsWith(EINVAL));
   EXPECT_THAT(fallocate(fd_, FALLOC_FL_PUNCH_HOLE, 0, 10), FailsWith(EOPNOTSUPP));
@@ -227,7 +229,9 @@ TEST_F(ReadWrite, CopyFileRange) {
   EXPECT_THAT(copy_file_range(fd_, &from, out, &to, 4, 0), SucceedsWith(4));
   EXPECT_EQ(from, 7);
   EXPECT_EQ(to, 5);
-  EXPECT_EQ(ReadFile(dir_.File("out")), std::string("\0" "3456", 5));
+  EXPECT_EQ(ReadFile(dir_.File("out")), std::string("\0"
+                                                    "3456",
+                                                    5));
   EXPECT_THAT(copy_file_range(fd_, nullptr, out, nullptr, 100, 0), SucceedsWith(10));
   EXPECT_THAT(copy_file_range(fd_, nullptr, out, nullptr, 100, 0), SucceedsWith(0));
   EXPECT_THAT(copy_file_range(fd_, nullptr, out, nullptr, 1, 1), FailsWith(EINVAL));

@@ -115,8 +115,7 @@ TEST(AltStack, AutodisarmClearsItForTheHandler) {
 TEST(AltStack, StackOverflowIsCaughtOnIt) {
   EXPECT_THAT(ForkAndRun([] {
                 const AltStack stack;
-                const ScopedSignalHandler handler(
-                    SIGSEGV, [](int) { _exit(17); }, SA_ONSTACK);
+                const ScopedSignalHandler handler(SIGSEGV, [](int) { _exit(17); }, SA_ONSTACK);
                 const rlimit small = {256 * 1024, 256 * 1024};
                 setrlimit(RLIMIT_STACK, &small);
                 struct Recurse {
@@ -135,8 +134,7 @@ TEST(AltStack, AnUnmappedOneKills) {
   EXPECT_THAT(ForkAndRun([] {
                 const stack_t stack = {kBadAddress, 0, kAltStackSize};
                 ASSERT_THAT(sigaltstack(&stack, nullptr), Succeeds());
-                const ScopedSignalHandler handler(
-                    SIGUSR1, [](int) { _exit(1); }, SA_ONSTACK);
+                const ScopedSignalHandler handler(SIGUSR1, [](int) { _exit(1); }, SA_ONSTACK);
                 raise(SIGUSR1);
               }),
               KilledBy(SIGSEGV));
@@ -144,10 +142,9 @@ TEST(AltStack, AnUnmappedOneKills) {
 
 TEST(Frame, ContextHoldsRegistersMaskAndStack) {
   const ScopedSignalMask mask(SIG_BLOCK, {SIGHUP});
-  const ScopedSignalHandler handler(
-      SIGUSR1, [](int, siginfo_t*, void* context) {
-        memcpy(&g_context, context, offsetof(ucontext_t, __fpregs_mem));
-      });
+  const ScopedSignalHandler handler(SIGUSR1, [](int, siginfo_t*, void* context) {
+    memcpy(&g_context, context, offsetof(ucontext_t, __fpregs_mem));
+  });
   uint64_t r12 = 0;
   asm volatile(
       "mov $0x1357, %%r12\n"
@@ -333,8 +330,8 @@ TEST(Vector, TheFrameDescribesItsXsaveArea) {
   static uint32_t magic2;
   {
     const ScopedSignalHandler handler(SIGUSR1, [](int, siginfo_t*, void* context) {
-      const auto* area = reinterpret_cast<const char*>(
-          static_cast<ucontext_t*>(context)->uc_mcontext.fpregs);
+      const auto* area =
+          reinterpret_cast<const char*>(static_cast<ucontext_t*>(context)->uc_mcontext.fpregs);
       memcpy(&magic1, area + 464, 4);
       memcpy(&extended_size, area + 468, 4);
       memcpy(&xfeatures, area + 472, 8);

@@ -51,11 +51,18 @@ TEST(Signal, DefaultActions) {
       }
     });
     switch (signo) {
-      case SIGCHLD: case SIGCONT: case SIGURG: case SIGWINCH:
-      case SIGSTOP: case SIGTSTP: case SIGTTIN: case SIGTTOU:
+      case SIGCHLD:
+      case SIGCONT:
+      case SIGURG:
+      case SIGWINCH:
+      case SIGSTOP:
+      case SIGTSTP:
+      case SIGTTIN:
+      case SIGTTOU:
         EXPECT_THAT(status, ExitsWith(0)) << signo;
         break;
-      default: EXPECT_THAT(status, KilledBy(signo)) << signo;
+      default:
+        EXPECT_THAT(status, KilledBy(signo)) << signo;
     }
   }
 }
@@ -136,13 +143,12 @@ TEST(Signal, HandlerMaskHoldsWhileItRuns) {
   static bool self_blocked;
   static bool other_blocked;
   {
-    const ScopedSignalHandler handler(
-        SIGUSR1,
-        [](int) {
-          self_blocked = Blocked(SIGUSR1);
-          other_blocked = Blocked(SIGHUP);
-        },
-        0, {SIGHUP});
+    const ScopedSignalHandler handler(SIGUSR1,
+                                      [](int) {
+                                        self_blocked = Blocked(SIGUSR1);
+                                        other_blocked = Blocked(SIGHUP);
+                                      },
+                                      0, {SIGHUP});
     raise(SIGUSR1);
   }
   EXPECT_TRUE(self_blocked);

@@ -17,8 +17,8 @@
 namespace skep::test {
 namespace {
 
-constexpr uint64_t kThreadFlags = CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD |
-                                  CLONE_SYSVSEM;
+constexpr uint64_t kThreadFlags =
+    CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM;
 
 TEST(Thread, HasItsOwnTidAndTheSharedPid) {
   pid_t pid = 0;

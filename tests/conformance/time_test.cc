@@ -192,7 +192,8 @@ TEST(Itimer, RealFiresOnceOrRepeats) {
 }
 
 TEST(Itimer, VirtualAndProfCountCpu) {
-  for (const auto& [which, signo] : {std::pair{ITIMER_VIRTUAL, SIGVTALRM}, {ITIMER_PROF, SIGPROF}}) {
+  for (const auto& [which, signo] :
+       {std::pair{ITIMER_VIRTUAL, SIGVTALRM}, {ITIMER_PROF, SIGPROF}}) {
     g_fired = 0;
     const ScopedSignalHandler handler(signo, Fired);
     const itimerval soon = {{0, 0}, {0, 10'000}};

@@ -221,8 +221,7 @@ TEST(Named, GetsocknameAndGetpeername) {
   size = sizeof(name);
   EXPECT_THAT(getsockname(client, reinterpret_cast<sockaddr*>(&name), &size), Succeeds());
   EXPECT_EQ(size, sizeof(sa_family_t)) << "unnamed";
-  EXPECT_THAT(getpeername(server, reinterpret_cast<sockaddr*>(&name), &size),
-              FailsWith(ENOTCONN));
+  EXPECT_THAT(getpeername(server, reinterpret_cast<sockaddr*>(&name), &size), FailsWith(ENOTCONN));
 }
 
 TEST(Named, Errors) {
@@ -269,8 +268,7 @@ TEST(Abstract, NamesLiveWithTheirSocket) {
 TEST(Abstract, AutobindGivesAName) {
   const Fd server = Socket();
   const sa_family_t family = AF_UNIX;
-  ASSERT_THAT(bind(server, reinterpret_cast<const sockaddr*>(&family), sizeof(family)),
-              Succeeds());
+  ASSERT_THAT(bind(server, reinterpret_cast<const sockaddr*>(&family), sizeof(family)), Succeeds());
   sockaddr_un name = {};
   socklen_t size = sizeof(name);
   EXPECT_THAT(getsockname(server, reinterpret_cast<sockaddr*>(&name), &size), Succeeds());

@@ -33,16 +33,23 @@ class SyscallMatcher {
     }
     if (result == -1) *listener << "errno " << error << " (" << ::strerror(error) << ")";
     switch (kind_) {
-      case Kind::kSucceeds: return result != -1;
-      case Kind::kSucceedsWith: return result == expected_;
-      case Kind::kFailsWith: return result == -1 && error == expected_;
+      case Kind::kSucceeds:
+        return result != -1;
+      case Kind::kSucceedsWith:
+        return result == expected_;
+      case Kind::kFailsWith:
+        return result == -1 && error == expected_;
     }
     return false;
   }
   void DescribeTo(std::ostream* os) const {
     switch (kind_) {
-      case Kind::kSucceeds: *os << "succeeds"; break;
-      case Kind::kSucceedsWith: *os << "succeeds with " << expected_; break;
+      case Kind::kSucceeds:
+        *os << "succeeds";
+        break;
+      case Kind::kSucceedsWith:
+        *os << "succeeds with " << expected_;
+        break;
       case Kind::kFailsWith:
         *os << "fails with errno " << expected_ << " (" << ::strerror(static_cast<int>(expected_))
             << ")";

@@ -32,9 +32,9 @@ class ChildProcess {
   ~ChildProcess();
 
   pid_t pid() const { return pid_; }
-  int Wait();                    // its status
+  int Wait();  // its status
   void Kill(int signo) const;
-  void Forget() { pid_ = -1; }   // somebody else reaps it
+  void Forget() { pid_ = -1; }  // somebody else reaps it
 
  private:
   pid_t pid_;

@@ -1,0 +1,301 @@
+// Guests that ask for too much of everything: they get an errno or die; the sandbox goes on.
+#include <fcntl.h>
+#include <poll.h>
+#include <sched.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/file.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/timerfd.h>
+#include <time.h>
+
+#include <cstring>
+#include <thread>
+
+#include "tests/hostile/hostile.h"
+
+namespace skep::test {
+namespace {
+
+constexpr int kLongMs = 60'000;
+
+void BecomeNobody() {
+  if (geteuid() == 0 && setresuid(54'321, 54'321, 54'321) != 0) ADD_FAILURE() << errno;
+}
+
+TEST(Exhaustion, ForkBombStopsAtItsLimit) {
+  const int status = Attack(
+      [] {
+        BecomeNobody();
+        const rlimit limit = {64, 64};
+        ASSERT_THAT(setrlimit(RLIMIT_NPROC, &limit), Succeeds());
+        setpgid(0, 0);
+        int made = 0;
+        for (int i = 0; i < 500; ++i) {
+          const pid_t child = fork();
+          if (child == 0) {
+            for (;;) {
+              if (fork() < 0) pause();
+            }
+          }
+          if (child > 0) ++made;
+        }
+        if (made >= 64) _exit(3);
+        signal(SIGTERM, SIG_IGN);
+        kill(0, SIGKILL);
+      },
+      kLongMs);
+  EXPECT_THAT(status, KilledBy(SIGKILL));
+  ExpectAlive();
+}
+
+TEST(Exhaustion, ThreadsStopAtTheLimit) {
+  const int status = Attack(
+      [] {
+        BecomeNobody();
+        const rlimit limit = {100, 100};
+        ASSERT_THAT(setrlimit(RLIMIT_NPROC, &limit), Succeeds());
+        int made = 0;
+        for (; made < 1'000; ++made) {
+          pthread_t thread;
+          if (pthread_create(
+                  &thread, nullptr, [](void*) -> void* { return pause(), nullptr; }, nullptr) !=
+              0) {
+            break;
+          }
+        }
+        _exit(made < 100 ? 0 : 1);
+      },
+      kLongMs);
+  EXPECT_THAT(status, ExitsWith(0));
+  ExpectAlive();
+}
+
+TEST(Exhaustion, DescriptorsOfEveryKind) {
+  const std::function<int()> makers[] = {[] { return open("/dev/null", O_RDONLY); },
+                                         [] { return eventfd(0, 0); },
+                                         [] { return epoll_create1(0); },
+                                         [] { return timerfd_create(CLOCK_MONOTONIC, 0); },
+                                         [] { return socket(AF_UNIX, SOCK_STREAM, 0); },
+                                         [] { return memfd_create("x", 0); },
+                                         [] {
+                                           int fds[2];
+                                           return pipe(fds);
+                                         }};
+  for (const auto& make : makers) {
+    const int status = Attack(
+        [&] {
+          const rlimit limit = {4'096, 4'096};
+          setrlimit(RLIMIT_NOFILE, &limit);
+          while (make() >= 0) {
+          }
+          _exit(errno == EMFILE || errno == ENFILE ? 0 : 1);
+        },
+        kLongMs);
+    EXPECT_THAT(status, ExitsWith(0));
+  }
+  ExpectAlive();
+}
+
+TEST(Exhaustion, MappingsUpToTheLimit) {
+  const int status = Attack(
+      [] {
+        int made = 0;
+        for (; made < 100'000; ++made) {
+          const int prot = made % 2 == 0 ? PROT_READ : PROT_READ | PROT_WRITE;
+          if (mmap(nullptr, kPageSize, prot, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0) == MAP_FAILED) {
+            break;
+          }
+        }
+        _exit(made > 10'000 ? 0 : 1);
+      },
+      kLongMs);
+  EXPECT_THAT(status, ExitsWith(0));
+  ExpectAlive();
+}
+
+TEST(Exhaustion, PipesFullOfDataAreBounded) {
+  const int status = Attack(
+      [] {
+        BecomeNobody();
+        const std::string block(65'536, 'x');
+        for (int i = 0; i < 2'000; ++i) {
+          int fds[2];
+          if (pipe2(fds, O_NONBLOCK) != 0) break;
+          fcntl(fds[1], F_SETPIPE_SZ, 1 << 20);
+          while (write(fds[1], block.data(), block.size()) > 0) {
+          }
+        }
+      },
+      kLongMs);
+  EXPECT_THAT(status, testing::AnyOf(ExitsWith(0), KilledBy(SIGKILL)));
+  ExpectAlive();
+}
+
+TEST(Exhaustion, SignalsQueuedToOneself) {
+  const int status = Attack(
+      [] {
+        BecomeNobody();
+        const ScopedSignalMask mask(SIG_BLOCK, {SIGRTMIN});
+        int sent = 0;
+        while (sent < 2'000'000 && sigqueue(getpid(), SIGRTMIN, sigval{}) == 0) ++sent;
+        _exit(sent < 2'000'000 && errno == EAGAIN ? 0 : 1);
+      },
+      kLongMs);
+  EXPECT_THAT(status, ExitsWith(0));
+  ExpectAlive();
+}
+
+TEST(Exhaustion, TimersOfOneProcess) {
+  const int status = Attack(
+      [] {
+        BecomeNobody();
+        int made = 0;
+        int timer = 0;
+        while (made < 300'000 && syscall(SYS_timer_create, CLOCK_MONOTONIC, nullptr, &timer) == 0) {
+          ++made;
+        }
+        _exit(made < 300'000 && errno == EAGAIN ? 0 : 1);
+      },
+      kLongMs);
+  EXPECT_THAT(status, ExitsWith(0));
+  ExpectAlive();
+}
+
+TEST(Exhaustion, LocksOnOneFile) {
+  const TempDir dir;
+  WriteFile(dir.File("f"), "");
+  Attack(
+      [&] {
+        const Fd fd(open(dir.File("f").c_str(), O_RDWR));
+        for (off_t i = 0; i < 4'000; ++i) {
+          struct flock lock = {F_WRLCK, SEEK_SET, 2 * i, 1, 0};
+          if (fcntl(fd, F_SETLK, &lock) != 0) break;
+        }
+      },
+      kLongMs);
+  ExpectAlive();
+}
+
+TEST(Exhaustion, DirectoriesNestedDeeply) {
+  const TempDir dir;
+  const int status = Attack(
+      [&] {
+        ASSERT_THAT(chdir(dir.c_str()), Succeeds());
+        int depth = 0;
+        for (; depth < 3'000; ++depth) {
+          if (mkdir("d", 0755) != 0 || chdir("d") != 0) break;
+        }
+        char cwd[4096];
+        const long length = syscall(SYS_getcwd, cwd, sizeof(cwd));
+        EXPECT_TRUE(length == -1 && (errno == ERANGE || errno == ENAMETOOLONG)) << errno;
+        for (; depth > 0; --depth) {
+          if (chdir("..") != 0 || rmdir("d") != 0) _exit(1);
+        }
+      },
+      kLongMs);
+  EXPECT_THAT(status, ExitsWith(0));
+  ExpectAlive();
+}
+
+TEST(Exhaustion, ForksRaceWithExitsAndKills) {
+  Attack(
+      [] {
+        setpgid(0, 0);
+        for (int i = 0; i < 300; ++i) {
+          const pid_t child = fork();
+          if (child == 0) {
+            std::thread([] {
+              for (;;) getppid();
+            }).detach();
+            if (i % 3 == 0) _exit(0);
+            if (i % 3 == 1) raise(SIGSEGV);
+            for (;;) sched_yield();
+          }
+          if (child > 0 && i % 3 == 2) kill(child, SIGKILL);
+          while (waitpid(-1, nullptr, WNOHANG) > 0) {
+          }
+        }
+        kill(0, SIGKILL);
+      },
+      kLongMs);
+  ExpectAlive();
+}
+
+TEST(Exhaustion, ExecsRaceWithOtherThreads) {
+  for (int i = 0; i < 30; ++i) {
+    const int status = Attack([] {
+      for (int t = 0; t < 4; ++t) {
+        std::thread([t] {
+          if (t == 2) {
+            execl(TestBinary().c_str(), TestBinary().c_str(), "--helper=exit_0", nullptr);
+          }
+          for (;;) {
+            void* page = mmap(nullptr, kPageSize, PROT_READ | PROT_WRITE,
+                              MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+            if (page != MAP_FAILED) munmap(page, kPageSize);
+          }
+        }).detach();
+      }
+      for (;;) sched_yield();
+    });
+    EXPECT_THAT(status, ExitsWith(0));
+  }
+  ExpectAlive();
+}
+const Helper kExit0("exit_0", [](int, char**) { return 0; });
+
+TEST(Exhaustion, HugeArgumentsAndCounts) {
+  EXPECT_THAT(poll(nullptr, ~nfds_t{0}, 0), FailsWith(EINVAL));
+  timeval now = {};
+  EXPECT_THAT(syscall(SYS_select, INT32_MAX, nullptr, nullptr, nullptr, &now), SucceedsWith(0));
+  char byte;
+  EXPECT_THAT(syscall(SYS_getdents64, 0, &byte, ~0U), testing::Ne(0));
+  const Mapping page(2 * kPageSize);
+  munmap(page.page(1), kPageSize);
+  EXPECT_THAT(syscall(SYS_getrandom, page.page(1) - 8, 1ULL << 40, 0), SucceedsWith(8));
+  EXPECT_THAT(syscall(SYS_setgroups, INT32_MAX, &byte), testing::Eq(-1));
+  EXPECT_THAT(syscall(SYS_sched_getaffinity, 0, ~0U, &byte), testing::Eq(-1));
+  EXPECT_THAT(mmap(nullptr, ~size_t{0} & ~0xfffULL, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0),
+              FailsWith(ENOMEM));
+  ExpectAlive();
+}
+
+// Run with `skep do --memory`: the limit kills the hog (or refuses it), not the sandbox.
+TEST(MemoryHog, DiesAlone) {
+  const int status = Attack(
+      [] {
+        for (;;) {
+          void* block =
+              mmap(nullptr, 64 << 20, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+          if (block == MAP_FAILED) _exit(12);
+          memset(block, 'h', 64 << 20);
+        }
+      },
+      kLongMs);
+  EXPECT_THAT(status, testing::AnyOf(ExitsWith(12), KilledBy(SIGKILL)));
+  ExpectAlive();
+}
+
+TEST(MemoryHog, FilesInMemoryCountToo) {
+  const TempDir dir;
+  const int status = Attack(
+      [&] {
+        const std::string block(1 << 20, 'h');
+        const Fd fd(open(dir.File("f").c_str(), O_WRONLY | O_CREAT, 0600));
+        for (int i = 0; i < 4'096; ++i) {
+          if (write(fd, block.data(), block.size()) < 0) _exit(12);
+        }
+        _exit(13);
+      },
+      kLongMs);
+  EXPECT_THAT(status, testing::AnyOf(ExitsWith(12), KilledBy(SIGKILL)));
+  unlink(dir.File("f").c_str());
+  ExpectAlive();
+}
+
+}  // namespace
+}  // namespace skep::test
