@@ -99,8 +99,8 @@ void AttackWith(long number) {
     const int before = progress->next;
     ChildProcess child([&] {
       setsid();
-      const Fd null(open("/dev/null", O_RDWR));
-      for (const int fd : {0, 1, 2}) dup2(null, fd);
+      const Pipe pipe = MakePipe(O_NONBLOCK);  // not a file: its mode and owner would be changed
+      for (const int fd : {0, 1, 2}) dup2(fd == 0 ? pipe.reader : pipe.writer, fd);
       Attacker(number, progress);
       _exit(0);
     });
