@@ -49,8 +49,7 @@ class AnonInode final : public Inode {
 }  // namespace
 
 AnonFs::AnonFs(uint32_t dev_minor)
-    : FileSystem(dev_minor),
-      shared_(MakeRef<AnonInode>(*this, ++last_ino_, 0600u, 0u, 0u)) {}
+    : FileSystem(dev_minor), shared_(MakeRef<AnonInode>(*this, ++last_ino_, 0600u, 0u, 0u)) {}
 
 AnonFs::~AnonFs() = default;
 

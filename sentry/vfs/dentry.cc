@@ -8,11 +8,7 @@ namespace skep::vfs {
 
 Dentry::Dentry(FileSystem* fs, Ref<Inode> inode, Ref<Dentry> parent, std::string_view name,
                Kind kind)
-    : fs_(fs),
-      inode_(std::move(inode)),
-      kind_(kind),
-      parent_(std::move(parent)),
-      name_(name) {}
+    : fs_(fs), inode_(std::move(inode)), kind_(kind), parent_(std::move(parent)), name_(name) {}
 
 Dentry::~Dentry() {
   DCHECK(mounts_here.load() == 0);

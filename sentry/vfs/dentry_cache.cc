@@ -128,8 +128,7 @@ Ref<Dentry> DentryCache::Add(const Ref<Dentry>& parent, std::string_view name, R
     if (old->raw_inode() == inode.get()) return old;
     Forget(*old);
   }
-  Ref<Dentry> added(
-      new Dentry(parent->fs(), std::move(inode), parent, name, Dentry::Kind::kNamed));
+  Ref<Dentry> added(new Dentry(parent->fs(), std::move(inode), parent, name, Dentry::Kind::kNamed));
   Ref<Dentry> victim;
   MutexLock lock(mutex_);
   Hash(*added);

@@ -59,8 +59,8 @@ Result<FdReservation> FdTable::Reserve(uint64_t limit, int least) {
   const int first = std::max(least, lowest_free_);
   int fd = first;
   const int size = static_cast<int>(slots_.size());
-  while (fd < size && (slots_[static_cast<size_t>(fd)].file ||
-                       slots_[static_cast<size_t>(fd)].reserved)) {
+  while (fd < size &&
+         (slots_[static_cast<size_t>(fd)].file || slots_[static_cast<size_t>(fd)].reserved)) {
     fd++;
   }
   if (fd >= end) return Fail(EMFILE);

@@ -49,7 +49,8 @@ class FdTable : public RefCounted<FdTable> {
 
   // The file that was there; the caller calls FinishClose on it.
   Result<Ref<File>> Remove(int fd);
-  // dup2/dup3 onto `to`: the file it displaced, if any. EBUSY if `to` is reserved; EBADF over limit.
+  // dup2/dup3 onto `to`: the file it displaced, if any. EBUSY if `to` is reserved; EBADF over
+  // limit.
   Result<Ref<File>> Replace(int to, Ref<File> file, CloseOnExec cloexec, uint64_t limit);
   Result<bool> GetCloexec(int fd) const;
   Result<void> SetCloexec(int fd, CloseOnExec cloexec);

@@ -37,8 +37,7 @@ Result<uint64_t> File::Seek(int64_t offset, int whence) {
     case SEEK_DATA:
     case SEEK_HOLE: {
       if (offset < 0) return Fail(ENXIO);
-      const uint64_t found =
-          TRY(FindData(static_cast<uint64_t>(offset), whence == SEEK_HOLE));
+      const uint64_t found = TRY(FindData(static_cast<uint64_t>(offset), whence == SEEK_HOLE));
       position = found;
       return found;
     }

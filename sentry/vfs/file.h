@@ -25,8 +25,8 @@ using sched::EventMask;
 struct DirEntry {
   std::string_view name;
   uint64_t ino;
-  uint8_t type;           // DT_*
-  uint64_t next_cookie;   // d_off: position after this entry
+  uint8_t type;          // DT_*
+  uint64_t next_cookie;  // d_off: position after this entry
 };
 // Returns false when the caller's buffer is full (the entry was not taken).
 using DirSink = std::function<bool(const DirEntry&)>;
@@ -56,8 +56,12 @@ class File : public RefCounted<File> {
   uint32_t flags() const { return flags_.load(std::memory_order_relaxed); }
   void SetFlags(uint32_t flags) { flags_.store(flags, std::memory_order_relaxed); }
   bool nonblocking() const { return (flags() & O_NONBLOCK) != 0; }
-  bool readable() const { return (flags() & O_ACCMODE) == O_RDONLY || (flags() & O_ACCMODE) == O_RDWR; }
-  bool writable() const { return (flags() & O_ACCMODE) == O_WRONLY || (flags() & O_ACCMODE) == O_RDWR; }
+  bool readable() const {
+    return (flags() & O_ACCMODE) == O_RDONLY || (flags() & O_ACCMODE) == O_RDWR;
+  }
+  bool writable() const {
+    return (flags() & O_ACCMODE) == O_WRONLY || (flags() & O_ACCMODE) == O_RDWR;
+  }
   bool is_path() const { return (flags() & O_PATH) != 0; }
 
   // Streams (pipes, sockets, ttys, eventfd) have no position: pread answers ESPIPE.
@@ -66,11 +70,12 @@ class File : public RefCounted<File> {
   virtual bool stream() const { return !seekable(); }
 
   // `offset` is ignored by streams. Access mode was checked by the caller. Advance the sequence.
-  virtual Result<size_t> Read(Caller& caller, mm::IoSequence& to, uint64_t offset);    // EINVAL
+  virtual Result<size_t> Read(Caller& caller, mm::IoSequence& to, uint64_t offset);  // EINVAL
   // O_APPEND is the file's business: it sets *offset to where it wrote (the start).
   virtual Result<size_t> Write(Caller& caller, mm::IoSequence& from, uint64_t* offset);  // EINVAL
   // Directories: entries from `cookie` on until the sink is full. Returns the cookie to go on from.
-  virtual Result<uint64_t> ReadDir(Caller& caller, uint64_t cookie, const DirSink& sink);  // ENOTDIR
+  virtual Result<uint64_t> ReadDir(Caller& caller, uint64_t cookie,
+                                   const DirSink& sink);  // ENOTDIR
   // lseek whole, under position_lock(); the default serves regular files (SEEK_DATA/SEEK_HOLE
   // through FindData).
   virtual Result<uint64_t> Seek(int64_t offset, int whence);
@@ -79,9 +84,13 @@ class File : public RefCounted<File> {
   virtual Result<uint64_t> Ioctl(Caller& caller, uint64_t command, uint64_t argument);  // ENOTTY
   virtual Result<Ref<mm::Mappable>> Mappable();                                         // ENODEV
   virtual Result<void> Truncate(Caller& caller, uint64_t size);                         // EINVAL
-  virtual Result<void> Allocate(Caller& caller, int mode, uint64_t offset, uint64_t size);  // EOPNOTSUPP
-  virtual Result<void> Sync(bool data_only);                                            // EINVAL
-  virtual Result<void> Flush(Caller& caller) { (void)caller; return {}; }  // each close(2)
+  virtual Result<void> Allocate(Caller& caller, int mode, uint64_t offset,
+                                uint64_t size);  // EOPNOTSUPP
+  virtual Result<void> Sync(bool data_only);     // EINVAL
+  virtual Result<void> Flush(Caller& caller) {
+    (void)caller;
+    return {};
+  }  // each close(2)
 
   // Readiness now (EPOLLIN | EPOLLOUT | ...). Regular files are always ready. A file backed by a
   // host descriptor arms its watch for what of `wanted` is not ready.
@@ -116,7 +125,9 @@ inline constexpr uint64_t kFirstEntryCookie = 3;
 bool EmitDots(const File& directory, uint64_t* cookie, const DirSink& sink);
 
 // DT_* of a mode.
-constexpr uint8_t DirEntryType(uint32_t mode) { return static_cast<uint8_t>((mode & S_IFMT) >> 12); }
+constexpr uint8_t DirEntryType(uint32_t mode) {
+  return static_cast<uint8_t>((mode & S_IFMT) >> 12);
+}
 
 // Whether reading a file moves its atime (Linux: relatime_need_update).
 bool NeedsAtime(const File& file, const Attributes& attributes);

@@ -18,7 +18,7 @@ Timestamp CurrentTime() {
 
 Inode::Inode(FileSystem& fs, uint64_t ino, uint32_t type) : fs_(fs), ino_(ino), type_(type) {}
 
-Inode::~Inode() { delete locks_.load(std::memory_order_acquire); }
+Inode::~Inode() { const std::unique_ptr<FileLocks> locks(locks_.load(std::memory_order_acquire)); }
 
 Result<void> Inode::SetAttributes(const AttributeChange&) { return Fail(EPERM); }
 

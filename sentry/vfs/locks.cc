@@ -85,9 +85,8 @@ Result<void> FileLocks::Apply(const LockOwner& owner, const RecordLock& lock) {
     }
   }
   if (added.type != LockType::kUnlock) kept.push_back({owner.key(), owner.table(), added});
-  std::stable_sort(kept.begin(), kept.end(), [](const Record& a, const Record& b) {
-    return a.lock.start < b.lock.start;
-  });
+  std::stable_sort(kept.begin(), kept.end(),
+                   [](const Record& a, const Record& b) { return a.lock.start < b.lock.start; });
   records_.swap(kept);
   return {};
 }

@@ -52,7 +52,10 @@ class LockWaits {
   void Leave(const FdTable* waiter, const FdTable* holder);
 
  private:
-  struct Edge { const FdTable* waiter; const FdTable* holder; };
+  struct Edge {
+    const FdTable* waiter;
+    const FdTable* holder;
+  };
   bool Leads(const FdTable* from, const FdTable* to) const REQUIRES(mutex_);
   Mutex mutex_{LockRank::kInode};
   std::vector<Edge> edges_ GUARDED_BY(mutex_);

@@ -1,7 +1,7 @@
 #include "sentry/vfs/mount.h"
 
-#include <algorithm>
 #include <sys/mount.h>
+#include <algorithm>
 
 namespace skep::vfs {
 

@@ -16,8 +16,10 @@ class MountNamespace : public RefCounted<MountNamespace> {
   ~MountNamespace();
   Path root() const;
 
-  // Mounts fs over `at`. The root of what is mounted; `subtree`: bind (none: the file system's root).
-  Result<Ref<Mount>> Add(const Path& at, Ref<FileSystem> fs, uint64_t flags, Ref<Dentry> subtree = {});
+  // Mounts fs over `at`. The root of what is mounted; `subtree`: bind (none: the file system's
+  // root).
+  Result<Ref<Mount>> Add(const Path& at, Ref<FileSystem> fs, uint64_t flags,
+                         Ref<Dentry> subtree = {});
   Result<void> Remove(const Path& mount_root, int flags);  // umount2
 
   // The topmost mount on `path`, repeatedly; or `path` itself.

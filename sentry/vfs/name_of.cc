@@ -1,5 +1,5 @@
-#include <algorithm>
 #include <sys/mount.h>
+#include <algorithm>
 
 #include "sentry/vfs/walk.h"
 

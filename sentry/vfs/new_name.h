@@ -1,6 +1,6 @@
-// What the operations on names share. NewName: the start of every operation that makes a name (Linux: filename_create): walks to the
-// directory, takes its lock and makes sure that the name is free. walk_names.cc and its siblings
-// use it.
+// What the operations on names share. NewName: the start of every operation that makes a name
+// (Linux: filename_create): walks to the directory, takes its lock and makes sure that the name is
+// free.
 #pragma once
 
 #include <optional>

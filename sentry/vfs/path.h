@@ -31,7 +31,7 @@ class Mount;
 class MountNamespace;
 class FileLocks;  // vfs/locks.h
 
-struct Path;          // below: a name in a mount
+struct Path;         // below: a name in a mount
 class SpecialFiles;  // vfs/special_files.h
 class DentryCache;   // vfs/dentry_cache.h
 
@@ -57,9 +57,15 @@ class Inode : public RefCounted<Inode> {
   // A hint that this whole chain of names will be looked up from here: a remote file system may
   // fetch it in one message.
   virtual void PrefetchWalk(std::span<const std::string_view> names) { (void)names; }
-  struct NewNode { uint32_t mode; uint32_t uid, gid; uint32_t rdev_major = 0, rdev_minor = 0; };
-  virtual Result<Ref<Inode>> Create(std::string_view name, const NewNode& node);  // any S_IFMT but LNK
-  virtual Result<Ref<Inode>> Symlink(std::string_view name, std::string_view target, const NewNode& node);
+  struct NewNode {
+    uint32_t mode;
+    uint32_t uid, gid;
+    uint32_t rdev_major = 0, rdev_minor = 0;
+  };
+  virtual Result<Ref<Inode>> Create(std::string_view name,
+                                    const NewNode& node);  // any S_IFMT but LNK
+  virtual Result<Ref<Inode>> Symlink(std::string_view name, std::string_view target,
+                                     const NewNode& node);
   virtual Result<void> Link(std::string_view name, Inode& existing);
   virtual Result<void> Unlink(std::string_view name, Inode& victim);
   virtual Result<void> Rmdir(std::string_view name, Inode& victim);
@@ -75,7 +81,7 @@ class Inode : public RefCounted<Inode> {
   // An open file. flags as open(2)'s; O_CREAT/O_EXCL/O_TRUNC have been dealt with.
   virtual Result<Ref<File>> Open(Caller& caller, const Path& path, uint32_t flags) = 0;
 
-  virtual Result<std::string> GetXattr(std::string_view name);                    // EOPNOTSUPP
+  virtual Result<std::string> GetXattr(std::string_view name);  // EOPNOTSUPP
   virtual Result<void> SetXattr(std::string_view name, std::string_view value, int flags);
   virtual Result<void> RemoveXattr(std::string_view name);
   virtual Result<std::vector<std::string>> ListXattrs();
@@ -124,8 +130,9 @@ inline constexpr int kMayExec = 1, kMayWrite = 2, kMayRead = 4;
 // a dentry leads to never changes: when a name comes to mean something else, it gets a new dentry.
 class Dentry : public RefCounted<Dentry> {
  public:
-  static Ref<Dentry> MakeRoot(Ref<Inode> inode);                         // its name is "/"
-  static Ref<Dentry> MakeAnonymous(Ref<Inode> inode, std::string name);  // "pipe:[7]", "memfd:x (deleted)"
+  static Ref<Dentry> MakeRoot(Ref<Inode> inode);  // its name is "/"
+  static Ref<Dentry> MakeAnonymous(Ref<Inode> inode,
+                                   std::string name);  // "pipe:[7]", "memfd:x (deleted)"
   // A file without a name in directory `parent` (O_TMPFILE): "#7", unlinked.
   static Ref<Dentry> MakeTemporary(Ref<Dentry> parent, Ref<Inode> inode);
   ~Dentry();
@@ -171,11 +178,14 @@ class FileSystem : public RefCounted<FileSystem> {
   virtual Result<StatFs> GetStatFs() = 0;
   virtual Ref<Inode> RootInode() = 0;
   // Whether a cached dentry (positive or negative) may be used without asking again.
-  virtual bool Revalidate(Dentry& dentry) { (void)dentry; return true; }
+  virtual bool Revalidate(Dentry& dentry) {
+    (void)dentry;
+    return true;
+  }
   virtual Result<void> SyncAll() { return {}; }
   uint32_t dev_minor() const { return dev_minor_; }  // of an anonymous device 0:N
-  std::string source;   // /proc/mounts first field
-  std::string options;  // what /proc/mounts shows after rw/ro
+  std::string source;                                // /proc/mounts first field
+  std::string options;                               // what /proc/mounts shows after rw/ro
   // Opens FIFOs and devices that have an inode here. Must outlive the file system; null: ENXIO.
   SpecialFiles* special_files = nullptr;
 

@@ -1,8 +1,8 @@
 #include "sentry/vfs/path_walk.h"
 
-#include <array>
 #include <linux/openat2.h>
 #include <sys/mount.h>
+#include <array>
 
 #include "base/limits.h"
 #include "sentry/vfs/dentry_cache.h"

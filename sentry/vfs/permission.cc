@@ -1,8 +1,8 @@
 #include "sentry/vfs/permission.h"
 
+#include <linux/capability.h>
 #include <algorithm>
 #include <csignal>
-#include <linux/capability.h>
 
 namespace skep::vfs {
 

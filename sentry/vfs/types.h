@@ -1,12 +1,12 @@
 // Words of the file layer: attributes, changes, open flags, and the caller of an operation.
 #pragma once
 
+#include <fcntl.h>
+#include <sys/stat.h>
 #include <compare>
 #include <cstdint>
-#include <fcntl.h>
 #include <optional>
 #include <string>
-#include <sys/stat.h>
 
 #include "base/ref.h"
 #include "base/result.h"

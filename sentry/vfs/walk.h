@@ -47,7 +47,8 @@ class Walker {
   // Linux: path_openat with its order of checks: O_CREAT, O_EXCL, O_TRUNC, O_TMPFILE, O_PATH.
   Result<Ref<File>> Open(std::string_view path, const OpenRequest& request);
 
-  Result<void> Mknod(std::string_view path, uint32_t mode, uint32_t rdev_major, uint32_t rdev_minor);
+  Result<void> Mknod(std::string_view path, uint32_t mode, uint32_t rdev_major,
+                     uint32_t rdev_minor);
   // As Mknod, but gives back the new path (unix sockets bind to it).
   Result<Path> MakeNode(std::string_view path, uint32_t mode);
   Result<void> Mkdir(std::string_view path, uint32_t mode);
@@ -76,7 +77,8 @@ class Walker {
   Result<void> RemoveXattr(const Path& path, std::string_view name);
   Result<std::vector<std::string>> ListXattrs(const Path& path);
 
-  // From now on permissions are those of `creds` (access(2): the real ids). They outlive the walker.
+  // From now on permissions are those of `creds` (access(2): the real ids). They outlive the
+  // walker.
   void ActAs(const auth::Credentials& creds) { creds_ = &creds; }
   const auth::Credentials& creds() const { return *creds_; }
   Caller& caller() { return caller_; }
@@ -100,8 +102,8 @@ class Walker {
   Path start_;  // none: the cwd
 };
 
-// The absolute name of `path` as seen from `root` (none: from the top of its namespace) (getcwd, /proc/self/exe, maps); "(unreachable)"
-// prefix and " (deleted)" suffix as Linux writes them.
+// The absolute name of `path` as seen from `root` (none: from the top of its namespace) (getcwd,
+// /proc/self/exe, maps); "(unreachable)" prefix and " (deleted)" suffix as Linux writes them.
 std::string NameOf(const Path& path, const Path& root);
 
 }  // namespace skep::vfs

@@ -97,8 +97,7 @@ Result<void> Walker::Symlink(std::string_view target, std::string_view path) {
 namespace {
 
 // Linux: may_linkat with fs.protected_hardlinks=1: others' files only if one could write them.
-Result<void> MayLinkTo(Inode& inode, const Attributes& attributes,
-                       const auth::Credentials& creds) {
+Result<void> MayLinkTo(Inode& inode, const Attributes& attributes, const auth::Credentials& creds) {
   if (IsOwnerOrCapable(attributes, creds)) return {};
   constexpr uint32_t kSetgidExec = S_ISGID | S_IXGRP;
   const bool safe = attributes.IsRegular() && (attributes.mode & S_ISUID) == 0 &&

@@ -157,8 +157,7 @@ static Result<Path> CreateFile(Walker& walker, const Path& parent, std::string_v
 
 Result<Ref<File>> Walker::OpenTemporary(std::string_view path, const OpenRequest& request,
                                         const OpenFlags& open) {
-  const WalkOptions options{.follow = open.follow(), .directory = true,
-                            .resolve = request.resolve};
+  const WalkOptions options{.follow = open.follow(), .directory = true, .resolve = request.resolve};
   const Path parent = TRY(Resolve(path, options));
   if (parent.mount && parent.mount->read_only()) return Fail(EROFS);
   Inode& directory = *parent.inode();

@@ -1,7 +1,7 @@
 // rename(2) (Linux: do_renameat2, vfs_rename).
-#include <cstdio>
 #include <fcntl.h>
 #include <linux/fs.h>
+#include <cstdio>
 #include <optional>
 
 #include "sentry/vfs/dentry_cache.h"
@@ -118,9 +118,11 @@ Result<void> Walker::Rename(std::string_view path, Walker& to_walker, std::strin
   PathWalk to_walk(to_walker, 0);
   TRY(to_walk.Start(new_path));
   TRY(to_walk.ToParent());
-  Side from{.parent = from_walk.directory(), .name = from_walk.last(),
+  Side from{.parent = from_walk.directory(),
+            .name = from_walk.last(),
             .trailing_slash = from_walk.trailing_slash()};
-  Side to{.parent = to_walk.directory(), .name = to_walk.last(),
+  Side to{.parent = to_walk.directory(),
+          .name = to_walk.last(),
           .trailing_slash = to_walk.trailing_slash()};
   if (from.parent.mount != to.parent.mount) return Fail(EXDEV);
   if (from_walk.last_type() != LastType::kNormal) return Fail(EBUSY);

@@ -239,9 +239,8 @@ Result<void> GoferInode::Rmdir(std::string_view name, vfs::Inode& victim) {
   return {};
 }
 
-Result<void> GoferInode::Rename(std::string_view name, vfs::Inode& moved,
-                                vfs::Inode& new_directory, std::string_view new_name,
-                                vfs::Inode* target, uint32_t flags) {
+Result<void> GoferInode::Rename(std::string_view name, vfs::Inode& moved, vfs::Inode& new_directory,
+                                std::string_view new_name, vfs::Inode* target, uint32_t flags) {
   TRY(CheckWritable());
   if ((flags & RENAME_WHITEOUT) != 0) return Fail(EINVAL);
   auto& to = static_cast<GoferInode&>(new_directory);

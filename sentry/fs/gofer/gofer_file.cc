@@ -1,9 +1,9 @@
 // Open files of a GoferFs: contents move between the donated descriptor and guest pages.
-#include <algorithm>
-#include <array>
 #include <fcntl.h>
 #include <linux/falloc.h>
 #include <sys/syscall.h>
+#include <algorithm>
+#include <array>
 
 #include "base/host_call.h"
 #include "sentry/arena/arena.h"
@@ -16,8 +16,8 @@
 namespace skep::fs {
 namespace {
 
-constexpr size_t kBounceSize = 2048;   // on the fiber's stack
-constexpr size_t kBounceMax = 4096;    // longer transfers go without it
+constexpr size_t kBounceSize = 2048;      // on the fiber's stack
+constexpr size_t kBounceMax = 4096;       // longer transfers go without it
 constexpr size_t kTransferMax = 4 << 20;  // of one host call: others may run in between
 
 class GoferMappable final : public mm::Mappable {
@@ -36,8 +36,8 @@ class GoferMappable final : public mm::Mappable {
     }
     const uint64_t end = std::min(range.end, PageCeil(size));
     if (range.start >= end) return Fail(ENXIO);
-    return mm::Piece{.file = arena::HostTable::FileIdOf(fd_), .offset = range.start,
-                     .size = end - range.start};
+    return mm::Piece{
+        .file = arena::HostTable::FileIdOf(fd_), .offset = range.start, .size = end - range.start};
   }
   void AddMapping(mm::MemoryManager& mm, Range addresses, uint64_t offset) override {
     inode_->AddMapping(mm, addresses, offset);
@@ -106,7 +106,8 @@ Result<size_t> GoferFile::ReadSmall(mm::IoSequence& to, uint64_t offset, size_t 
   size_t done = 0;
   while (done < size) {
     const size_t wanted = std::min(size - done, bounce.size());
-    const Result<size_t> got = host::PRead(host_fd(), std::span(bounce).first(wanted), offset + done);
+    const Result<size_t> got =
+        host::PRead(host_fd(), std::span(bounce).first(wanted), offset + done);
     if (!got) return done != 0 ? Result<size_t>(done) : got;
     if (*got == 0) break;
     const mm::CopyResult copied = to.CopyOut(std::span<const std::byte>(bounce).first(*got));
@@ -148,8 +149,7 @@ Result<size_t> GoferFile::WriteAt(mm::IoSequence& from, uint64_t offset, size_t 
   size_t done = 0;
   while (done < size) {
     const mm::CopyResult moved = from.WithBlocks(
-        std::min(size - done, kTransferMax), false,
-        [&](std::span<const iovec> blocks) {
+        std::min(size - done, kTransferMax), false, [&](std::span<const iovec> blocks) {
           return host::PWriteV(host_fd(), blocks, offset + done);
         });
     done += moved.bytes;
@@ -174,8 +174,10 @@ Result<size_t> GoferFile::Write(vfs::Caller& caller, mm::IoSequence& from, uint6
 }
 
 Result<Ref<mm::Mappable>> GoferFile::Mappable() {
-  mm::MappableName name{.dev_major = 0, .dev_minor = inode()->fs().dev_minor(),
-                        .inode = inode()->ino(), .path = vfs::NameOf(path(), {})};
+  mm::MappableName name{.dev_major = 0,
+                        .dev_minor = inode()->fs().dev_minor(),
+                        .inode = inode()->ino(),
+                        .path = vfs::NameOf(path(), {})};
   const arena::HostFd fd = TRY(inode_->AcquireFd(writable()));
   return Ref<mm::Mappable>(MakeRef<GoferMappable>(inode_, fd, std::move(name)));
 }

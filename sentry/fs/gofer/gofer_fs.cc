@@ -14,8 +14,7 @@ constexpr size_t kMaxChildren = 32768;  // names that directories remember besid
 
 }  // namespace
 
-GoferFs::GoferFs(GoferConnection connection, const GoferFsOptions& wanted,
-                 bool attached_read_only)
+GoferFs::GoferFs(GoferConnection connection, const GoferFsOptions& wanted, bool attached_read_only)
     : FileSystem(wanted.dev_minor, kCachedDentries),
       connection_(connection),
       caching_(wanted.caching),

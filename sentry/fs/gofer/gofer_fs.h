@@ -56,8 +56,8 @@ class GoferFs final : public vfs::FileSystem {
   size_t inode_count() const;
 
   // -- Checkpoint. --
-  // Before: remembers where each node is. After: makes the same nodes known to a new gofer and opens
-  // again what was open. An error means that the tree has changed under the checkpoint.
+  // Before: remembers where each node is. After: makes the same nodes known to a new gofer and
+  // opens again what was open. An error means that the tree has changed under the checkpoint.
   Result<void> PrepareCheckpoint();
   Result<void> Reattach();
 
@@ -78,8 +78,8 @@ class GoferFs final : public vfs::FileSystem {
   mutable Mutex mutex_{LockRank::kFile};
   // Those who live; each takes itself out.
   std::unordered_map<uint64_t, GoferInode*> inodes_ GUARDED_BY(mutex_);
-  std::list<GoferInode*> idle_ GUARDED_BY(mutex_);      // oldest first
-  std::list<GoferInode*> listed_ GUARDED_BY(mutex_);    // oldest first
+  std::list<GoferInode*> idle_ GUARDED_BY(mutex_);    // oldest first
+  std::list<GoferInode*> listed_ GUARDED_BY(mutex_);  // oldest first
   size_t children_ GUARDED_BY(mutex_) = 0;
   std::vector<Place> places_;  // between PrepareCheckpoint and Reattach
   Ref<GoferInode> root_;

@@ -1,7 +1,7 @@
 #include "sentry/fs/gofer/gofer_inode.h"
 
-#include <array>
 #include <fcntl.h>
+#include <array>
 
 #include "base/host_call.h"
 #include "sentry/arena/arena.h"

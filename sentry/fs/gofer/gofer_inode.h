@@ -92,9 +92,7 @@ class GoferInode final : public vfs::Inode {
  private:
   struct NameHash {
     using is_transparent = void;
-    size_t operator()(std::string_view name) const {
-      return std::hash<std::string_view>()(name);
-    }
+    size_t operator()(std::string_view name) const { return std::hash<std::string_view>()(name); }
   };
   struct Child {
     Ref<GoferInode> inode;  // none: does not exist
@@ -130,7 +128,7 @@ class GoferInode final : public vfs::Inode {
   vfs::Attributes attributes_ GUARDED_BY(mutex_);
   uint64_t heard_ns_ GUARDED_BY(mutex_) = 0;
   bool stale_ GUARDED_BY(mutex_) = false;
-  bool wrote_ GUARDED_BY(mutex_) = false;  // the size is what the host says
+  bool wrote_ GUARDED_BY(mutex_) = false;   // the size is what the host says
   bool mapped_ GUARDED_BY(mutex_) = false;  // engines may know the descriptors
   int fd_users_ GUARDED_BY(mutex_) = 0;
   arena::HostFd read_fd_ GUARDED_BY(mutex_), write_fd_ GUARDED_BY(mutex_);

@@ -1,6 +1,6 @@
 // Copy-up (Linux: fs/overlayfs/copy_up.c).
-#include <algorithm>
 #include <fcntl.h>
+#include <algorithm>
 #include <vector>
 
 #include "base/check.h"
@@ -60,10 +60,13 @@ void OverlayInode::CopyXattrs(vfs::Inode& to) {
   }
 }
 
-Result<Ref<vfs::Inode>> OverlayInode::MakeUpper(vfs::Inode& directory,
-                                                const vfs::Attributes& from, uint64_t size) {
-  const NewNode node{.mode = from.mode, .uid = from.uid, .gid = from.gid,
-                     .rdev_major = from.rdev_major, .rdev_minor = from.rdev_minor};
+Result<Ref<vfs::Inode>> OverlayInode::MakeUpper(vfs::Inode& directory, const vfs::Attributes& from,
+                                                uint64_t size) {
+  const NewNode node{.mode = from.mode,
+                     .uid = from.uid,
+                     .gid = from.gid,
+                     .rdev_major = from.rdev_major,
+                     .rdev_minor = from.rdev_minor};
   if (IsSymlink()) {
     KernelCaller kernel;
     const std::string target = TRY(lower_->ReadLink(kernel));

@@ -1,7 +1,7 @@
 // Directories of an OverlayFs: lookups, listings, new names and removed ones.
-#include <algorithm>
 #include <dirent.h>
 #include <fcntl.h>
+#include <algorithm>
 #include <unordered_set>
 
 #include "sentry/fs/overlay/overlay_inode.h"
@@ -68,8 +68,7 @@ Result<Ref<vfs::Inode>> OverlayInode::Lookup(std::string_view name) {
   }
   if (above && below && (!below->IsDir() || IsOpaque(*above))) below = {};
   if (!above && !below) return Fail(ENOENT);
-  return Ref<vfs::Inode>(
-      overlay_.Get(std::move(above), std::move(below), std::move(self), name));
+  return Ref<vfs::Inode>(overlay_.Get(std::move(above), std::move(below), std::move(self), name));
 }
 
 void OverlayInode::PrefetchWalk(std::span<const std::string_view> names) {

@@ -1,8 +1,8 @@
 // OverlayInode: what an OverlayFs shows for an upper inode, a lower one, or both. Internal to
 // fs/overlay.
 //
-// Locks: the overlay directory's lock (held by the vfs), then copy_lock_, then the directory lock of
-// an upper directory, which guards each use of its entries.
+// Locks: the overlay directory's lock (held by the vfs), then copy_lock_, then the directory lock
+// of an upper directory, which guards each use of its entries.
 //
 // An inode that was copied up is pinned while it has a name: it alone knows where it came from, and
 // so its st_ino and, with several names in the lower tree, its contents.
@@ -94,13 +94,13 @@ class OverlayInode final : public vfs::Inode {
                          std::string_view new_name, OverlayInode* target, uint32_t flags);
 
   OverlayFs& overlay_;
-  const Ref<vfs::Inode> lower_;        // of a directory: null if an opaque upper one hides it
-  const Ref<OverlayInode> parent_;     // where a copy of lower_ belongs
+  const Ref<vfs::Inode> lower_;     // of a directory: null if an opaque upper one hides it
+  const Ref<OverlayInode> parent_;  // where a copy of lower_ belongs
   const std::string name_;
   sched::SleepLock copy_lock_{LockRank::kDirectory};
-  Ref<vfs::Inode> upper_;              // set once, under copy_lock_
+  Ref<vfs::Inode> upper_;  // set once, under copy_lock_
   std::atomic<vfs::Inode*> upper_ptr_{nullptr};
-  std::atomic<int> link_delta_{0};     // names made less names removed, of an inode with lower_
+  std::atomic<int> link_delta_{0};  // names made less names removed, of an inode with lower_
   Mutex pin_mutex_{LockRank::kInode};
   Ref<OverlayInode> pin_ GUARDED_BY(pin_mutex_);  // itself
 };

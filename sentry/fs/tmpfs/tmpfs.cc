@@ -26,8 +26,8 @@ TmpFs::TmpFs(mm::MemoryFile& memory, const TmpFsOptions& wanted)
       memory_(memory),
       quota_(MakeRef<TmpQuota>(wanted.max_bytes, wanted.max_inodes)) {
   source = "tmpfs";
-  const vfs::Inode::NewNode node{.mode = S_IFDIR | wanted.mode, .uid = wanted.uid,
-                                 .gid = wanted.gid};
+  const vfs::Inode::NewNode node{
+      .mode = S_IFDIR | wanted.mode, .uid = wanted.uid, .gid = wanted.gid};
   (void)quota_->ChargeInode();
   root_ = MakeRef<TmpDirectory>(*this, node);
 }

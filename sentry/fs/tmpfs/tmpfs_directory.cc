@@ -24,8 +24,10 @@ class TmpDirectoryFile final : public vfs::File {
     const auto& entries = directory_.entries();
     for (auto it = entries.upper_bound(cookie); it != entries.end() && it->first < end_; ++it) {
       const TmpDirectory::Entry& entry = it->second;
-      if (!sink({.name = entry.name, .ino = entry.inode->ino(),
-                 .type = vfs::DirEntryType(entry.inode->type()), .next_cookie = it->first})) {
+      if (!sink({.name = entry.name,
+                 .ino = entry.inode->ino(),
+                 .type = vfs::DirEntryType(entry.inode->type()),
+                 .next_cookie = it->first})) {
         break;
       }
       cookie = it->first;

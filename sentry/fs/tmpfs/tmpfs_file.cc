@@ -43,8 +43,10 @@ class TmpFile final : public vfs::File {
   }
 
   Result<Ref<mm::Mappable>> Mappable() override {
-    inode_.pages().SetName({.dev_major = 0, .dev_minor = inode()->fs().dev_minor(),
-                            .inode = inode()->ino(), .path = vfs::NameOf(path(), {})});
+    inode_.pages().SetName({.dev_major = 0,
+                            .dev_minor = inode()->fs().dev_minor(),
+                            .inode = inode()->ino(),
+                            .path = vfs::NameOf(path(), {})});
     return Ref<mm::Mappable>(&inode_.pages());
   }
 

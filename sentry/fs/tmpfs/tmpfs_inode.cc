@@ -10,8 +10,7 @@ namespace {
 constexpr size_t kMaxXattrBytes = 256 << 10;  // of one inode, names and values
 
 bool KnownXattr(std::string_view name) {
-  return name.starts_with("user.") || name.starts_with("trusted.") ||
-         name.starts_with("security.");
+  return name.starts_with("user.") || name.starts_with("trusted.") || name.starts_with("security.");
 }
 
 }  // namespace

@@ -1,0 +1,141 @@
+// For unit tests of files: a caller whose memory is this process's, and bodies that run on fibers.
+#pragma once
+
+#include <cstring>
+#include <gtest/gtest.h>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "sentry/arena/arena_test_environment.h"
+#include "sentry/sched/sched_test_util.h"
+#include "sentry/vfs/file.h"
+
+namespace skep::vfs {
+
+// Guest addresses are our own; those below kBadEnd cannot be read or written.
+class TestMemory final : public mm::UserMemory {
+ public:
+  static constexpr uint64_t kBadEnd = 0x10000;
+
+  mm::CopyResult CopyIn(mm::UserAddr from, std::span<std::byte> to) override {
+    if (Raw(from) < kBadEnd) return {0, EFAULT};
+    memcpy(to.data(), reinterpret_cast<const void*>(Raw(from)), to.size());
+    return {to.size(), 0};
+  }
+  mm::CopyResult CopyOut(mm::UserAddr to, std::span<const std::byte> from) override {
+    if (Raw(to) < kBadEnd) return {0, EFAULT};
+    memcpy(reinterpret_cast<void*>(Raw(to)), from.data(), from.size());
+    return {from.size(), 0};
+  }
+  mm::CopyResult ZeroOut(mm::UserAddr to, size_t size) override {
+    if (Raw(to) < kBadEnd) return {0, EFAULT};
+    memset(reinterpret_cast<void*>(Raw(to)), 0, size);
+    return {size, 0};
+  }
+  mm::CopyResult WithBlocks(std::span<const iovec> guest, size_t, bool,
+                            const std::function<Result<size_t>(std::span<const iovec>)>& io)
+      override {
+    const Result<size_t> n = io(guest);
+    return n ? mm::CopyResult{*n, 0} : mm::CopyResult{0, n.error().code()};
+  }
+  using UserMemory::CopyIn;
+  using UserMemory::CopyOut;
+};
+
+class TestCaller : public Caller {
+ public:
+  const auth::Credentials& creds() const override { return credentials; }
+  mm::UserMemory& memory() override { return memory_; }
+  int ThreadGroupId() const override { return process; }
+  int ProcessGroupId() const override { return group; }
+  int SessionId() const override { return session; }
+  bool IsSessionLeader() const override { return process == session; }
+  bool IsBlockedOrIgnored(int signo) const override { return signo == ignored; }
+  bool InOrphanedGroup() const override { return orphaned; }
+  void SignalGroup(int process_group, int signo) override {
+    group_signals.emplace_back(process_group, signo);
+  }
+  void SignalSelf(int signo) override { signals.push_back(signo); }
+  uint64_t FileSizeLimit() const override { return ~uint64_t{0}; }
+
+  auth::Credentials credentials;
+  int process = 10, group = 10, session = 10;
+  int ignored = 0;
+  bool orphaned = false;
+  std::vector<int> signals;
+  std::vector<std::pair<int, int>> group_signals;
+
+ private:
+  TestMemory memory_;
+};
+
+template <class T>
+int CodeOf(const Result<T>& result) {
+  return result ? 0 : result.error().code();
+}
+
+// Without waiting, as a non-blocking call.
+inline Result<std::string> TryRead(Caller& caller, File& file, size_t size) {
+  std::string text(size, '\0');
+  mm::IoSequence to = mm::IoSequence::FromKernel(std::as_writable_bytes(std::span(text)));
+  Result<size_t> n = file.Read(caller, to, 0);
+  if (!n) return std::unexpected(n.error());
+  text.resize(*n);
+  return text;
+}
+
+inline Result<size_t> TryWrite(Caller& caller, File& file, std::string_view text) {
+  mm::IoSequence from = mm::IoSequence::FromKernel(std::as_bytes(std::span(text)));
+  uint64_t offset = 0;
+  return file.Write(caller, from, &offset);
+}
+
+// What the syscall layer does: again after each wake-up while the answer is EAGAIN.
+inline Result<std::string> ReadBlocking(Caller& caller, File& file, size_t size) {
+  sched::FiberWaiter waiter(*file.Waiters(), sched::kAllEvents);
+  for (;;) {
+    Result<std::string> text = TryRead(caller, file, size);
+    if (CodeOf(text) != EAGAIN) return text;
+    (void)file.Poll(sched::kAllEvents);
+    sched::Suspend(std::nullopt, sched::Sleep::kInterruptible);
+  }
+}
+
+inline Result<size_t> WriteBlocking(Caller& caller, File& file, std::string_view text) {
+  sched::FiberWaiter waiter(*file.Waiters(), sched::kAllEvents);
+  size_t done = 0;
+  while (done < text.size()) {
+    Result<size_t> n = TryWrite(caller, file, text.substr(done));
+    if (n) {
+      done += *n;
+    } else if (CodeOf(n) != EAGAIN) {
+      return n;
+    } else {
+      (void)file.Poll(sched::kAllEvents);
+      sched::Suspend(std::nullopt, sched::Sleep::kInterruptible);
+    }
+  }
+  return done;
+}
+
+// Runs the bodies on fibers of `workers` workers, in turn, to their ends.
+inline void OnFibers(int workers, std::vector<std::move_only_function<void()>> bodies) {
+  sched::TestScheduler scheduler(workers);
+  scheduler.Start();
+  scheduler.RunAll(std::move(bodies));
+}
+inline void OnFiber(std::move_only_function<void()> body) {
+  std::vector<std::move_only_function<void()>> bodies;
+  bodies.push_back(std::move(body));
+  OnFibers(1, std::move(bodies));
+}
+template <class... Bodies>
+void OnFibersOf(int workers, Bodies... bodies) {
+  std::vector<std::move_only_function<void()>> all;
+  (all.push_back(std::move(bodies)), ...);
+  OnFibers(workers, std::move(all));
+}
+
+}  // namespace skep::vfs
