@@ -1,0 +1,205 @@
+#include "runsc-cli/cgroup.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/file.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#include <algorithm>
+#include <array>
+#include <memory>
+
+#include "base/host_call.h"
+#include "runsc-cli/parse.h"
+
+namespace skep::cli {
+namespace {
+
+constexpr std::string_view kPrefix = "skep-stubs-";
+constexpr size_t kProcFileMax = size_t{1} << 20;
+
+struct CgroupMount {
+  std::string root, point, type, options;
+};
+
+std::vector<CgroupMount> ReadMounts(const std::string& mountinfo) {
+  std::vector<CgroupMount> mounts;
+  for (const std::string& line : Split(mountinfo, '\n')) {
+    const std::vector<std::string> words = Split(line, ' ');
+    const auto dash = std::find(words.begin(), words.end(), "-");
+    if (words.size() < 6 || words.end() - dash < 4) continue;
+    if (!dash[1].starts_with("cgroup")) continue;
+    mounts.push_back({words[3], words[4], dash[1], dash[3]});
+  }
+  return mounts;
+}
+
+bool HasWord(const std::string& list, std::string_view word, char separator) {
+  const std::vector<std::string> words = Split(list, separator);
+  return std::find(words.begin(), words.end(), word) != words.end();
+}
+
+// The group of this process in a hierarchy, as seen below the mount's root.
+std::optional<std::string> OwnGroup(const std::string& cgroup, std::string_view controller,
+                                    const std::string& mount_root) {
+  for (const std::string& line : Split(cgroup, '\n')) {
+    const size_t first = line.find(':');
+    const size_t second = line.find(':', first + 1);
+    if (first == std::string::npos || second == std::string::npos) continue;
+    const std::string controllers = line.substr(first + 1, second - first - 1);
+    const bool found =
+        controller.empty() ? line.starts_with("0::") : HasWord(controllers, controller, ',');
+    if (!found) continue;
+    std::string path = line.substr(second + 1);
+    if (mount_root != "/") {
+      if (!path.starts_with(mount_root)) return "/";
+      path = path.substr(mount_root.size());
+    }
+    return path.empty() ? "/" : path;
+  }
+  return std::nullopt;
+}
+
+std::string Join(const std::string& mount, const std::string& group) {
+  return group == "/" ? mount : mount + group;
+}
+
+Result<void> MakeDirectory(const std::string& path) {
+  TRY(host::Call(SYS_mkdirat, static_cast<uint64_t>(AT_FDCWD),
+                 reinterpret_cast<uint64_t>(path.c_str()), 0755));
+  return {};
+}
+
+void RemoveDirectory(const std::string& path) {
+  // Zombies stay in their group for a moment.
+  for (int tries = 0; tries < 50; ++tries) {
+    if (rmdir(path.c_str()) == 0 || access(path.c_str(), F_OK) != 0) return;
+    usleep(2000);
+  }
+}
+
+Result<void> WriteFile(const std::string& path, const std::string& text) {
+  const OwnedFd file = TRY(host::Open(path.c_str(), O_WRONLY | O_CLOEXEC));
+  TRY(host::Write(file.get(), std::as_bytes(std::span(text))));
+  return {};
+}
+
+bool Lock(int fd) {
+  return host::Call(SYS_flock, static_cast<uint64_t>(fd), LOCK_EX | LOCK_NB).has_value();
+}
+
+// A group whose maker holds no lock on it any more has been left behind.
+void RemoveLeftovers(const std::string& parent) {
+  const std::unique_ptr<DIR, int (*)(DIR*)> dir(opendir(parent.c_str()), &closedir);
+  if (!dir) return;
+  while (const dirent* entry = readdir(dir.get())) {
+    if (!std::string_view(entry->d_name).starts_with(kPrefix)) continue;
+    const std::string path = parent + "/" + entry->d_name;
+    const Result<OwnedFd> fd = host::Open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd && Lock(fd->get())) (void)rmdir(path.c_str());
+  }
+}
+
+}  // namespace
+
+std::optional<MemoryHierarchy> FindMemoryHierarchy(const std::string& mountinfo,
+                                                   const std::string& cgroup) {
+  const std::vector<CgroupMount> mounts = ReadMounts(mountinfo);
+  using Version = MemoryHierarchy::Version;
+  for (const CgroupMount& mount : mounts) {
+    if (mount.type != "cgroup" || !HasWord(mount.options, "memory", ',')) continue;
+    const auto own = OwnGroup(cgroup, "memory", mount.root);
+    if (own) return MemoryHierarchy{Version::kV1, mount.point, *own};
+  }
+  for (const CgroupMount& mount : mounts) {
+    if (mount.type != "cgroup2") continue;
+    const auto own = OwnGroup(cgroup, "", mount.root);
+    if (own) return MemoryHierarchy{Version::kV2, mount.point, *own};
+  }
+  return std::nullopt;
+}
+
+std::vector<std::string> ParentCandidates(const MemoryHierarchy& hierarchy,
+                                          const std::string& wanted) {
+  if (!wanted.empty()) {
+    // As runc: absolute paths are below the mount, relative ones below our own group.
+    const std::string own = hierarchy.own == "/" ? "" : hierarchy.own;
+    const std::string group = wanted[0] == '/' ? wanted : own + "/" + wanted;
+    return {hierarchy.mount + group};
+  }
+  std::vector<std::string> candidates = {Join(hierarchy.mount, hierarchy.own)};
+  // A v2 group that has processes cannot have children with controllers: then beside ours.
+  if (hierarchy.version == MemoryHierarchy::Version::kV2 && hierarchy.own != "/") {
+    const std::string parent = hierarchy.own.substr(0, hierarchy.own.rfind('/'));
+    candidates.push_back(hierarchy.mount + parent);
+  }
+  return candidates;
+}
+
+HostResult<void> StubCgroup::MakeIn(const std::string& parent, uint64_t limit_bytes,
+                                    MemoryHierarchy::Version version) {
+  const std::string path =
+      fmt::format("{}/{}{}-{}", parent, kPrefix, getpid(), host::MonotonicNs());
+  const Result<void> made = MakeDirectory(path);
+  if (!made) return HostFail("cannot make the control group " + path, made.error().code());
+  made_.push_back(path);
+  path_ = path;
+  Result<OwnedFd> directory = host::Open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (directory) directory_ = std::move(*directory);
+  (void)Lock(directory_.get());
+  const bool v1 = version == MemoryHierarchy::Version::kV1;
+  const std::string limit = path + (v1 ? "/memory.limit_in_bytes" : "/memory.max");
+  const Result<void> limited = WriteFile(limit, std::to_string(limit_bytes));
+  if (!limited) return HostFail("cannot set the limit " + limit, limited.error().code());
+  // Without swap accounting there are no such files, and no swap to be had beyond the limit.
+  (void)WriteFile(path + (v1 ? "/memory.memsw.limit_in_bytes" : "/memory.swap.max"),
+                  v1 ? std::to_string(limit_bytes) : "0");
+  Result<OwnedFd> procs = host::Open((path + "/cgroup.procs").c_str(), O_WRONLY | O_CLOEXEC);
+  if (!procs) return HostFail("cannot write " + path + "/cgroup.procs", procs.error().code());
+  procs_ = std::move(*procs);
+  return {};
+}
+
+HostResult<StubCgroup> StubCgroup::Make(uint64_t limit_bytes, const std::string& wanted) {
+  const Result<std::string> mountinfo = host::ReadWholeFile("/proc/self/mountinfo", kProcFileMax);
+  const Result<std::string> cgroup = host::ReadWholeFile("/proc/self/cgroup", kProcFileMax);
+  if (!mountinfo || !cgroup) return HostFail("/proc does not show the control groups");
+  const auto hierarchy = FindMemoryHierarchy(*mountinfo, *cgroup);
+  if (!hierarchy) return HostFail("no memory controller is mounted");
+  std::unexpected<Error> why = HostFail("no control group to use");
+  for (const std::string& parent : ParentCandidates(*hierarchy, wanted)) {
+    StubCgroup group;
+    if (!wanted.empty()) {
+      for (size_t end = hierarchy->mount.size(); end != std::string::npos;) {
+        end = parent.find('/', end + 1);
+        const std::string part = parent.substr(0, end);
+        if (MakeDirectory(part)) group.made_.push_back(part);
+      }
+    }
+    RemoveLeftovers(parent);
+    // Another CLI may take a group that is not locked yet for a leftover.
+    for (int tries = 0; tries < 3; ++tries) {
+      HostResult<void> made = group.MakeIn(parent, limit_bytes, hierarchy->version);
+      if (made) return group;
+      why = std::unexpected(std::move(made).error());
+      if (why.error().host_errno != ENOENT && why.error().host_errno != ENODEV) break;
+    }
+  }
+  return why;
+}
+
+StubCgroup& StubCgroup::operator=(StubCgroup&& other) noexcept {
+  std::swap(path_, other.path_);
+  std::swap(made_, other.made_);
+  std::swap(directory_, other.directory_);
+  std::swap(procs_, other.procs_);
+  return *this;
+}
+
+StubCgroup::~StubCgroup() {
+  procs_.Reset();
+  for (size_t i = made_.size(); i > 0; --i) RemoveDirectory(made_[i - 1]);
+}
+
+}  // namespace skep::cli

@@ -1,0 +1,172 @@
+// `skep do`: a command over a read-only view of the host's root, or of a directory.
+#include <fmt/format.h>
+#include <linux/capability.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "base/host_call.h"
+#include "runsc-cli/parse.h"
+#include "runsc-cli/session.h"
+#include "runsc-cli/terminal.h"
+#include "runsc-cli/user_namespace.h"
+#include "runsc-cli/verbs.h"
+
+namespace skep::cli {
+namespace {
+
+using boot::MountConfig;
+using Kind = MountConfig::Kind;
+
+constexpr size_t kDatabaseMax = size_t{4} << 20;
+
+MountConfig MakeMount(Kind kind, const char* destination, const char* source) {
+  MountConfig mount;
+  mount.kind = kind;
+  mount.destination = destination;
+  mount.source = source;
+  mount.no_suid = true;
+  return mount;
+}
+
+HostResult<void> AddMounts(const GlobalOptions& global, const DoOptions& options,
+                           SandboxPlan& plan) {
+  const bool host_root = options.rootfs.empty();
+  const bool to_memory = global.overlay == "memory";
+  // Without an overlay a rootfs is written to; the host's own root never is.
+  const bool read_only = host_root || to_memory;
+  MountConfig root;
+  root.destination = "/";
+  root.attach = TRY(AddAttachPoint(plan, host_root ? "/" : options.rootfs, read_only));
+  const Result<struct stat> status = host::Stat(plan.attach_points[0].root.get());
+  if (!status || !S_ISDIR(status->st_mode)) {
+    return HostFail("--rootfs: " + options.rootfs + " is not a directory");
+  }
+  root.overlay = to_memory;
+  root.read_only = host_root && !to_memory;
+  root.source = "rootfs";
+  plan.config.mounts.push_back(root);
+  plan.hidden = {{0, "dev"}};
+
+  std::vector<MountConfig>& mounts = plan.config.mounts;
+  mounts.push_back(MakeMount(Kind::kProc, "/proc", "proc"));
+  mounts.push_back(MakeMount(Kind::kSysfs, "/sys", "sysfs"));
+  mounts.back().read_only = true;
+  mounts.push_back(MakeMount(Kind::kDev, "/dev", "devtmpfs"));
+  mounts.push_back(MakeMount(Kind::kDevpts, "/dev/pts", "devpts"));
+  mounts.push_back(MakeMount(Kind::kTmpfs, "/dev/shm", "tmpfs"));
+  if (!host_root) mounts.push_back(MakeMount(Kind::kTmpfs, "/tmp", "tmpfs"));
+  for (const std::string& text : options.volumes) {
+    const Volume volume = TRY(ParseVolume(text));
+    MountConfig mount;
+    mount.destination = volume.guest;
+    mount.attach = TRY(AddAttachPoint(plan, volume.host, volume.read_only));
+    mount.shared_cache = true;
+    mount.read_only = volume.read_only;
+    mount.source = volume.host;
+    mounts.push_back(mount);
+  }
+  return {};
+}
+
+HostResult<void> FillEnvironment(const DoOptions& options, boot::BootConfig& config) {
+  for (char** entry = environ; *entry != nullptr; ++entry) config.env.emplace_back(*entry);
+  for (const std::string& setting : options.env) {
+    const size_t equals = setting.find('=');
+    if (equals == 0 || equals == std::string::npos) {
+      return HostFail("--env " + setting + ": write NAME=VALUE");
+    }
+    const std::string prefix = setting.substr(0, equals + 1);
+    std::erase_if(config.env, [&](const std::string& old) { return old.starts_with(prefix); });
+    config.env.push_back(setting);
+  }
+  return {};
+}
+
+HostResult<User> ChooseUser(const DoOptions& options, const Caller& caller) {
+  if (options.user.empty()) return User{caller.uid, caller.gid, caller.groups};
+  if (!options.rootfs.empty()) return ParseUser(options.user, nullptr);
+  UserDatabase database;
+  database.passwd = host::ReadWholeFile("/etc/passwd", kDatabaseMax).value_or("");
+  database.group = host::ReadWholeFile("/etc/group", kDatabaseMax).value_or("");
+  return ParseUser(options.user, &database);
+}
+
+void FillIdentity(const User& user, boot::BootConfig& config) {
+  config.uid = user.uid;
+  config.gid = user.gid;
+  config.groups = user.groups;
+  const mode_t mask = umask(0);
+  umask(mask);
+  config.umask = mask;
+  config.capabilities.bounding = kAllCapabilities;
+  if (user.uid == 0) {
+    config.capabilities.effective = kAllCapabilities;
+    config.capabilities.permitted = kAllCapabilities;
+  }
+}
+
+// The guest starts with the limits that the caller has.
+void FillRlimits(boot::BootConfig& config) {
+  for (int resource = 0; resource < RLIM_NLIMITS; ++resource) {
+    rlimit limit{};
+    // SAFETY: the kernel fills in `limit`, which outlives the call.
+    const auto got = host::Call(SYS_prlimit64, 0, static_cast<uint64_t>(resource), 0,
+                                reinterpret_cast<uint64_t>(&limit));
+    if (got) config.rlimits.push_back({resource, limit.rlim_cur, limit.rlim_max});
+  }
+}
+
+HostResult<std::string> ChooseCwd(const DoOptions& options) {
+  if (options.cwd.empty()) {
+    if (!options.rootfs.empty()) return "/";
+    const std::unique_ptr<char, void (*)(void*)> current(getcwd(nullptr, 0), &free);
+    // Removed or unreachable: there is no such place in the sandbox either.
+    return current && current.get()[0] == '/' ? current.get() : "/";
+  }
+  if (options.cwd[0] != '/') return HostFail("--cwd " + options.cwd + ": not an absolute path");
+  return options.cwd;
+}
+
+HostResult<SandboxPlan> MakePlan(const GlobalOptions& global, const DoOptions& options) {
+  SandboxPlan plan;
+  boot::BootConfig& config = plan.config;
+  TRY(ApplyGlobalOptions(global, plan));
+  const Caller caller = WhoCalls();
+  const User user = TRY(ChooseUser(options, caller));
+  if (!options.memory.empty()) config.memory_limit = TRY(ParseSize(options.memory));
+  config.id = fmt::format("do-{}", getpid());
+  config.argv = options.command;
+  config.cwd = TRY(ChooseCwd(options));
+  config.hostname = options.hostname;
+  config.pids_limit = static_cast<uint64_t>(options.pids);
+  config.terminal = RawTerminal::Usable();
+  FillIdentity(user, config);
+  FillRlimits(config);
+  TRY(FillEnvironment(options, config));
+  if (!caller.privileged) {
+    TRY(EnterUserNamespace(caller, user.uid, user.gid));
+    plan.user_namespace = true;
+  }
+  TRY(AddMounts(global, options, plan));
+  return plan;
+}
+
+}  // namespace
+
+int Do(const GlobalOptions& global, const DoOptions& options, const Reporter& reporter) {
+  HostResult<SandboxPlan> plan = MakePlan(global, options);
+  if (!plan) {
+    reporter.Error(plan.error().message);
+    return 1;
+  }
+  if (const int code = FindPlannedProgram(*plan, reporter)) return code;
+  const StubCgroup group = HoldMemory(*plan, "", reporter);
+  const HostResult<Ending> ending = RunSandbox(std::move(*plan), reporter, nullptr);
+  if (ending) return ending->code;
+  reporter.Error(ending.error().message);
+  return 1;
+}
+
+}  // namespace skep::cli

@@ -1,0 +1,25 @@
+// config.json of an OCI bundle, judged: what this version does is taken over, what it cannot do is
+// refused by its field's name, what the specification does not know is noted.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "base/result.h"
+#include "sentry/boot/control.h"
+
+namespace skep::cli {
+
+struct OciConfig {
+  // Identity, limits, names and mounts; the first mount is the root. The mounts that are gofer
+  // trees have attach points in the order of `sources`, counted from 0.
+  boot::BootConfig boot;
+  std::vector<std::string> sources;  // host paths: root.path, then bind mounts; as in the file
+  std::string cgroups_path;
+  std::vector<std::string> warnings;
+};
+
+// The error names the field.
+HostResult<OciConfig> ParseOciConfig(const std::string& text);
+
+}  // namespace skep::cli

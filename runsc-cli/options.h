@@ -1,0 +1,47 @@
+// What the command line said: one struct per verb. main.cc fills them in; the verbs read them.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "base/log.h"
+
+namespace skep::cli {
+
+enum class Overlay : uint8_t { kMemory, kNone };
+
+struct GlobalOptions {
+  std::string root;  // state directory; empty: a default for this user
+  std::string platform = "auto";
+  std::string overlay = "memory";
+  std::string log_format = "text";
+  std::string log;        // runc's name: where the CLI reports errors too
+  std::string debug_log;  // log of the sentry and the gofer
+  std::string strace;
+  int workers = 0;
+  bool debug = false;
+  bool ptrace_poison = false;
+};
+
+struct DoOptions {
+  std::string rootfs;  // empty: the host's root
+  std::string cwd;     // empty: the current directory; with a rootfs: /
+  std::string user;
+  std::string memory;
+  std::string hostname = "skep";
+  std::vector<std::string> env, volumes;
+  int64_t pids = 0;
+  std::vector<std::string> command;
+};
+
+struct RunOptions {
+  std::string id, bundle = ".", pid_file;
+};
+
+struct SpecOptions {
+  std::string bundle = ".";
+  bool rootless = false;
+};
+
+}  // namespace skep::cli

@@ -1,0 +1,156 @@
+#include "runsc-cli/parse.h"
+
+#include <algorithm>
+#include <array>
+
+namespace skep::cli {
+namespace {
+
+// One line of /etc/passwd or /etc/group.
+using Record = std::vector<std::string>;
+
+std::vector<Record> ReadRecords(const std::string& text, size_t fields) {
+  std::vector<Record> records;
+  for (const std::string& line : Split(text, '\n')) {
+    Record record = Split(line, ':');
+    if (record.size() >= fields) records.push_back(std::move(record));
+  }
+  return records;
+}
+
+std::optional<uint32_t> ParseId(std::string_view text) {
+  const auto number = ParseNumber(text);
+  if (!number || *number >= 0xffff'ffff) return std::nullopt;  // -1 means "none" to the kernel
+  return static_cast<uint32_t>(*number);
+}
+
+HostResult<uint32_t> FindGroup(const std::string& name, const UserDatabase* database) {
+  if (const auto id = ParseId(name)) return *id;
+  if (database == nullptr) {
+    return HostFail("--user: give the group '" + name +
+                    "' as a number: skep does not read the /etc/group of a rootfs");
+  }
+  for (const Record& record : ReadRecords(database->group, 3)) {
+    const auto id = ParseId(record[2]);
+    if (record[0] == name && id) return *id;
+  }
+  return HostFail("--user: no group '" + name + "' in /etc/group");
+}
+
+std::vector<uint32_t> GroupsOf(const std::string& user, uint32_t gid, const std::string& group) {
+  std::vector<uint32_t> groups = {gid};
+  for (const Record& record : ReadRecords(group, 4)) {
+    const std::vector<std::string> members = Split(record[3], ',');
+    const auto id = ParseId(record[2]);
+    if (id && std::find(members.begin(), members.end(), user) != members.end()) {
+      groups.push_back(*id);
+    }
+  }
+  return groups;
+}
+
+}  // namespace
+
+std::vector<std::string> Split(std::string_view text, char separator) {
+  std::vector<std::string> parts;
+  for (;;) {
+    const size_t at = text.find(separator);
+    parts.emplace_back(text.substr(0, at));
+    if (at == std::string_view::npos) return parts;
+    text.remove_prefix(at + 1);
+  }
+}
+
+std::optional<uint64_t> ParseNumber(std::string_view text) {
+  if (text.empty()) return std::nullopt;
+  uint64_t number = 0;
+  for (const char c : text) {
+    if (c < '0' || c > '9') return std::nullopt;
+    if (__builtin_mul_overflow(number, uint64_t{10}, &number)) return std::nullopt;
+    if (__builtin_add_overflow(number, static_cast<uint64_t>(c - '0'), &number))
+      return std::nullopt;
+  }
+  return number;
+}
+
+HostResult<uint64_t> ParseSize(const std::string& text) {
+  const auto wrong = [&] {
+    return HostFail("'" + text +
+                    "' is not a size: write a number of bytes, or one with k, m, g or t");
+  };
+  const size_t digits = std::min(text.find_first_not_of("0123456789"), text.size());
+  const auto number = ParseNumber(std::string_view(text).substr(0, digits));
+  if (!number) return wrong();
+  std::string suffix;
+  for (const char c : text.substr(digits)) suffix += static_cast<char>(c | 0x20);
+  constexpr std::array<std::string_view, 4> kUnits = {"k", "m", "g", "t"};
+  if (suffix.empty() || suffix == "b") return *number;
+  for (size_t i = 0; i < kUnits.size(); ++i) {
+    const std::string unit(kUnits[i]);
+    if (suffix != unit && suffix != unit + "b" && suffix != unit + "ib") continue;
+    uint64_t bytes = 0;
+    if (__builtin_mul_overflow(*number, uint64_t{1} << (10 * (i + 1)), &bytes)) return wrong();
+    return bytes;
+  }
+  return wrong();
+}
+
+std::optional<std::string> CleanAbsolutePath(std::string_view path) {
+  if (path.empty() || path[0] != '/' || path.find('\0') != std::string_view::npos) {
+    return std::nullopt;
+  }
+  std::string clean;
+  for (const std::string& component : Split(path, '/')) {
+    if (component.empty() || component == ".") continue;
+    if (component == "..") return std::nullopt;
+    clean += '/';
+    clean += component;
+  }
+  return clean.empty() ? "/" : clean;
+}
+
+HostResult<Volume> ParseVolume(const std::string& text) {
+  const auto wrong = [&](const char* why) {
+    return HostFail("--volume " + text + ": " + why + "; write HOST:GUEST or HOST:GUEST:ro");
+  };
+  const std::vector<std::string> parts = Split(text, ':');
+  if (parts.size() < 2 || parts.size() > 3) return wrong("not two or three parts");
+  if (parts[0].empty()) return wrong("the host path is empty");
+  const auto guest = CleanAbsolutePath(parts[1]);
+  if (!guest || *guest == "/") return wrong("the guest path is not an absolute path below /");
+  Volume volume = {parts[0], *guest, false};
+  if (parts.size() == 3) {
+    if (parts[2] != "ro" && parts[2] != "rw") return wrong("the third part is neither ro nor rw");
+    volume.read_only = parts[2] == "ro";
+  }
+  return volume;
+}
+
+HostResult<User> ParseUser(const std::string& text, const UserDatabase* database) {
+  const size_t colon = text.find(':');
+  const std::string name = text.substr(0, colon);
+  User user;
+  const auto number = ParseId(name);
+  bool found = false;
+  if (number) user = {*number, *number, {*number}};
+  if (database != nullptr) {
+    for (const Record& record : ReadRecords(database->passwd, 4)) {
+      const auto uid = ParseId(record[2]);
+      const auto gid = ParseId(record[3]);
+      if (!uid || !gid || found || (number ? *uid != *number : record[0] != name)) continue;
+      user = {*uid, *gid, GroupsOf(record[0], *gid, database->group)};
+      found = true;
+    }
+  }
+  if (!number && database == nullptr) {
+    return HostFail("--user: give '" + name +
+                    "' as a number: skep does not read the /etc/passwd of a rootfs");
+  }
+  if (!number && !found) return HostFail("--user: no user '" + name + "' in /etc/passwd");
+  if (colon == std::string::npos) return user;
+  user.gid = TRY(FindGroup(text.substr(colon + 1), database));
+  user.groups = {user.gid};
+  return user;
+}
+
+}  // namespace skep::cli

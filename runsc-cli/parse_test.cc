@@ -1,0 +1,71 @@
+#include "runsc-cli/parse.h"
+
+#include <gtest/gtest.h>
+
+namespace skep::cli {
+namespace {
+
+TEST(ParseSize, TakesBytesAndUnits) {
+  EXPECT_EQ(ParseSize("0").value_or(9), 0U);
+  EXPECT_EQ(ParseSize("4096").value_or(0), 4096U);
+  EXPECT_EQ(ParseSize("64k").value_or(0), 65536U);
+  EXPECT_EQ(ParseSize("64KiB").value_or(0), 65536U);
+  EXPECT_EQ(ParseSize("2gb").value_or(0), 2ULL << 30);
+  EXPECT_EQ(ParseSize("1T").value_or(0), 1ULL << 40);
+}
+
+TEST(ParseSize, RefusesTheRest) {
+  for (const char* text : {"", "k", "-1", "1.5g", "1 g", "1x", "1kk", "18446744073709551616",
+                           "17179869184g", "0x10", "1m2"}) {
+    EXPECT_FALSE(ParseSize(text)) << text;
+  }
+}
+
+TEST(ParseVolume, HostGuestAndMode) {
+  const auto volume = ParseVolume("data:/srv//data/:ro");
+  ASSERT_TRUE(volume);
+  EXPECT_EQ(volume->host, "data");
+  EXPECT_EQ(volume->guest, "/srv/data");
+  EXPECT_TRUE(volume->read_only);
+  EXPECT_FALSE(ParseVolume("/a:/b")->read_only);
+  for (const char* text : {"/a", "/a:b", ":/b", "/a:/", "/a:/b:rx", "/a:/b/../c", "/a:/b:ro:x"}) {
+    EXPECT_FALSE(ParseVolume(text)) << text;
+  }
+}
+
+const UserDatabase kDatabase = {
+    "root:x:0:0:root:/root:/bin/sh\nann:x:1000:100::/home/ann:/bin/sh\n",
+    "users:x:100:\nwheel:x:10:bob,ann\nbroken\n"};
+
+TEST(ParseUser, NumbersAndNames) {
+  const auto ann = ParseUser("ann", &kDatabase);
+  ASSERT_TRUE(ann);
+  EXPECT_EQ(ann->uid, 1000U);
+  EXPECT_EQ(ann->gid, 100U);
+  EXPECT_EQ(ann->groups, (std::vector<uint32_t>{100, 10}));
+  EXPECT_EQ(ParseUser("1000", &kDatabase)->gid, 100U);
+  EXPECT_EQ(ParseUser("7", &kDatabase)->gid, 7U);
+  EXPECT_EQ(ParseUser("ann:wheel", &kDatabase)->gid, 10U);
+  EXPECT_EQ(ParseUser("5:6", nullptr)->gid, 6U);
+  EXPECT_EQ(ParseUser("5:6", nullptr)->groups, std::vector<uint32_t>{6});
+}
+
+TEST(ParseUser, RefusesWhatItCannotKnow) {
+  EXPECT_FALSE(ParseUser("bob", &kDatabase));
+  EXPECT_FALSE(ParseUser("ann:staff", &kDatabase));
+  EXPECT_FALSE(ParseUser("ann", nullptr));
+  EXPECT_FALSE(ParseUser("", &kDatabase));
+  EXPECT_FALSE(ParseUser("4294967295", nullptr));
+  EXPECT_FALSE(ParseUser("1:", nullptr));
+}
+
+TEST(CleanAbsolutePath, CollapsesAndRefuses) {
+  EXPECT_EQ(CleanAbsolutePath("//a/./b/").value_or(""), "/a/b");
+  EXPECT_EQ(CleanAbsolutePath("/").value_or(""), "/");
+  EXPECT_FALSE(CleanAbsolutePath("a"));
+  EXPECT_FALSE(CleanAbsolutePath("/a/.."));
+  EXPECT_FALSE(CleanAbsolutePath(""));
+}
+
+}  // namespace
+}  // namespace skep::cli

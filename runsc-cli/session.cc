@@ -1,0 +1,66 @@
+#include "runsc-cli/session.h"
+
+#include <fmt/format.h>
+
+#include "runsc-cli/terminal.h"
+
+namespace skep::cli {
+
+HostResult<Ending> RunSandbox(SandboxPlan plan, const Reporter& reporter, StartListener* listener) {
+  const SignalSet signals = TRY(SignalSet::Block());
+  plan.child_signals = signals.before();
+  const bool terminal = plan.config.terminal;
+  if (terminal && plan.config.terminal_rows == 0) {
+    const WindowSize size = RawTerminal().Size();
+    plan.config.terminal_rows = size.rows;
+    plan.config.terminal_columns = size.columns;
+  }
+  Sandbox sandbox = TRY(StartSandbox(std::move(plan)));
+  if (listener != nullptr) TRY(listener->Started(sandbox.sentry.pid()));
+  return Supervise(std::move(sandbox), signals, terminal, reporter);
+}
+
+StubCgroup HoldMemory(SandboxPlan& plan, const std::string& wanted_group,
+                      const Reporter& reporter) {
+  if (plan.config.memory_limit == 0) return {};
+  HostResult<StubCgroup> group = StubCgroup::Make(plan.config.memory_limit, wanted_group);
+  if (!group) {
+    reporter.Warning(fmt::format("the memory limit is held by skep's own accounting alone: {}",
+                                 group.error().message));
+    return {};
+  }
+  plan.config.stub_cgroup = group->path();
+  plan.stub_cgroup = group->TakeProcs();
+  return std::move(*group);
+}
+
+int FindPlannedProgram(SandboxPlan& plan, const Reporter& reporter) {
+  boot::BootConfig& config = plan.config;
+  std::vector<GuestTree> trees;
+  for (const boot::MountConfig& mount : config.mounts) {
+    if (mount.kind != boot::MountConfig::Kind::kGofer) continue;
+    trees.push_back(
+        {mount.destination, plan.attach_points[static_cast<size_t>(mount.attach)].root.get()});
+  }
+  const std::string& program = config.argv[0];
+  Result<std::string> found = FindProgram(trees, config.cwd, program, config.env);
+  if (found) {
+    config.exec_path = std::move(*found);
+    return 0;
+  }
+  const bool executable = found.error() != Errno(EACCES);
+  if (!executable) {
+    reporter.Error(fmt::format("{}: not an executable file", program));
+    return 126;
+  }
+  if (program.find('/') != std::string::npos) {
+    reporter.Error(fmt::format("{}: no such file in the sandbox", program));
+  } else {
+    const char* path = FindEnv(config.env, "PATH");
+    reporter.Error(fmt::format("{}: command not found in the sandbox (PATH is {})", program,
+                               path == nullptr ? "unset" : path));
+  }
+  return 127;
+}
+
+}  // namespace skep::cli

@@ -1,0 +1,34 @@
+// What `do` and `run` have in common: from a plan to the end of the sandbox.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "base/result.h"
+#include "runsc-cli/cgroup.h"
+#include "runsc-cli/path_lookup.h"
+#include "runsc-cli/report.h"
+#include "runsc-cli/spawn.h"
+#include "runsc-cli/supervise.h"
+
+namespace skep::cli {
+
+// Starts the sandbox and stays with it. `on_start`: told the sentry's pid before the guest runs to
+// its end; an error of it ends the sandbox.
+class StartListener {
+ public:
+  virtual ~StartListener() = default;
+  virtual HostResult<void> Started(pid_t sentry) = 0;
+};
+HostResult<Ending> RunSandbox(SandboxPlan plan, const Reporter& reporter, StartListener* listener);
+
+// Sets up what holds the memory limit of the plan. Without control groups: a warning, and the
+// sentry's own accounting does it.
+StubCgroup HoldMemory(SandboxPlan& plan, const std::string& wanted_group, const Reporter& reporter);
+
+// Finds the program of the plan; the exit code to end with (127, 126) if it is not there, else 0.
+int FindPlannedProgram(SandboxPlan& plan, const Reporter& reporter);
+
+inline constexpr uint64_t kAllCapabilities = (uint64_t{1} << 41) - 1;  // up to checkpoint/restore
+
+}  // namespace skep::cli

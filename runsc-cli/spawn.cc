@@ -1,0 +1,155 @@
+#include "runsc-cli/spawn.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sched.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+#include <span>
+
+#include "base/host_call.h"
+
+namespace skep::cli {
+namespace {
+
+// No network, no System V objects and no host name of the host.
+constexpr uint64_t kIsolation = CLONE_NEWPID | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS;
+
+HostResult<host::SocketPair> MakeSockets() {
+  Result<host::SocketPair> pair = host::MakeSocketPair(SOCK_SEQPACKET);
+  if (!pair) return HostFail("cannot make a socket pair", pair.error().code());
+  return std::move(*pair);
+}
+
+HostResult<OwnedFd> WriteConfig(const boot::BootConfig& config) {
+  Result<OwnedFd> file = host::MemfdCreate("skep-config", 0x1);  // MFD_CLOEXEC
+  if (!file) return HostFail("cannot make a memory file", file.error().code());
+  const std::string text = ToJson(config);
+  const Result<void> written = host::WriteAll(file->get(), std::as_bytes(std::span(text)));
+  if (!written) return HostFail("cannot write the configuration", written.error().code());
+  return std::move(*file);
+}
+
+HostResult<Child> StartGofer(SandboxPlan& plan, OwnedFd client, OwnedFd& control) {
+  host::SocketPair pair = TRY(MakeSockets());
+  ChildPlan child_plan;
+  child_plan.argv = {"skep", "gofer", "--control-fd", std::to_string(pair.b.get())};
+  child_plan.namespaces = kIsolation;
+  child_plan.keep = {pair.b.get()};
+  child_plan.signals = plan.child_signals;
+  child_plan.keep_capabilities = plan.user_namespace;
+  Child child = TRY(Child::Start(child_plan));
+  gofer::GoferConfig config;
+  config.attach_points = std::move(plan.attach_points);
+  config.hidden = std::move(plan.hidden);
+  config.client = std::move(client);
+  if (plan.log) {
+    Result<OwnedFd> log = host::Dup(plan.log.get());
+    if (log) config.log = std::move(*log);
+  }
+  config.log_format = plan.log_format;
+  config.log_level = plan.log_level;
+  config.namespaces = CLONE_NEWNS;  // left to the gofer: its trees are cloned in ours
+  const Result<void> sent = SendConfig(pair.a.get(), config);
+  if (!sent) return HostFail("cannot configure the gofer", sent.error().code());
+  control = std::move(pair.a);
+  return child;
+}
+
+HostResult<Child> StartSentry(SandboxPlan& plan, const OwnedFd& client, const OwnedFd& control) {
+  boot::BootConfig& config = plan.config;
+  config.gofer_fd = client.get();
+  config.control_fd = control.get();
+  config.log_fd = plan.log.get();
+  config.strace_fd = plan.strace.get();
+  config.stub_cgroup_fd = plan.stub_cgroup.get();
+  for (int fd = 0; fd < 3; ++fd) config.stdio_fds[fd] = fd;
+  const OwnedFd file = TRY(WriteConfig(config));
+  ChildPlan child_plan;
+  child_plan.argv = {"skep", "boot", "--config-fd", std::to_string(file.get())};
+  child_plan.namespaces = kIsolation | CLONE_NEWNS;
+  for (const int fd : {file.get(), config.gofer_fd, config.control_fd, config.log_fd,
+                       config.strace_fd, config.stub_cgroup_fd}) {
+    if (fd >= 0) child_plan.keep.push_back(fd);
+  }
+  child_plan.signals = plan.child_signals;
+  child_plan.keep_capabilities = plan.user_namespace;
+  return Child::Start(child_plan);
+}
+
+// The jail is not optional: a step that the host refuses is an error with its name.
+HostResult<void> JudgeJail(const Result<gofer::JailReport>& report, Child& gofer) {
+  if (!report) {
+    const int status = gofer.Wait();
+    return HostFail(
+        WIFSIGNALED(status)
+            ? fmt::format("the gofer was killed by signal {} while it started", WTERMSIG(status))
+            : fmt::format("the gofer did not start (exit status {}); --debug-log says why",
+                          WEXITSTATUS(status)));
+  }
+  const char* missing = nullptr;
+  if (report->filtered == 0) missing = "its system call filter";
+  if (report->capabilities_dropped == 0) missing = "dropping its capabilities";
+  if (report->root_empty == 0) missing = "its empty root directory";
+  if (report->trees_isolated == 0) missing = "mounts of its own";
+  if (missing == nullptr) return {};
+  return HostFail(fmt::format("this host does not let the gofer be jailed: {} failed", missing));
+}
+
+HostResult<OwnedFd> OpenForWriting(const std::string& path, const char* option) {
+  Result<OwnedFd> file = host::Open(path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
+  if (!file) {
+    return HostFail(fmt::format("{}: cannot write {}", option, path), file.error().code());
+  }
+  return std::move(*file);
+}
+
+}  // namespace
+
+HostResult<Sandbox> StartSandbox(SandboxPlan plan) {
+  Sandbox sandbox;
+  host::SocketPair client = TRY(MakeSockets());
+  host::SocketPair control = TRY(MakeSockets());
+  OwnedFd gofer_control;
+  sandbox.gofer = TRY(StartGofer(plan, std::move(client.b), gofer_control));
+  sandbox.sentry = TRY(StartSentry(plan, client.a, control.b));
+  client.a.Reset();
+  control.b.Reset();
+  TRY(JudgeJail(gofer::ReceiveReport(gofer_control.get()), sandbox.gofer));
+  sandbox.control = std::move(control.a);
+  return sandbox;
+}
+
+HostResult<void> ApplyGlobalOptions(const GlobalOptions& options, SandboxPlan& plan) {
+  boot::BootConfig& config = plan.config;
+  config.platform = options.platform;
+  config.workers = options.workers;
+  config.ptrace_poison = options.ptrace_poison;
+  config.debug = options.debug;
+  config.log_format = options.log_format;
+  plan.log_format = options.log_format == "json" ? LogFormat::kJson : LogFormat::kText;
+  plan.log_level = options.debug ? LogLevel::kDebug : LogLevel::kWarning;
+  const std::string& log = options.debug_log.empty() ? options.log : options.debug_log;
+  if (!log.empty()) plan.log = TRY(OpenForWriting(log, "--debug-log"));
+  if (!options.strace.empty()) plan.strace = TRY(OpenForWriting(options.strace, "--strace"));
+  return {};
+}
+
+HostResult<int> AddAttachPoint(SandboxPlan& plan, const std::string& path, bool read_only) {
+  if (plan.attach_points.size() >= gofer::kMaxAttachPoints) {
+    return HostFail(
+        fmt::format("more than {} volumes and bind mounts", gofer::kMaxAttachPoints - 1));
+  }
+  Result<OwnedFd> root = host::Open(path.c_str(), O_PATH | O_CLOEXEC);
+  if (!root) return HostFail(fmt::format("cannot open {}", path), root.error().code());
+  const Result<struct stat> status = host::Stat(root->get());
+  if (!status) return HostFail(fmt::format("cannot look at {}", path), status.error().code());
+  if (!S_ISDIR(status->st_mode) && !S_ISREG(status->st_mode)) {
+    return HostFail(fmt::format("{} is neither a directory nor a regular file", path));
+  }
+  plan.attach_points.push_back({std::move(*root), read_only});
+  return static_cast<int>(plan.attach_points.size() - 1);
+}
+
+}  // namespace skep::cli

@@ -1,0 +1,184 @@
+#include "runsc-cli/supervise.h"
+
+#include <fmt/format.h>
+#include <poll.h>
+#include <sys/signalfd.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+#include <array>
+#include <optional>
+
+#include "base/host_call.h"
+#include "runsc-cli/terminal.h"
+
+namespace skep::cli {
+namespace {
+
+using boot::CliCommand;
+using boot::SentryEvent;
+
+constexpr std::array kForwarded = {SIGHUP,  SIGINT,  SIGQUIT, SIGUSR1, SIGUSR2,
+                                   SIGTERM, SIGTSTP, SIGCONT, SIGALRM, SIGWINCH};
+// Blocked and not forwarded: they would stop or end the CLI while it tidies up.
+constexpr std::array kSwallowed = {SIGTTOU, SIGTTIN, SIGPIPE};
+
+int ExitCodeOf(int status) {
+  if (WIFEXITED(status)) return WEXITSTATUS(status);
+  return 128 + WTERMSIG(status);
+}
+
+int CodeOfFailedStart(int host_errno) {
+  switch (host_errno) {
+    case 0:
+      return 1;
+    case ENOENT:
+    case ENOTDIR:
+      return 127;
+    default:
+      return 126;
+  }
+}
+
+class Supervisor {
+ public:
+  Supervisor(Sandbox sandbox, const SignalSet& signals, bool terminal, const Reporter& reporter)
+      : sandbox_(std::move(sandbox)), signals_(signals), terminal_(terminal), reporter_(reporter) {}
+
+  Ending Run();
+
+ private:
+  void TakeSignal();
+  std::optional<Ending> TakeEvent();
+  Ending Lost();
+  void Send(CliCommand::Kind kind, uint32_t value) {
+    (void)boot::SendCommand(sandbox_.control.get(), {kind, value});
+  }
+  void SendWindow() {
+    const WindowSize size = raw_.Size();
+    Send(CliCommand::Kind::kWindow, static_cast<uint32_t>(size.rows) << 16 | size.columns);
+  }
+  // The whole sandbox and this process end or stop with the terminal as it was.
+  void StopSelf();
+
+  Sandbox sandbox_;
+  const SignalSet& signals_;
+  const bool terminal_;
+  const Reporter& reporter_;
+  RawTerminal raw_;
+};
+
+Ending Supervisor::Run() {
+  if (terminal_) raw_.EnterRaw();
+  for (;;) {
+    std::array<pollfd, 3> fds = {pollfd{sandbox_.control.get(), POLLIN, 0},
+                                 pollfd{signals_.fd(), POLLIN, 0},
+                                 pollfd{sandbox_.sentry.pidfd(), POLLIN, 0}};
+    if (!host::Poll(fds, -1)) continue;
+    if (fds[1].revents != 0) TakeSignal();
+    // Its last event may have come after the control socket was looked at.
+    if (fds[2].revents != 0) (void)host::Poll(std::span(fds).first(1), 0);
+    std::optional<Ending> ending;
+    if (fds[0].revents != 0) {
+      ending = TakeEvent();
+    } else if (fds[2].revents != 0) {
+      ending = Lost();
+    }
+    if (!ending) continue;
+    raw_.Restore();
+    return *ending;
+  }
+}
+
+void Supervisor::TakeSignal() {
+  signalfd_siginfo info{};
+  const auto bytes = std::as_writable_bytes(std::span(&info, 1));
+  if (host::Read(signals_.fd(), bytes).value_or(0) != sizeof info) return;
+  switch (info.ssi_signo) {
+    case SIGWINCH:
+      if (terminal_) SendWindow();
+      return;
+    case SIGCONT:
+      if (terminal_) {
+        raw_.EnterRaw();
+        SendWindow();
+      }
+      Send(CliCommand::Kind::kContinue, 0);
+      return;
+    default:
+      Send(CliCommand::Kind::kSignal, info.ssi_signo);
+  }
+}
+
+std::optional<Ending> Supervisor::TakeEvent() {
+  const std::optional<SentryEvent> event = boot::ReceiveEvent(sandbox_.control.get());
+  if (!event) return Lost();
+  switch (event->kind) {
+    case SentryEvent::Kind::kStarted:
+      return std::nullopt;
+    case SentryEvent::Kind::kStopped:
+      StopSelf();
+      return std::nullopt;
+    case SentryEvent::Kind::kFailed:
+      raw_.Restore();
+      reporter_.Error(event->text);
+      return Ending{Ending::Kind::kNotStarted, CodeOfFailedStart(event->status)};
+    case SentryEvent::Kind::kExited:
+      // The rest of its output is on its way until the sentry is gone.
+      (void)sandbox_.sentry.Wait();
+      return Ending{Ending::Kind::kExited, ExitCodeOf(event->status)};
+  }
+  return Lost();
+}
+
+void Supervisor::StopSelf() {
+  raw_.Restore();
+  (void)host::Call(SYS_kill, static_cast<uint64_t>(getpid()), SIGSTOP);
+  // SIGCONT is among the signals, and does the rest.
+}
+
+Ending Supervisor::Lost() {
+  raw_.Restore();
+  const int status = sandbox_.sentry.Wait();
+  if (WIFSIGNALED(status)) {
+    reporter_.Error(
+        fmt::format("the sandbox's kernel was killed by signal {} ({}); --debug-log FILE "
+                    "says what happened before",
+                    WTERMSIG(status), strsignal(WTERMSIG(status))));
+  } else {
+    reporter_.Error(
+        fmt::format("the sandbox's kernel ended unexpectedly with status {}; "
+                    "--debug-log FILE says why",
+                    WEXITSTATUS(status)));
+  }
+  return {Ending::Kind::kLost, 1};
+}
+
+}  // namespace
+
+HostResult<SignalSet> SignalSet::Block() {
+  SignalSet set;
+  sigset_t taken;
+  sigset_t blocked;
+  sigemptyset(&taken);
+  for (const int signal : kForwarded) {
+    struct sigaction action{};
+    if (sigaction(signal, nullptr, &action) == 0 && action.sa_handler != SIG_IGN) {
+      sigaddset(&taken, signal);
+    }
+  }
+  sigaddset(&taken, SIGCONT);
+  blocked = taken;
+  for (const int signal : kSwallowed) sigaddset(&blocked, signal);
+  (void)sigprocmask(SIG_BLOCK, &blocked, &set.before_);
+  set.fd_ = OwnedFd(signalfd(-1, &taken, SFD_CLOEXEC | SFD_NONBLOCK));
+  if (!set.fd_) return HostFail("cannot watch signals (signalfd)");
+  return set;
+}
+
+Ending Supervise(Sandbox sandbox, const SignalSet& signals, bool terminal,
+                 const Reporter& reporter) {
+  return Supervisor(std::move(sandbox), signals, terminal, reporter).Run();
+}
+
+}  // namespace skep::cli

@@ -1,0 +1,43 @@
+#include "runsc-cli/terminal.h"
+
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#include "base/host_call.h"
+
+namespace skep::cli {
+namespace {
+
+constexpr int kInput = 0;
+
+uint64_t Address(void* pointer) {
+  // SAFETY: for ioctl arguments only; what it points to outlives the call.
+  return reinterpret_cast<uint64_t>(pointer);
+}
+
+}  // namespace
+
+bool RawTerminal::Usable() { return isatty(0) == 1 && isatty(1) == 1; }
+
+void RawTerminal::EnterRaw() {
+  if (saved_ || tcgetpgrp(kInput) != getpgrp()) return;
+  termios now{};
+  if (tcgetattr(kInput, &now) != 0) return;
+  termios raw = now;
+  cfmakeraw(&raw);
+  if (tcsetattr(kInput, TCSADRAIN, &raw) == 0) saved_ = now;
+}
+
+void RawTerminal::Restore() {
+  if (!saved_) return;
+  (void)tcsetattr(kInput, TCSADRAIN, &*saved_);
+  saved_.reset();
+}
+
+WindowSize RawTerminal::Size() const {
+  winsize size{};
+  if (!host::Ioctl(kInput, TIOCGWINSZ, Address(&size))) return {};
+  return {size.ws_row, size.ws_col};
+}
+
+}  // namespace skep::cli
