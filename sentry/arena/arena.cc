@@ -1,9 +1,9 @@
 #include "sentry/arena/arena.h"
 
-#include <new>
 #include <sys/mman.h>
 #include <sys/random.h>
 #include <sys/syscall.h>
+#include <new>
 
 #include "base/check.h"
 #include "base/host_call.h"
@@ -26,12 +26,14 @@ bool Exists() { return exists; }
 
 HostResult<void> MapRegions() {
   CHECK(!exists && "one arena for each process");
-  const struct { uintptr_t base; size_t size; } regions[] = {{kBase, kHeapSize},
-                                                             {kStacksBase, kStacksSize}};
+  const struct {
+    uintptr_t base;
+    size_t size;
+  } regions[] = {{kBase, kHeapSize}, {kStacksBase, kStacksSize}};
   for (const auto& region : regions) {
-    Result<void*> mapped = host::Mmap(
-        reinterpret_cast<void*>(region.base), region.size, PROT_READ | PROT_WRITE,
-        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0);
+    Result<void*> mapped =
+        host::Mmap(reinterpret_cast<void*>(region.base), region.size, PROT_READ | PROT_WRITE,
+                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0);
     if (!mapped) return HostFail("cannot map the kernel arena", mapped.error().code());
     // A huge page behind every stack and slab would be mostly waste.
     (void)host::Call(SYS_madvise, region.base, region.size, MADV_NOHUGEPAGE);
@@ -43,8 +45,8 @@ HostResult<void> MapRegions() {
 HostResult<void> Create() {
   TRY(MapRegions());
   auto* header = new (reinterpret_cast<void*>(kBase)) Header;
-  Result<int64_t> filled = host::Call(
-      SYS_getrandom, reinterpret_cast<uint64_t>(&header->canary), sizeof header->canary, 0);
+  Result<int64_t> filled = host::Call(SYS_getrandom, reinterpret_cast<uint64_t>(&header->canary),
+                                      sizeof header->canary, 0);
   if (!filled) return HostFail("getrandom", filled.error().code());
   header->canary &= ~uint64_t{0xff};  // as glibc: a string copy stops at it
   return {};

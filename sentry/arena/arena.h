@@ -15,10 +15,10 @@
 
 namespace skep::arena {
 
-inline constexpr uintptr_t kBase = 0x1000'0000'0000;         // the heap
-inline constexpr size_t kHeapSize = size_t{64} << 30;        // reserved, not committed
-inline constexpr uintptr_t kStacksBase = 0x1100'0000'0000;   // fiber stacks, with guard pages
-inline constexpr size_t kStackSize = 64 << 10;               // usable bytes of one fiber stack
+inline constexpr uintptr_t kBase = 0x1000'0000'0000;        // the heap
+inline constexpr size_t kHeapSize = size_t{64} << 30;       // reserved, not committed
+inline constexpr uintptr_t kStacksBase = 0x1100'0000'0000;  // fiber stacks, with guard pages
+inline constexpr size_t kStackSize = 64 << 10;              // usable bytes of one fiber stack
 inline constexpr size_t kMaxStacks = 1 << 20;
 inline constexpr uintptr_t kWorkersBase = 0x1200'0000'0000;  // workers' own stacks and TLS
 inline constexpr uintptr_t kWindowBase = 0x2000'0000'0000;   // windows of memory files (sentry/mm)
@@ -68,8 +68,8 @@ Heap SetThreadHeap(Heap heap);
 Result<std::byte*> AllocateStack();
 void FreeStack(std::byte* bottom);
 
-// Where the owner of a stack keeps the stack pointer of its suspended fiber: Freeze writes the stack
-// from there up. nullptr (as after AllocateStack): all of it.
+// Where the owner of a stack keeps the stack pointer of its suspended fiber: Freeze writes the
+// stack from there up. nullptr (as after AllocateStack): all of it.
 void*& SavedStackPointer(std::byte* bottom);
 
 // For sched/'s threads. The stack-protector canary that code on fibers is compiled against, and the
@@ -79,13 +79,15 @@ void SetThreadCache(int index);
 // How often this arena has been attached: differs from a remembered value after a restore.
 uint64_t Generation();
 
-struct Usage { size_t heap_bytes, stack_count; };
+struct Usage {
+  size_t heap_bytes, stack_count;
+};
 Usage CurrentUsage();
 
 // Debug and checkpoint tests: looks at every word of the used arena for pointers into libc's heap,
 // thread stacks, TLS or other mappings outside. Calls `report(address_of_word, value)` for each and
-// returns how many there were. Free memory is skipped. Nothing may allocate or free meanwhile. A hit
-// in a stack may be a stale word of an earlier, deeper call; one in the heap is a pointer or a
+// returns how many there were. Free memory is skipped. Nothing may allocate or free meanwhile. A
+// hit in a stack may be a stale word of an earlier, deeper call; one in the heap is a pointer or a
 // number that looks like one.
 size_t ScanForHostPointers(void (*report)(uintptr_t where, uintptr_t value));
 

@@ -1,9 +1,9 @@
-// For unit tests: makes the process's arena before the first test, unless the process was started to
-// attach one (SKEP_TEST_IMAGE names the file).
+// For unit tests: makes the process's arena before the first test, unless the process was started
+// to attach one (SKEP_TEST_IMAGE names the file).
 #pragma once
 
-#include <cstdlib>
 #include <gtest/gtest.h>
+#include <cstdlib>
 
 #include "sentry/arena/arena.h"
 

@@ -1,10 +1,10 @@
 #include "sentry/arena/heap.h"
 
+#include <sys/mman.h>
+#include <sys/syscall.h>
 #include <algorithm>
 #include <bit>
 #include <cstring>
-#include <sys/mman.h>
-#include <sys/syscall.h>
 
 #include "base/check.h"
 #include "base/host_call.h"

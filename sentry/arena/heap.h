@@ -22,7 +22,7 @@ struct Run {
   uint16_t carved;          // kSlab: objects that were ever handed out
   RunKind kind;
   uint8_t size_class;
-  bool dirty;               // kFree: the host has memory behind it
+  bool dirty;  // kFree: the host has memory behind it
 };
 static_assert(sizeof(Run) == 32);
 
@@ -83,8 +83,8 @@ class PageHeap {
 
   Mutex page_lock_{LockRank::kLeaf};
   std::array<uint32_t, kBins> bins_ GUARDED_BY(page_lock_) = {};
-  uint32_t end_page_ = 0;                           // pages from here up were never used or came back
-  uint32_t dirty_end_ GUARDED_BY(page_lock_) = 0;   // above end_page_: memory is behind up to here
+  uint32_t end_page_ = 0;  // pages from here up were never used or came back
+  uint32_t dirty_end_ GUARDED_BY(page_lock_) = 0;    // above end_page_: memory is behind up to here
   uint32_t dirty_pages_ GUARDED_BY(page_lock_) = 0;  // of free runs, since the last Purge
   size_t used_pages_ = 0;
 };

@@ -52,9 +52,9 @@ TEST(Heap, FlagDecidesWhereFromAndAddressWhereTo) {
 TEST(Heap, EverySizeAndAlignment) {
   const ArenaScope arena;
   for (size_t align = 1; align <= size_t{1} << 16; align *= 2) {
-    for (size_t size : {size_t{0}, size_t{1}, size_t{15}, size_t{16}, size_t{17}, size_t{128},
-                        size_t{129}, size_t{1000}, size_t{4096}, size_t{8192}, size_t{8193},
-                        size_t{100'000}}) {
+    for (size_t size :
+         {size_t{0}, size_t{1}, size_t{15}, size_t{16}, size_t{17}, size_t{128}, size_t{129},
+          size_t{1000}, size_t{4096}, size_t{8192}, size_t{8193}, size_t{100'000}}) {
       std::vector<void*> objects;
       for (int i = 0; i < 20; ++i) {
         void* p = operator new(size, std::align_val_t{align});
@@ -241,9 +241,10 @@ TEST(Scan, FindsAPlantedHostPointerAndSkipsFreeMemory) {
   void* host = malloc(100);
   words[2] = reinterpret_cast<uintptr_t>(host) + 8;
   EXPECT_EQ(ScanForHostPointers([](uintptr_t where, uintptr_t value) {
-    reported_where = where;
-    reported_value = value;
-  }), 1U);
+              reported_where = where;
+              reported_value = value;
+            }),
+            1U);
   EXPECT_EQ(reported_where, reinterpret_cast<uintptr_t>(&words[2]));
   EXPECT_EQ(reported_value, words[2]);
   words[2] = reinterpret_cast<uintptr_t>(&words);  // this thread's stack

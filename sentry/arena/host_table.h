@@ -1,9 +1,9 @@
 // Host resources by number: what kernel objects hold instead of descriptors and engine objects.
 //
-// A HostRef<T> is plain words and may live in the arena; the resource itself lives in malloc's heap.
-// After a restore every entry is empty: whoever owns the reference re-creates the resource (an
-// address space from its VMAs, a context from its saved registers, a file through the gofer) and
-// installs it under the same number.
+// A HostRef<T> is plain words and may live in the arena; the resource itself lives in malloc's
+// heap. After a restore every entry is empty: whoever owns the reference re-creates the resource
+// (an address space from its VMAs, a context from its saved registers, a file through the gofer)
+// and installs it under the same number.
 #pragma once
 
 #include <array>
@@ -63,9 +63,9 @@ class HostTable final : public platform::HostFiles {
   static platform::HostFileId FileIdOf(HostFd ref) { return platform::HostFileId{ref.index()}; }
   Result<int> DescriptorOf(platform::HostFileId file) override;
 
-  // For checkpoint and restore. The highest number travels in the image (kept by whoever writes it);
-  // in the new process ResetNumbers(highest) keeps Add from handing out numbers that are referred to,
-  // and FinishRestore frees those that nobody restored.
+  // For checkpoint and restore. The highest number travels in the image (kept by whoever writes
+  // it); in the new process ResetNumbers(highest) keeps Add from handing out numbers that are
+  // referred to, and FinishRestore frees those that nobody restored.
   uint32_t HighestNumber() const;
   void ResetNumbers(uint32_t highest);
   void FinishRestore();

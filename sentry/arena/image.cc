@@ -1,12 +1,12 @@
 #include "sentry/arena/image.h"
 
-#include <algorithm>
 #include <cpuid.h>
-#include <cstring>
 #include <elf.h>
 #include <link.h>
 #include <sys/auxv.h>
 #include <sys/mman.h>
+#include <algorithm>
+#include <cstring>
 
 #include "base/host_call.h"
 #include "base/range.h"
@@ -203,7 +203,8 @@ HostResult<void> Attach(int fd, uint64_t offset) {
   if (header.cpu != CpuFeatures()) {
     return HostFail("the image was made on a CPU with other features; resume it on such a one");
   }
-  if (header.extent_count > kMaxExtents) return HostFail("the image of the kernel arena is damaged");
+  if (header.extent_count > kMaxExtents)
+    return HostFail("the image of the kernel arena is damaged");
   std::vector<ImageExtent> extents(header.extent_count);
   TRY(ReadAt(fd, offset + sizeof header, extents.data(), extents.size() * sizeof(ImageExtent)));
   if (!std::all_of(extents.begin(), extents.end(), InRegions)) {

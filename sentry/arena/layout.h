@@ -20,8 +20,8 @@ struct Header {
 };
 
 inline constexpr uint64_t kMiB = 1 << 20;
-inline constexpr uintptr_t kRunsBase = kBase + kMiB;            // Run[kHeapPages]
-inline constexpr uintptr_t kSlotsBase = kBase + 1024 * kMiB;    // StackSlot[kMaxStacks]
+inline constexpr uintptr_t kRunsBase = kBase + kMiB;               // Run[kHeapPages]
+inline constexpr uintptr_t kSlotsBase = kBase + 1024 * kMiB;       // StackSlot[kMaxStacks]
 inline constexpr uint32_t kFirstPage = (2048 * kMiB) / kPageSize;  // the first page handed out
 inline constexpr uint32_t kHeapPages = kHeapSize / kPageSize;
 

@@ -2,9 +2,9 @@
 #include "sentry/arena/arena.h"
 
 #ifdef SKEP_NO_ARENA
-#include <atomic>
 #include <sanitizer/asan_interface.h>
 #include <sys/mman.h>
+#include <atomic>
 
 #include "base/check.h"
 #include "base/host_call.h"
@@ -37,8 +37,8 @@ bool Contains(const void*) { return false; }
 constexpr size_t kStride = 4 * kStackSize + kPageSize;  // sanitizers need deep frames
 
 Result<std::byte*> AllocateStack() {
-  void* p = TRY(host::Mmap(nullptr, kStride, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
-                           -1, 0));
+  void* p =
+      TRY(host::Mmap(nullptr, kStride, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
   TRY(host::Mprotect(p, kPageSize, PROT_NONE));
   // What an earlier fiber's frames at this address were.
   __asan_unpoison_memory_region(p, kStride);

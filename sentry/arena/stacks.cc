@@ -1,9 +1,9 @@
 #include "sentry/arena/stacks.h"
 
-#include <algorithm>
-#include <cstring>
 #include <sys/mman.h>
 #include <sys/syscall.h>
+#include <algorithm>
+#include <cstring>
 
 #include "base/check.h"
 #include "base/host_call.h"

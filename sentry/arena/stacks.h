@@ -13,7 +13,7 @@ struct StackSlot {
   void* saved_sp;      // SavedStackPointer()
   uint32_t next_free;  // slot number + 1; 0: none
   bool used;
-  bool guarded;        // by this process
+  bool guarded;  // by this process
 };
 
 class StackPool {

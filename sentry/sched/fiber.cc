@@ -54,9 +54,12 @@ void FiberMain(transfer_t from) {
 
 bool MayEnd(const Fiber& fiber, Sleep sleep) {
   switch (sleep) {
-    case Sleep::kInterruptible: return fiber.interrupted() || fiber.killed();
-    case Sleep::kKillable: return fiber.killed();
-    case Sleep::kUninterruptible: return false;
+    case Sleep::kInterruptible:
+      return fiber.interrupted() || fiber.killed();
+    case Sleep::kKillable:
+      return fiber.killed();
+    case Sleep::kUninterruptible:
+      return false;
   }
   return false;
 }
@@ -70,7 +73,8 @@ bool MayEnd(const Fiber& fiber, Sleep sleep) {
   if (!finished) fake_stack = &FiberAccess::StateOf(Fiber::Current()).fake_stack;
 #endif
   LeaveFiber(*ThreadWorker(), fake_stack);
-  const transfer_t from = jump_fcontext(ThreadWorker()->loop_context, finished ? &finished : nullptr);
+  const transfer_t from =
+      jump_fcontext(ThreadWorker()->loop_context, finished ? &finished : nullptr);
   BackInFiber(fake_stack != nullptr ? *fake_stack : nullptr);
   ThreadWorker()->loop_context = from.fctx;
 }
@@ -167,8 +171,8 @@ void Fiber::Kill() {
   Unpark();
 }
 
-// RunGuest publishes the context under the lock and looks at the flags after: one of the two sees the
-// other. The lock also keeps the context alive.
+// RunGuest publishes the context under the lock and looks at the flags after: one of the two sees
+// the other. The lock also keeps the context alive.
 void Fiber::InterruptGuest() {
   const arena::HostScope host;
   MutexLock lock(state_->guest_lock);
@@ -214,6 +218,23 @@ void Yield() {
   Fiber& fiber = Fiber::Current();
   WorkerAccess::PushLocal(fiber.worker(), fiber);
   SwitchToLoop(/*finished=*/false);
+}
+
+[[gnu::noinline]] void ScrubStack() {
+  const std::byte* bottom = FiberAccess::StateOf(Fiber::Current()).stack;
+  uintptr_t at = 0;
+  asm volatile("mov %%rsp, %0" : "=r"(at));
+  // SAFETY: below the stack pointer nothing is in use: only functions that call none have a red
+  // zone.
+  constexpr size_t kUntouched = 2 * 4096;
+  size_t zeros = 0;
+  while (at > reinterpret_cast<uintptr_t>(bottom) && zeros < kUntouched) {
+    at -= sizeof(uint64_t);
+    auto* word = reinterpret_cast<uint64_t*>(at);
+    zeros = *word == 0 ? zeros + sizeof *word : 0;
+    // Not a plain store: to the compiler nobody ever reads it.
+    if (*word != 0) std::atomic_ref(*word).store(0, std::memory_order_relaxed);
+  }
 }
 
 GuestEnd RunGuest(platform::Context& context, platform::AddressSpace& space) {

@@ -28,7 +28,8 @@ using Deadline = std::optional<uint64_t>;
 
 class Fiber : public RefCounted<Fiber> {
  public:
-  // A new fiber on `worker`, ready to run `body` there. EAGAIN when stacks have run out. Any thread.
+  // A new fiber on `worker`, ready to run `body` there. EAGAIN when stacks have run out. Any
+  // thread.
   static Result<Ref<Fiber>> Spawn(Worker& worker, std::move_only_function<void()> body);
 
   // The fiber that is running on this thread. CHECKs that there is one.
@@ -76,7 +77,15 @@ WakeReason Suspend(Deadline deadline, Sleep sleep);
 // Lets other ready fibers of this worker (and guests that have stopped) go first.
 void Yield();
 
-// Resumes a guest and suspends the current fiber until it stops.
+// Zeroes what earlier, deeper calls left below the caller's frame, so that the holes of frames to
+// come hold no stale words: before a fiber stops for a checkpoint that is to be scanned.
+void ScrubStack();
+
+// Resumes a guest and suspends the current fiber until it stops. `context` delivers its stops on
+// the engine of the current worker. An Unpark meanwhile does not end it and counts for the next
+// Suspend. Interrupt and Kill, before or meanwhile, reach the guest as Context::Interrupt; as that
+// is sticky, a guest that stops of itself at that moment may stop with Interrupted once more at its
+// next Resume.
 enum class GuestEnd : uint8_t { kStopped, kDied };
 GuestEnd RunGuest(platform::Context& context, platform::AddressSpace& space);
 

@@ -1,8 +1,8 @@
 #include "sentry/sched/fiber.h"
 
+#include <dirent.h>
 #include <cfenv>
 #include <cstdio>
-#include <dirent.h>
 #include <fstream>
 #include <string>
 
@@ -121,7 +121,8 @@ TEST(Fiber, InterruptLastsUntilCleared) {
     }
     right += Suspend(std::nullopt, Sleep::kInterruptible) == WakeReason::kInterrupted;
     self.ClearInterrupt();
-    right += Suspend(s->clock().MonotonicNs() + kMs, Sleep::kInterruptible) == WakeReason::kTimedOut;
+    right +=
+        Suspend(s->clock().MonotonicNs() + kMs, Sleep::kInterruptible) == WakeReason::kTimedOut;
   });
   ASSERT_TRUE(WaitFor([&] { return fiber->finished(); }));
   EXPECT_EQ(right, 2);
@@ -195,7 +196,8 @@ TEST(Fiber, TenThousandAtOnce) {
   for (int i = 0; i < kCount; ++i) {
     fibers.push_back(s.Spawn(i % 2, [&] {
       ++waiting;
-      WaitUntil(gate, kAllEvents, std::nullopt, Sleep::kUninterruptible, [&] { return open.load(); });
+      WaitUntil(gate, kAllEvents, std::nullopt, Sleep::kUninterruptible,
+                [&] { return open.load(); });
       ++done;
     }));
   }

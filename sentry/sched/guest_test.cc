@@ -1,6 +1,6 @@
-#include <random>
 #include <fcntl.h>
 #include <sys/epoll.h>
+#include <random>
 #include <thread>
 
 #include "sentry/sched/fiber.h"
@@ -271,7 +271,8 @@ TEST(HostWatch, IsArmedByWorkersInTurnAndSeesTheHangUp) {
 TEST(HostWatch, ARegularFileIsAlwaysReady) {
   TestScheduler s(1);
   s.Start();
-  const arena::HostFd ref = arena::HostTable::Get().Add(host::Open("/etc/passwd", O_RDONLY).value());
+  const arena::HostFd ref =
+      arena::HostTable::Get().Add(host::Open("/etc/passwd", O_RDONLY).value());
   WaitQueue queue;
   HostWatch watch(*s, ref, queue);
   Ref<Fiber> fiber = s.Spawn(0, [&] {
@@ -280,6 +281,24 @@ TEST(HostWatch, ARegularFileIsAlwaysReady) {
     while (!waiter.woken()) Suspend(std::nullopt, Sleep::kUninterruptible);
   });
   ASSERT_TRUE(WaitFor([&] { return fiber->finished(); }));
+}
+
+TEST(HostWatch, IsNotStarvedByGuests) {
+  TestScheduler s(1);
+  s.Start();
+  PipeWatch pipe(s);
+  std::atomic<bool> over{false};
+  Ref<Fiber> busy = s.Spawn(0, [&] {
+    Guest guest(s, 0, true);
+    while (!over) RunGuest(guest.context, guest.space);
+  });
+  Ref<Fiber> fiber = s.Spawn(0, [&] { pipe.ReadByte(); });
+  const timespec pause = {0, 2'000'000};
+  nanosleep(&pause, nullptr);
+  pipe.WriteByte('x');
+  EXPECT_TRUE(WaitFor([&] { return fiber->finished(); }));
+  over = true;
+  ASSERT_TRUE(WaitFor([&] { return busy->finished(); }));
 }
 
 TEST(HostWatch, DestroyedWhileArmed) {

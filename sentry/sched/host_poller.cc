@@ -1,9 +1,9 @@
 #include "sentry/sched/host_poller.h"
 
-#include <array>
 #include <fmt/format.h>
 #include <sys/epoll.h>
 #include <sys/syscall.h>
+#include <array>
 
 #include "base/check.h"
 #include "base/host_call.h"
@@ -81,12 +81,13 @@ struct WatchAccess {
       }
       op = EPOLL_CTL_ADD;
       found = host.watches
-                  .emplace(watch.id_, SchedulerHost::Watch{&watch, std::move(*fd), watch.worker_,
-                                                           false})
+                  .emplace(watch.id_,
+                           SchedulerHost::Watch{&watch, std::move(*fd), watch.worker_, false})
                   .first;
     }
     if (Result<int64_t> done = Control(host, op, found->second, watch.armed_, watch.id_); !done) {
-      // EPERM: a regular file, which never has to be waited for. Else nobody may sleep on it for ever.
+      // EPERM: a regular file, which never has to be waited for. Else nobody may sleep on it for
+      // ever.
       if (done.error() != Errno(EPERM)) {
         SKEP_LOG(kWarning, "cannot watch a host descriptor: error {}", done.error().code());
       }
@@ -164,9 +165,8 @@ void HostWatch::Arm(EventMask events) {
 
 void CollectWatches(WorkerHost& host) {
   std::array<epoll_event, 16> events;
-  Result<int64_t> count =
-      host::Call(SYS_epoll_wait, static_cast<uint64_t>(host.poller.epoll_fd()),
-                 reinterpret_cast<uint64_t>(events.data()), events.size(), 0);
+  Result<int64_t> count = host::Call(SYS_epoll_wait, static_cast<uint64_t>(host.poller.epoll_fd()),
+                                     reinterpret_cast<uint64_t>(events.data()), events.size(), 0);
   if (!count || *count == 0) return;
   MutexLock lock(WorkerAccess::SchedulerStateOf(host.worker).watch_lock);
   for (size_t i = 0; i < static_cast<size_t>(*count); ++i) {

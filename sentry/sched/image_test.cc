@@ -1,11 +1,11 @@
-// The proof of the arena: fibers that sleep in a wait queue, on a deadline, on a SleepLock and behind
-// a HostWatch are frozen into a file, and run to the right end in another process.
+// The proof of the arena: fibers that sleep in a wait queue, on a deadline, on a SleepLock and
+// behind a HostWatch are frozen into a file, and run to the right end in another process.
 #include <fcntl.h>
-#include <map>
 #include <spawn.h>
-#include <string>
 #include <sys/epoll.h>
 #include <sys/wait.h>
+#include <map>
+#include <string>
 
 #include "sentry/sched/host_poller.h"
 #include "sentry/sched/sched_test_util.h"
@@ -90,6 +90,50 @@ TEST(Quiesce, TimersWaitForThaw) {
 }
 
 #ifndef SKEP_NO_ARENA
+// A call that leaves a pointer of the host's deep in the stack.
+[[gnu::noinline]] void Dirty(void* pointer) {
+  void* volatile words[256];
+  for (auto& word : words) word = pointer;
+}
+[[gnu::noinline]] void SleepAboveDirt(WaitQueue& queue, const std::atomic<bool>& open) {
+  char hole[3800];  // nobody writes it
+  asm volatile("" : : "r"(hole) : "memory");
+  WaitUntil(queue, kAllEvents, std::nullopt, Sleep::kUninterruptible, [&] { return open.load(); });
+  asm volatile("" : : "r"(hole) : "memory");
+}
+
+TEST(Scan, ScrubbedStacksHoldNoStaleWords) {
+  TestScheduler s(1);
+  s.Start();
+  WaitQueue queue;
+  std::atomic<bool> open{false}, scrub{false};
+  void* host = malloc(64);
+  for (const bool scrubbed : {true, false}) {
+    scrub = scrubbed;
+    open = false;
+    Ref<Fiber> fiber = s.Spawn(0, [&queue, &open, host, scrubbed] {
+      Dirty(host);
+      if (scrubbed) ScrubStack();
+      SleepAboveDirt(queue, open);
+    });
+    ASSERT_TRUE(WaitFor([&] { return !queue.empty(); }));
+    ASSERT_TRUE(s->Quiesce(10'000 * kMs));
+    static uintptr_t looked_for;
+    static size_t found;
+    looked_for = reinterpret_cast<uintptr_t>(host);
+    found = 0;
+    arena::ScanForHostPointers([](uintptr_t where, uintptr_t value) {
+      found += value == looked_for && where >= arena::kStacksBase;
+    });
+    EXPECT_EQ(found == 0, scrubbed) << found;
+    s->Thaw();
+    open = true;
+    queue.Wake();
+    ASSERT_TRUE(WaitFor([&] { return fiber->finished(); }));
+  }
+  free(host);
+}
+
 struct World {
   Scheduler* scheduler;
   WaitQueue queue;
@@ -199,7 +243,8 @@ void FreezeWorld(int fd) {
   const auto report = [](uintptr_t where, uintptr_t value) {
     if (first_hit[0] == 0) first_hit[0] = where, first_hit[1] = value;
   };
-  EXPECT_EQ(arena::ScanForHostPointers(report), 0U) << std::hex << first_hit[0] << " holds " << first_hit[1];
+  EXPECT_EQ(arena::ScanForHostPointers(report), 0U)
+      << std::hex << first_hit[0] << " holds " << first_hit[1];
   w.highest_number = arena::HostTable::Get().HighestNumber();
   w.frozen_at = s.clock().MonotonicNs();
   const uint64_t start = host::MonotonicNs();
@@ -246,10 +291,14 @@ TEST(ArenaImage, DISABLED_Resume) {
   printf("attached in %lu us, all that was ready had run %lu us later\n",
          (attached_at - start) / 1000, (host::MonotonicNs() - attached_at) / 1000);
   ASSERT_TRUE(WaitFor([&] { return w.done == kResults; }));
-  const std::map<std::string, std::string> expected = {
-      {"sleeper 0", "aaa0.000000"}, {"sleeper 1", "bbb0.500000"}, {"sleeper 2", "ccc1.000000"},
-      {"deadline", "right"},        {"holder", "held"},           {"contender", "1"},
-      {"pipe", "r"},                {"timer", "fired"}};
+  const std::map<std::string, std::string> expected = {{"sleeper 0", "aaa0.000000"},
+                                                       {"sleeper 1", "bbb0.500000"},
+                                                       {"sleeper 2", "ccc1.000000"},
+                                                       {"deadline", "right"},
+                                                       {"holder", "held"},
+                                                       {"contender", "1"},
+                                                       {"pipe", "r"},
+                                                       {"timer", "fired"}};
   EXPECT_EQ(w.results, expected);
   for (const Ref<Fiber>& fiber : w.fibers) {
     ASSERT_TRUE(WaitFor([&] { return fiber->finished(); }));

@@ -1,10 +1,10 @@
 // For sched/'s unit tests: a started scheduler with test engines.
 #pragma once
 
+#include <gtest/gtest.h>
 #include <atomic>
 #include <ctime>
 #include <functional>
-#include <gtest/gtest.h>
 #include <memory>
 #include <vector>
 
@@ -38,8 +38,8 @@ class TestScheduler {
     delete scheduler_;
   }
   void Start() {
-    HostResult<void> started = scheduler_->Start(
-        [this](int index) -> HostResult<std::unique_ptr<platform::Engine>> {
+    HostResult<void> started =
+        scheduler_->Start([this](int index) -> HostResult<std::unique_ptr<platform::Engine>> {
           auto engine = std::make_unique<TestEngine>();
           engines[static_cast<size_t>(index)] = engine.get();
           return engine;
@@ -60,7 +60,8 @@ class TestScheduler {
   void RunAll(std::vector<std::move_only_function<void()>> bodies) {
     std::vector<Ref<Fiber>> fibers;
     int next = 0;
-    for (auto& body : bodies) fibers.push_back(Spawn(next++ % scheduler_->worker_count(), std::move(body)));
+    for (auto& body : bodies)
+      fibers.push_back(Spawn(next++ % scheduler_->worker_count(), std::move(body)));
     for (const Ref<Fiber>& fiber : fibers) {
       ASSERT_TRUE(WaitFor([&] { return fiber->finished(); }));
     }

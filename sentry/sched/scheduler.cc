@@ -1,10 +1,10 @@
 #include "sentry/sched/scheduler.h"
 
-#include <algorithm>
 #include <sched.h>
 #include <sys/epoll.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
+#include <algorithm>
 
 #include "base/check.h"
 #include "base/host_call.h"
@@ -51,8 +51,8 @@ HostResult<void> PrepareWorker(WorkerHost& host, const Scheduler::MakeEngine& ma
     cpu_set_t cpus;
     CPU_ZERO(&cpus);
     CPU_SET(static_cast<size_t>(host.cpu), &cpus);
-    Result<int64_t> pinned = host::Call(SYS_sched_setaffinity, 0, sizeof cpus,
-                                        reinterpret_cast<uint64_t>(&cpus));
+    Result<int64_t> pinned =
+        host::Call(SYS_sched_setaffinity, 0, sizeof cpus, reinterpret_cast<uint64_t>(&cpus));
     if (!pinned) return HostFail("cannot pin a worker to its CPU", pinned.error().code());
   }
   host.engine = TRY(make_engine(host.worker.index()));
@@ -103,10 +103,11 @@ Result<void*> MapWorkerStack(int index) {
   (void)index;
   return nullptr;
 #else
-  auto* at = reinterpret_cast<void*>(arena::kWorkersBase + static_cast<size_t>(index) * kWorkerStride);
-  void* stack = TRY(host::Mmap(at, kWorkerStackSize, PROT_READ | PROT_WRITE,
-                               MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1,
-                               0));
+  auto* at =
+      reinterpret_cast<void*>(arena::kWorkersBase + static_cast<size_t>(index) * kWorkerStride);
+  void* stack =
+      TRY(host::Mmap(at, kWorkerStackSize, PROT_READ | PROT_WRITE,
+                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0));
   TRY(host::Mprotect(stack, kPageSize, PROT_NONE));
   return stack;
 #endif
@@ -116,7 +117,8 @@ std::vector<int> AllowedCpus() {
   std::vector<int> cpus;
   cpu_set_t set;
   CPU_ZERO(&set);
-  if (!host::Call(SYS_sched_getaffinity, 0, sizeof set, reinterpret_cast<uint64_t>(&set))) return cpus;
+  if (!host::Call(SYS_sched_getaffinity, 0, sizeof set, reinterpret_cast<uint64_t>(&set)))
+    return cpus;
   for (int i = 0; i < CPU_SETSIZE; ++i) {
     if (CPU_ISSET(static_cast<size_t>(i), &set)) cpus.push_back(i);
   }
@@ -227,8 +229,7 @@ HostResult<void> Scheduler::Start(const MakeEngine& make_engine, bool pin) {
   HostResult<void> started;
   // One after the other: an engine may fork while it starts.
   for (Worker* worker : state_->workers) {
-    const int cpu =
-        cpus.empty() ? -1 : cpus[static_cast<size_t>(worker->index()) % cpus.size()];
+    const int cpu = cpus.empty() ? -1 : cpus[static_cast<size_t>(worker->index()) % cpus.size()];
     started = host->StartWorker(*worker, cpu, make_engine);
     if (!started) break;
   }
@@ -259,8 +260,8 @@ void Scheduler::Stop() {
   SetRunningHost(nullptr);
 }
 
-// Twice the same answer means that it was true in between, for all workers at one time: only a fiber
-// that runs, a guest or an Offload can make another fiber ready.
+// Twice the same answer means that it was true in between, for all workers at one time: only a
+// fiber that runs, a guest or an Offload can make another fiber ready.
 bool SchedulerHost::AllAtRest(std::vector<uint32_t>& epochs) {
   epochs.clear();
   for (const std::unique_ptr<WorkerHost>& host : workers) {

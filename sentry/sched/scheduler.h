@@ -2,7 +2,8 @@
 //
 // Worker loop: run ready fibers; when none is left, Engine::Wait(next timer, host descriptors);
 // hand the stop to the fiber that waits for it. Scheduler and Worker live in the arena; their host
-// halves (thread, engine, epoll descriptor) live in malloc's heap and are made anew after a restore.
+// halves (thread, engine, epoll descriptor) live in malloc's heap and are made anew after a
+// restore.
 #pragma once
 
 #include <cstdint>
@@ -55,14 +56,13 @@ class Scheduler {
   // Fibers spawned before Start run from now on. `pin`: a worker's thread is pinned to its CPU. One
   // Scheduler at a time may be started in a process.
   //
-  // Also used after a restore, when the HostTable's descriptors are back: virtual time continues from
-  // the Quiesce that came before the Freeze, deadlines stand, HostWatches are armed again.
-  using MakeEngine =
-      std::function<HostResult<std::unique_ptr<platform::Engine>>(int worker_index)>;
+  // Also used after a restore, when the HostTable's descriptors are back: virtual time continues
+  // from the Quiesce that came before the Freeze, deadlines stand, HostWatches are armed again.
+  using MakeEngine = std::function<HostResult<std::unique_ptr<platform::Engine>>(int worker_index)>;
   HostResult<void> Start(const MakeEngine& make_engine, bool pin = true);
-  // Ends the threads and destroys the engines. No guest may be running; fibers that are suspended or
-  // ready stay so (and go on if Start is called again, but are not destroyed with the Scheduler). Not
-  // from a worker.
+  // Ends the threads and destroys the engines. No guest may be running; fibers that are suspended
+  // or ready stay so (and go on if Start is called again, but are not destroyed with the
+  // Scheduler). Not from a worker.
   void Stop();
 
   int worker_count() const;
@@ -72,8 +72,8 @@ class Scheduler {
 
   // Brings all workers to rest: on return no fiber runs or is ready and no engine call, Offload or
   // guest is in progress; workers wait. The caller (not a worker) has asked fibers beforehand to
-  // stop their guests (Fiber::Interrupt) and to suspend. Deadlines and timers that pass meanwhile are
-  // seen after Thaw. False: `timeout_ns` passed; workers go on.
+  // stop their guests (Fiber::Interrupt) and to suspend. Deadlines and timers that pass meanwhile
+  // are seen after Thaw. False: `timeout_ns` passed; workers go on.
   bool Quiesce(uint64_t timeout_ns);
   // After Quiesce: workers go on.
   void Thaw();

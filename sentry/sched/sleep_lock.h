@@ -19,8 +19,8 @@ class CAPABILITY("sleep lock") SleepLock {
   SleepLock(const SleepLock&) = delete;
   SleepLock& operator=(const SleepLock&) = delete;
 
-  // Debug builds check ranks for each fiber; two locks of one rank may be held, in an order that the
-  // caller answers for.
+  // Debug builds check ranks for each fiber; two locks of one rank may be held, in an order that
+  // the caller answers for.
   void Lock() ACQUIRE();
   void Unlock() RELEASE();
   bool TryLock() TRY_ACQUIRE(true);

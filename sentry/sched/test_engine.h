@@ -1,14 +1,14 @@
 // An engine for sched/'s unit tests: guests that run until the test says so, or not at all.
 #pragma once
 
+#include <poll.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
 #include <atomic>
 #include <cstdint>
 #include <deque>
 #include <memory>
 #include <mutex>
-#include <poll.h>
-#include <sys/eventfd.h>
-#include <unistd.h>
 
 #include "base/check.h"
 #include "base/host_call.h"

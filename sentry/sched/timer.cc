@@ -39,7 +39,8 @@ bool RemoveArmed(TimerState& s, Worker& home) NO_THREAD_SAFETY_ANALYSIS {
 Timer::Timer(Scheduler& scheduler, std::move_only_function<void()> callback) {
   const arena::ArenaScope arena;
   WorkerHost* here = ThreadWorker();
-  state_ = new TimerState(std::move(callback), here != nullptr ? &here->worker : &scheduler.worker(0));
+  state_ =
+      new TimerState(std::move(callback), here != nullptr ? &here->worker : &scheduler.worker(0));
 }
 
 Timer::~Timer() NO_THREAD_SAFETY_ANALYSIS {

@@ -18,7 +18,7 @@ struct TimerState;
 struct TimerNode {
   static constexpr uint32_t kNotQueued = ~uint32_t{0};
   uint64_t deadline = 0;
-  uint64_t order = 0;  // equal deadlines pass in the order of their Add
+  uint64_t order = 0;           // equal deadlines pass in the order of their Add
   uint32_t index = kNotQueued;  // in the heap
   // One of the two:
   Fiber* fiber = nullptr;

@@ -104,15 +104,20 @@ TEST(Timer, ManyFibersArmCancelAndDestroyAcrossWorkers) {
       for (int i = 0; i < 3000; ++i) {
         Timer& timer = *timers[random() % timers.size()];
         switch (random() % 4) {
-          case 0: timer.Arm(s->clock().MonotonicNs() + random() % 100'000); break;
-          case 1: timer.Cancel(); break;
+          case 0:
+            timer.Arm(s->clock().MonotonicNs() + random() % 100'000);
+            break;
+          case 1:
+            timer.Cancel();
+            break;
           case 2: {
             auto local = std::make_unique<Timer>(*s, [&fired] { ++fired; });
             local->Arm(0);
             if (random() % 2 == 0) Yield();
             break;
           }
-          default: Yield();
+          default:
+            Yield();
         }
       }
     });

@@ -56,8 +56,8 @@ void WaitQueue::Wake(EventMask events, int max_exclusive) {
   }
 }
 
-// As Linux's autoremove_wake_function: a waiter that has been woken and has not run yet does not use
-// up another wake-up.
+// As Linux's autoremove_wake_function: a waiter that has been woken and has not run yet does not
+// use up another wake-up.
 bool FiberWaiter::OnWake(EventMask) {
   const bool first = !woken_.exchange(true, std::memory_order_acq_rel);
   fiber_.Unpark();

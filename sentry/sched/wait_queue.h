@@ -72,8 +72,8 @@ class FiberWaiter final : public WaitEntry {
   }
   bool woken() const { return woken_.load(std::memory_order_acquire); }
   // For a loop that sleeps again: forgets a wake-up. An exclusive waiter that gives up (a signal, a
-  // deadline) and finds true here has taken a wake-up from another: it must look at its condition or
-  // pass the wake-up on.
+  // deadline) and finds true here has taken a wake-up from another: it must look at its condition
+  // or pass the wake-up on.
   bool TakeWoken() { return woken_.exchange(false, std::memory_order_acq_rel); }
 
  private:

@@ -1,8 +1,8 @@
-#include <algorithm>
-#include <ctime>
 #include <fmt/format.h>
 #include <linux/futex.h>
 #include <sys/syscall.h>
+#include <algorithm>
+#include <ctime>
 
 #include "base/check.h"
 #include "base/host_call.h"
@@ -23,7 +23,8 @@ thread_local WorkerHost* thread_worker = nullptr;
 void PushReady(WorkerAccess::State& w, Fiber& fiber) {
   FiberAccess::State& s = FiberAccess::StateOf(fiber);
   s.next_ready = nullptr;
-  (w.last_ready != nullptr ? FiberAccess::StateOf(*w.last_ready).next_ready : w.first_ready) = &fiber;
+  (w.last_ready != nullptr ? FiberAccess::StateOf(*w.last_ready).next_ready : w.first_ready) =
+      &fiber;
   w.last_ready = &fiber;
   w.ready_count.store(w.ready_count.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
 }
@@ -62,8 +63,7 @@ bool HostEvent::WaitPast(uint32_t seen, platform::Deadline deadline) {
     }
     // FUTEX_WAIT_BITSET takes an absolute time. Whatever it answers, the word decides.
     (void)host::Call(SYS_futex, reinterpret_cast<uint64_t>(&word_), FUTEX_WAIT_BITSET_PRIVATE, seen,
-                     deadline ? reinterpret_cast<uint64_t>(&until) : 0, 0,
-                     FUTEX_BITSET_MATCH_ANY);
+                     deadline ? reinterpret_cast<uint64_t>(&until) : 0, 0, FUTEX_BITSET_MATCH_ANY);
   }
   return true;
 }
@@ -107,7 +107,8 @@ void WorkerAccess::LinkGuest(Worker& worker, Fiber& fiber) {
 void WorkerAccess::UnlinkGuest(Worker& worker, Fiber& fiber) {
   State& w = StateOf(worker);
   FiberAccess::State& s = FiberAccess::StateOf(fiber);
-  if (s.next_guest != nullptr) FiberAccess::StateOf(*s.next_guest).previous_guest = s.previous_guest;
+  if (s.next_guest != nullptr)
+    FiberAccess::StateOf(*s.next_guest).previous_guest = s.previous_guest;
   if (s.previous_guest != nullptr) {
     FiberAccess::StateOf(*s.previous_guest).next_guest = s.next_guest;
   } else {
@@ -165,6 +166,12 @@ bool WorkerHost::RunReady() {
 }
 
 void WorkerHost::OnEvent(platform::Event event) {
+  // Guests that stop all the time must not keep watched descriptors from being looked at.
+  const bool woken = std::holds_alternative<platform::Woken>(event);
+  if ((woken || ++events_since_watches >= kBatch) && poller.watching()) {
+    events_since_watches = 0;
+    CollectWatches(*this);
+  }
   if (auto* stopped = std::get_if<platform::Stopped>(&event)) {
     // A context that nobody waits for (its fiber was told Died) has nothing to say.
     auto* fiber = static_cast<Fiber*>(stopped->context->cookie);
@@ -189,9 +196,7 @@ void WorkerHost::OnEvent(platform::Event event) {
       other->has_died.store(true, std::memory_order_seq_cst);
       WorkerAccess::WakeUp(other->worker);
     }
-    return;
   }
-  if (poller.watching()) CollectWatches(*this);
 }
 
 void WorkerHost::OnDied(platform::AddressSpace* space) {

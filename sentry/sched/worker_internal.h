@@ -1,10 +1,10 @@
-// The two halves of workers and of their scheduler: arena (fibers, timers: survives a checkpoint) and
-// host (threads, engines, pollers: made by Start).
+// The two halves of workers and of their scheduler: arena (fibers, timers: survives a checkpoint)
+// and host (threads, engines, pollers: made by Start).
 #pragma once
 
+#include <pthread.h>
 #include <atomic>
 #include <memory>
-#include <pthread.h>
 #include <unordered_map>
 #include <vector>
 
@@ -74,7 +74,8 @@ struct WorkerAccess {
   // A fiber enters and leaves RunGuest. Its worker's thread only.
   static void LinkGuest(Worker& worker, Fiber& fiber);
   static void UnlinkGuest(Worker& worker, Fiber& fiber);
-  // Makes the worker look at its inbox, timers, watches and orders, if it may be asleep. Any thread.
+  // Makes the worker look at its inbox, timers, watches and orders, if it may be asleep. Any
+  // thread.
   static void WakeUp(Worker& worker);
 };
 
@@ -83,7 +84,8 @@ class HostEvent {
  public:
   uint32_t Now() const { return word_.load(std::memory_order_seq_cst); }
   void Signal();
-  // Returns when the word is not `seen`, or the host's monotonic clock is past the deadline (false).
+  // Returns when the word is not `seen`, or the host's monotonic clock is past the deadline
+  // (false).
   bool WaitPast(uint32_t seen, platform::Deadline deadline = std::nullopt);
 
  private:
@@ -137,6 +139,7 @@ struct WorkerHost {
   // The running fiber and the context of the loop that runs it. Its thread only.
   Fiber* current = nullptr;
   void* loop_context = nullptr;
+  int events_since_watches = 0;
   const void* loop_stack = nullptr;  // AddressSanitizer's
   size_t loop_stack_size = 0;
 
@@ -145,7 +148,7 @@ struct WorkerHost {
   // kQuiescing: it has nothing to do; how often it had something to do again.
   std::atomic<bool> resting{false};
   std::atomic<uint32_t> rest_epoch{0};
-  bool frozen = false;  // guarded by SchedulerHost::order_lock
+  bool frozen = false;                                  // guarded by SchedulerHost::order_lock
   const std::function<void(Worker&)>* order = nullptr;  // the same
 
   // Spaces that died on another worker's engine.
