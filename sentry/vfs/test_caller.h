@@ -1,8 +1,8 @@
 // For unit tests of files: a caller whose memory is this process's, and bodies that run on fibers.
 #pragma once
 
-#include <cstring>
 #include <gtest/gtest.h>
+#include <cstring>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -34,9 +34,9 @@ class TestMemory final : public mm::UserMemory {
     memset(reinterpret_cast<void*>(Raw(to)), 0, size);
     return {size, 0};
   }
-  mm::CopyResult WithBlocks(std::span<const iovec> guest, size_t, bool,
-                            const std::function<Result<size_t>(std::span<const iovec>)>& io)
-      override {
+  mm::CopyResult WithBlocks(
+      std::span<const iovec> guest, size_t, bool,
+      const std::function<Result<size_t>(std::span<const iovec>)>& io) override {
     const Result<size_t> n = io(guest);
     return n ? mm::CopyResult{*n, 0} : mm::CopyResult{0, n.error().code()};
   }
