@@ -1,5 +1,5 @@
-// For unit tests of file systems: a namespace, a caller with credentials of the test's choosing, and
-// short words for the operations on names. No fibers, no guest.
+// For unit tests of file systems: a namespace, a caller with credentials of the test's choosing,
+// and short words for the operations on names. No fibers, no guest.
 #pragma once
 
 #include <fcntl.h>
@@ -75,8 +75,8 @@ class World {
   }
 
   Ref<TmpFs> NewTmpFs(uint32_t dev_minor, uint64_t max_bytes = 0) {
-    return MakeRef<TmpFs>(*memory, TmpFsOptions{.dev_minor = dev_minor, .max_bytes = max_bytes,
-                                                .mode = 0755});
+    return MakeRef<TmpFs>(
+        *memory, TmpFsOptions{.dev_minor = dev_minor, .max_bytes = max_bytes, .mode = 0755});
   }
 
   vfs::Walker Walk() { return vfs::Walker(caller, *context); }

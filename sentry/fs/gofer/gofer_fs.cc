@@ -131,6 +131,16 @@ void GoferFs::NoteChildren(GoferInode& inode, size_t count) {
   for (const Ref<GoferInode>& directory : oldest) directory->ForgetChildren();
 }
 
+void GoferFs::DropChildren() {
+  for (const Ref<GoferInode>& inode : LiveInodes()) inode->ForgetChildren();
+  MutexLock lock(mutex_);
+  for (GoferInode* inode : listed_) {
+    inode->listed_at.reset();
+    children_ -= std::exchange(inode->children_counted, 0);
+  }
+  listed_.clear();
+}
+
 size_t GoferFs::inode_count() const {
   MutexLock lock(mutex_);
   return inodes_.size();

@@ -52,6 +52,8 @@ class GoferFs final : public vfs::FileSystem {
   // `inode` remembers `count` more children; directories that were listed long ago forget theirs.
   void NoteChildren(GoferInode& inode, size_t count);
 
+  // Lets directories forget their children, to give memory back.
+  void DropChildren();
   // Number of inodes known, for tests and for /proc.
   size_t inode_count() const;
 

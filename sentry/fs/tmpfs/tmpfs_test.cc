@@ -1,17 +1,16 @@
 // Contents, attributes, permissions and directories of a tmpfs.
+#include <linux/falloc.h>
+#include <sys/xattr.h>
 #include <algorithm>
 #include <csignal>
-#include <linux/falloc.h>
 #include <map>
-#include <sys/xattr.h>
 
 #include "sentry/fs/test_world.h"
 
 namespace skep::fs {
 namespace {
 
-const auto* const kArena =
-    ::testing::AddGlobalTestEnvironment(new arena::ArenaTestEnvironment);
+const auto* const kArena = ::testing::AddGlobalTestEnvironment(new arena::ArenaTestEnvironment);
 
 TEST(TmpFs, ReadsWhatWasWritten) {
   World w;
@@ -59,7 +58,8 @@ TEST(TmpFs, SizeOption) {
   ASSERT_TRUE(w.mounts->Add(*w.Find("/m"), small, 0).has_value());
   const Ref<vfs::File> file = *w.Open("/m/f", O_CREAT | O_RDWR);
   const std::string block(16 << 10, 'b');
-  for (uint64_t i = 0; i < 4; i++) EXPECT_EQ(*w.WriteTo(*file, block, i * block.size()), block.size());
+  for (uint64_t i = 0; i < 4; i++)
+    EXPECT_EQ(*w.WriteTo(*file, block, i * block.size()), block.size());
   EXPECT_EQ(Code(w.WriteTo(*file, block, 4 * block.size())), ENOSPC);
   EXPECT_EQ(small->GetStatFs()->blocks, 16u);
   EXPECT_EQ(small->GetStatFs()->blocks_free, 0u);
@@ -130,9 +130,7 @@ TEST(TmpFs, Access) {
   ASSERT_EQ(w.Chmod("/f", 0640), 0);
   ASSERT_EQ(w.Chown("/f", 1000, 50), 0);
   const vfs::Path f = *w.Find("/f");
-  const auto access = [&](int mask) {
-    return Code(w.Walk().Access(f, mask, w.caller.creds()));
-  };
+  const auto access = [&](int mask) { return Code(w.Walk().Access(f, mask, w.caller.creds())); };
   EXPECT_EQ(access(vfs::kMayRead | vfs::kMayWrite), 0);
   EXPECT_EQ(access(vfs::kMayExec), EACCES);  // root needs one x bit
   w.caller.User(1000, 1000);

@@ -1,8 +1,8 @@
 // Path walks over a tmpfs, against what Linux answers (checked natively with the same tree).
-#include <algorithm>
 #include <linux/fs.h>
 #include <linux/openat2.h>
 #include <sys/mount.h>
+#include <algorithm>
 
 #include "sentry/fs/test_world.h"
 

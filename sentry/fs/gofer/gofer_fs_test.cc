@@ -1,0 +1,184 @@
+// GoferFs against a real gofer on a temporary directory.
+#include "sentry/fs/gofer/gofer_fs.h"
+
+#include <linux/fs.h>
+#include <sys/stat.h>
+#include <algorithm>
+#include <set>
+
+#include "sentry/fs/gofer/test_gofer.h"
+#include "sentry/fs/test_world.h"
+
+namespace skep::fs {
+namespace {
+
+class GoferFsTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    gofer.tree.Mkdir("a/b/c");
+    gofer.tree.Write("a/b/c/file", "contents");
+    gofer.tree.Write("a/one", "1");
+    gofer.tree.Symlink("b/c/file", "a/link");
+  }
+  // After the files are there.
+  void Start(GoferCaching caching = GoferCaching::kExclusive) {
+    world = std::make_unique<World>([&](mm::MemoryFile&) { return gofer.Mount(caching); });
+    before = gofer.Messages();
+  }
+  int Sent() { return gofer.Messages() - std::exchange(before, gofer.Messages()); }
+
+  TestGofer gofer;
+  std::unique_ptr<World> world;
+  int before = 0;
+};
+
+TEST_F(GoferFsTest, OneMessageForAWholeWalk) {
+  Start();
+  EXPECT_EQ(world->Read("/a/b/c/file"), "contents");
+  EXPECT_EQ(Sent(), 2);  // the walk, and open
+  EXPECT_EQ(world->Read("/a/b/c/file"), "contents");
+  EXPECT_EQ(world->Stat("/a/b/c/file")->size, 8u);
+  EXPECT_EQ(Code(world->Find("/a/b")), 0);
+  EXPECT_EQ(Sent(), 0);
+}
+
+TEST_F(GoferFsTest, NegativeNamesAreRemembered) {
+  Start();
+  EXPECT_EQ(Code(world->Find("/a/none/x")), ENOENT);
+  EXPECT_EQ(Sent(), 1);
+  for (int i = 0; i < 3; i++) EXPECT_EQ(Code(world->Find("/a/none")), ENOENT);
+  EXPECT_EQ(Sent(), 0);
+}
+
+TEST_F(GoferFsTest, LinksAreWalkedWithoutAsking) {
+  Start();
+  EXPECT_EQ(world->Read("/a/link"), "contents");
+  EXPECT_EQ(world->Name("/a/link"), "/a/b/c/file");
+  Sent();
+  EXPECT_EQ(world->Read("/a/link"), "contents");
+  EXPECT_EQ(Sent(), 0);
+}
+
+TEST_F(GoferFsTest, AListingIsOneMessageAndFillsTheCache) {
+  for (int i = 0; i < 100; i++) gofer.tree.Write("a/f" + std::to_string(i), "x");
+  Start();
+  EXPECT_EQ(world->List("/a").size(), 103u);
+  EXPECT_EQ(Sent(), 2);  // the walk to "a", and the listing
+  for (int i = 0; i < 100; i++) {
+    EXPECT_EQ(world->Stat("/a/f" + std::to_string(i))->size, 1u);
+  }
+  EXPECT_EQ(Code(world->Find("/a/absent")), ENOENT);
+  EXPECT_EQ(world->List("/a").size(), 103u);
+  EXPECT_EQ(Sent(), 0);
+}
+
+TEST_F(GoferFsTest, LargeDirectory) {
+  std::set<std::string> names;
+  for (int i = 0; i < 3000; i++) {
+    const std::string name = "a/long_name_of_a_file_" + std::to_string(i);
+    gofer.tree.Write(name, "");
+    names.insert(name);
+  }
+  Start();
+  EXPECT_EQ(world->List("/a").size(), 3003u);
+  EXPECT_LT(Sent(), 20);
+  for (const std::string& name : names) ASSERT_EQ(Code(world->Find("/" + name)), 0) << name;
+  EXPECT_EQ(Sent(), 0);
+}
+
+TEST_F(GoferFsTest, AttributesAreTheHosts) {
+  ASSERT_EQ(chmod(gofer.tree.At("a/one").c_str(), 0604), 0);
+  struct stat host{};
+  ASSERT_EQ(stat(gofer.tree.At("a/one").c_str(), &host), 0);
+  Start();
+  const vfs::Attributes seen = *world->Stat("/a/one");
+  EXPECT_EQ(seen.mode, uint32_t{S_IFREG | 0604});
+  EXPECT_EQ(seen.ino, host.st_ino);
+  EXPECT_EQ(seen.uid, host.st_uid);
+  EXPECT_EQ(seen.mtime.sec, host.st_mtim.tv_sec);
+  EXPECT_EQ(seen.dev_minor, 3u);
+  EXPECT_EQ(seen.nlink, 1u);
+}
+
+TEST_F(GoferFsTest, WritesReachTheHost) {
+  Start();
+  ASSERT_EQ(world->Write("/a/one", "more than before"), 0);
+  EXPECT_EQ(gofer.tree.Read("a/one"), "more than before");
+  EXPECT_EQ(world->Read("/a/one"), "more than before");
+  EXPECT_EQ(world->Stat("/a/one")->size, 16u);
+  const Ref<vfs::File> file = *world->Open("/a/new", O_CREAT | O_RDWR);
+  ASSERT_EQ(*world->WriteTo(*file, std::string(100000, 'n'), 3), 100000u);
+  EXPECT_EQ(world->ReadFrom(*file, 100000), "nnn");
+  EXPECT_EQ(world->Stat("/a/new")->size, 100003u);
+  EXPECT_EQ(Code(file->Truncate(world->caller, 2)), 0);
+  EXPECT_EQ(world->ReadFrom(*file), std::string(2, '\0'));
+  EXPECT_EQ(Code(file->Sync(false)), 0);
+}
+
+TEST_F(GoferFsTest, ChangesOfNames) {
+  Start();
+  ASSERT_EQ(world->List("/a"), (Names{"b", "link", "one"}));
+  ASSERT_EQ(world->Mkdir("/a/made"), 0);
+  ASSERT_EQ(world->Symlink("one", "/a/made/s"), 0);
+  ASSERT_EQ(world->Link("/a/one", "/a/made/hard"), 0);
+  EXPECT_EQ(world->Stat("/a/one")->nlink, 2u);
+  ASSERT_EQ(world->Rename("/a/made", "/moved"), 0);
+  EXPECT_EQ(world->List("/moved"), (Names{"hard", "s"}));
+  EXPECT_EQ(world->List("/a"), (Names{"b", "link", "one"}));
+  EXPECT_EQ(world->Rmdir("/moved"), ENOTEMPTY);
+  ASSERT_EQ(world->Unlink("/moved/hard"), 0);
+  ASSERT_EQ(world->Unlink("/moved/s"), 0);
+  ASSERT_EQ(world->Rmdir("/moved"), 0);
+  EXPECT_EQ(world->List("/"), Names{"a"});
+  EXPECT_EQ(world->Rename("/a/one", "/a/link", RENAME_EXCHANGE), 0);
+  EXPECT_EQ(gofer.tree.Read("a/link"), "1");
+  EXPECT_EQ(world->Read("/a/link"), "1");
+}
+
+TEST_F(GoferFsTest, MetadataChanges) {
+  Start();
+  EXPECT_EQ(world->Chmod("/a/one", 0711), 0);
+  struct stat host{};
+  ASSERT_EQ(stat(gofer.tree.At("a/one").c_str(), &host), 0);
+  EXPECT_EQ(host.st_mode, uint32_t{S_IFREG | 0711});
+  EXPECT_EQ(world->Stat("/a/one")->mode, uint32_t{S_IFREG | 0711});
+  const vfs::Timestamp when{.sec = 12345, .nsec = 678};
+  EXPECT_EQ(Code(world->Walk().SetTimes(*world->Find("/a/one"), when, when, false)), 0);
+  EXPECT_EQ(world->Stat("/a/one")->mtime, when);
+}
+
+TEST_F(GoferFsTest, ReadOnly) {
+  TestGofer fixed(true);
+  fixed.tree.Write("f", "x");
+  World w([&](mm::MemoryFile&) { return fixed.Mount(); });
+  EXPECT_EQ(w.Read("/f"), "x");
+  EXPECT_EQ(w.Write("/f", "y"), EROFS);
+  EXPECT_EQ(w.OpenCode("/f", O_WRONLY), EROFS);
+  EXPECT_EQ(w.Mkdir("/d"), EROFS);
+  EXPECT_EQ(w.Unlink("/f"), EROFS);
+}
+
+TEST_F(GoferFsTest, SharedTreesAreAskedAgain) {
+  Start(GoferCaching::kShared);
+  EXPECT_EQ(world->Read("/a/one"), "1");
+  gofer.tree.Write("a/one", "changed outside");
+  EXPECT_EQ(world->Read("/a/one"), "changed outside");
+}
+
+TEST_F(GoferFsTest, HandlesAreGivenBack) {
+  for (int i = 0; i < 300; i++) gofer.tree.Write("a/f" + std::to_string(i), "x");
+  Ref<GoferFs> fs = gofer.Mount();
+  {
+    World w([&](mm::MemoryFile&) { return fs; });
+    EXPECT_EQ(w.List("/a").size(), 303u);
+    for (int i = 0; i < 300; i++) EXPECT_EQ(w.Read("/a/f" + std::to_string(i)), "x");
+    EXPECT_GT(fs->inode_count(), 300u);
+    w.context->SetCwd(w.mounts->root());
+  }
+  fs->cache().DropUnused();
+  fs->DropChildren();
+  EXPECT_EQ(fs->inode_count(), 1u);
+}
+
+}  // namespace
+}  // namespace skep::fs
