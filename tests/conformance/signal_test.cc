@@ -293,6 +293,23 @@ TEST(Kill, ContinueIsAllowedWithinTheSession) {
               ExitsWith(0));
 }
 
+TEST(Kill, MinusOneReachesAllOnesProcessesButOneself) {
+  REQUIRE_ROOT();
+  EXPECT_THAT(ForkAndRun([] {
+                ASSERT_THAT(setresuid(54'323, 54'323, 54'323), Succeeds());
+                const auto wait = [] {
+                  setsid();
+                  for (;;) pause();
+                };
+                ChildProcess first(wait);
+                ChildProcess second(wait);
+                EXPECT_THAT(kill(-1, SIGTERM), Succeeds());
+                EXPECT_THAT(first.Wait(), KilledBy(SIGTERM));
+                EXPECT_THAT(second.Wait(), KilledBy(SIGTERM));
+              }),
+              ExitsWith(0));
+}
+
 TEST(Delivery, AProcessSignalGoesToAThreadThatTakesIt) {
   static std::atomic<pid_t> handled;
   handled = 0;
