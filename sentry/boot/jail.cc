@@ -67,6 +67,8 @@ constexpr Row kAllowed[] = {
     {SYS_nanosleep, "an engine that waits for a stub"},
     {SYS_sched_yield, "spinning locks"},
     {SYS_sched_getaffinity, "number of workers"},
+    {SYS_sched_setaffinity, "a worker's own CPU"},
+    {SYS_mincore, "resident pages of memory files"},
     {SYS_getpid, "log lines"},
     {SYS_gettid, "signals to own threads"},
     {SYS_tgkill, "abort; signals to own threads"},
@@ -122,6 +124,10 @@ HostResult<void> InstallFilter(platform::EngineKind engine, bool errno_instead) 
   int rc = seccomp_attr_set(filter, SCMP_FLTATR_CTL_TSYNC, 1);
   for (const Row& row : kAllowed) {
     if (rc == 0) rc = seccomp_rule_add(filter, SCMP_ACT_ALLOW, row.number, 0);
+  }
+  // The name of a thread that is still starting.
+  if (rc == 0) {
+    rc = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SYS_prctl, 1, SCMP_A0(SCMP_CMP_EQ, PR_SET_NAME));
   }
   for (const platform::HostSyscall& call : platform::HostSyscalls(engine)) {
     if (rc == 0) rc = seccomp_rule_add(filter, SCMP_ACT_ALLOW, call.number, 0);

@@ -100,10 +100,10 @@ void Task::HandleStop(const platform::Stop& stop) {
 
 void Task::HandleFault(const platform::FaultStop& fault) {
   siginfo_t info;
-  if (fault.vector == 14 && fault.signo == SIGSEGV) {
+  if (fault.vector == 14 || fault.signo == SIGBUS) {
     ++usage.minor_faults;
     mm::MemoryManager::FaultAccess access;
-    access.protection = (fault.error_code & 1) != 0;
+    access.protection = (fault.error_code & 1) != 0 || fault.code == SEGV_ACCERR;
     const mm::FaultResult result = mm->HandleFault(fault.address, access, MemoryLimits());
     if (result.outcome == mm::FaultOutcome::kRetry) return;
     if (result.outcome == mm::FaultOutcome::kKilled) {
