@@ -1,0 +1,145 @@
+#include "sentry/vfs/locks.h"
+
+#include <gtest/gtest.h>
+
+#include "sentry/arena/arena_test_environment.h"
+#include "sentry/sched/sched_test_util.h"
+#include "sentry/vfs/fd_table.h"
+#include "sentry/vfs/test_files.h"
+
+namespace skep::vfs {
+namespace {
+
+const auto* const kArena = ::testing::AddGlobalTestEnvironment(new arena::ArenaTestEnvironment);
+
+RecordLock Lock(LockType type, uint64_t start, uint64_t end) {
+  return {.type = type, .start = start, .end = end, .pid = 7};
+}
+
+class LocksTest : public ::testing::Test {
+ protected:
+  int Set(const LockOwner& owner, LockType type, uint64_t start, uint64_t end) {
+    const Result<void> done = locks.SetRecord(owner, Lock(type, start, end), LockWait::kNo);
+    return done ? 0 : done.error().code();
+  }
+  // "r0-9 w20-29"
+  std::string Shape() {
+    std::string shape;
+    for (const RecordLock& lock : locks.Records()) {
+      if (!shape.empty()) shape.push_back(' ');
+      shape.push_back(lock.type == LockType::kRead ? 'r' : 'w');
+      shape += std::to_string(lock.start);
+      shape.push_back('-');
+      shape += lock.end == kLockEnd ? "end" : std::to_string(lock.end);
+    }
+    return shape;
+  }
+
+  Ref<PlainFs> fs = MakeRef<PlainFs>();
+  Ref<FdTable> a_table = MakeRef<FdTable>();
+  Ref<FdTable> b_table = a_table->Clone();
+  LockOwner a{*a_table}, b{*b_table};
+  FileLocks locks;
+};
+
+TEST_F(LocksTest, RangesSplitAndJoin) {
+  EXPECT_EQ(Set(a, LockType::kWrite, 0, 99), 0);
+  EXPECT_EQ(Set(a, LockType::kUnlock, 40, 59), 0);
+  EXPECT_EQ(Shape(), "w0-39 w60-99");
+  EXPECT_EQ(Set(a, LockType::kRead, 30, 69), 0);
+  EXPECT_EQ(Shape(), "w0-29 r30-69 w70-99");
+  EXPECT_EQ(Set(a, LockType::kWrite, 30, 69), 0);
+  EXPECT_EQ(Shape(), "w0-99");
+  EXPECT_EQ(Set(a, LockType::kWrite, 100, kLockEnd), 0);
+  EXPECT_EQ(Shape(), "w0-end");
+  EXPECT_EQ(Set(a, LockType::kUnlock, 0, kLockEnd), 0);
+  EXPECT_EQ(Shape(), "");
+}
+
+TEST_F(LocksTest, ConflictsBetweenOwners) {
+  EXPECT_EQ(Set(a, LockType::kRead, 0, 9), 0);
+  EXPECT_EQ(Set(b, LockType::kRead, 5, 15), 0);
+  EXPECT_EQ(Set(b, LockType::kWrite, 5, 15), EAGAIN);
+  EXPECT_EQ(Set(b, LockType::kWrite, 10, 15), 0);
+  const std::optional<RecordLock> found = locks.TestRecord(a, Lock(LockType::kRead, 0, 100));
+  ASSERT_TRUE(found.has_value());
+  EXPECT_EQ(found->start, 10u);
+  EXPECT_EQ(found->pid, 7);
+  EXPECT_FALSE(locks.TestRecord(b, Lock(LockType::kRead, 0, 100)).has_value());
+  locks.ReleaseRecords(b.key());
+  EXPECT_EQ(Shape(), "r0-9");
+}
+
+TEST_F(LocksTest, OpenFileLocksBelongToTheFile) {
+  const Ref<File> one = fs->NewFile();
+  const Ref<File> two = fs->FileOf(one->path().dentry->inode());
+  const LockOwner first(*one), second(*two);
+  EXPECT_EQ(Set(first, LockType::kWrite, 0, 9), 0);
+  EXPECT_EQ(Set(second, LockType::kRead, 0, 9), EAGAIN);
+  EXPECT_EQ(Set(a, LockType::kRead, 0, 9), EAGAIN);  // against POSIX locks, too
+  locks.ReleaseFile(*one);
+  EXPECT_EQ(Set(second, LockType::kRead, 0, 9), 0);
+}
+
+TEST_F(LocksTest, Flock) {
+  const Ref<File> one = fs->NewFile(), two = fs->NewFile();
+  const auto set = [&](const Ref<File>& file, LockType type) {
+    const Result<void> done = locks.SetFlock(*file, type, LockWait::kNo);
+    return done ? 0 : done.error().code();
+  };
+  EXPECT_EQ(set(one, LockType::kRead), 0);
+  EXPECT_EQ(set(two, LockType::kRead), 0);
+  EXPECT_EQ(set(one, LockType::kWrite), EAGAIN);  // and the read lock is lost, as flock(2) says
+  EXPECT_EQ(set(two, LockType::kWrite), 0);
+  EXPECT_EQ(set(one, LockType::kRead), EAGAIN);
+  EXPECT_EQ(set(two, LockType::kUnlock), 0);
+  EXPECT_EQ(set(one, LockType::kRead), 0);
+}
+
+TEST_F(LocksTest, AClosedFileGivesItsLocksBack) {
+  Ref<File> one = fs->NewFile();
+  const Ref<File> two = fs->FileOf(one->path().dentry->inode());
+  FileLocks& shared = one->inode()->locks();
+  ASSERT_TRUE(shared.SetFlock(*one, LockType::kWrite, LockWait::kNo).has_value());
+  EXPECT_FALSE(shared.SetFlock(*two, LockType::kWrite, LockWait::kNo).has_value());
+  one = {};
+  EXPECT_TRUE(shared.SetFlock(*two, LockType::kWrite, LockWait::kNo).has_value());
+}
+
+TEST_F(LocksTest, WaitersGoOnAndDeadlocksAreSeen) {
+  sched::TestScheduler scheduler(2);
+  FileLocks other;
+  std::atomic<bool> a_has{false}, b_waits{false};
+  int a_code = -1;
+  bool b_got = false;
+  std::vector<std::move_only_function<void()>> bodies;
+  bodies.push_back([&] {
+    ASSERT_TRUE(locks.SetRecord(a, Lock(LockType::kWrite, 0, 9), LockWait::kNo).has_value());
+    a_has = true;
+    while (!b_waits) sched::Yield();
+    // b holds `other` and waits for `locks`.
+    Result<void> done = {};
+    do {
+      done = other.SetRecord(a, Lock(LockType::kWrite, 0, 9), LockWait::kNo);
+      sched::Yield();
+    } while (done.has_value());
+    for (int i = 0; i < 1000; i++) sched::Yield();
+    done = other.SetRecord(a, Lock(LockType::kWrite, 0, 9), LockWait::kYes);
+    a_code = done ? 0 : done.error().code();
+    locks.ReleaseRecords(a.key());
+  });
+  bodies.push_back([&] {
+    ASSERT_TRUE(other.SetRecord(b, Lock(LockType::kWrite, 0, 9), LockWait::kNo).has_value());
+    while (!a_has) sched::Yield();
+    b_waits = true;
+    b_got = locks.SetRecord(b, Lock(LockType::kWrite, 5, 5), LockWait::kYes).has_value();
+    other.ReleaseRecords(b.key());
+  });
+  scheduler.Start();
+  scheduler.RunAll(std::move(bodies));
+  // Whoever closes the circle is told; the other one goes on.
+  EXPECT_EQ(a_code, b_got ? EDEADLK : 0);
+}
+
+}  // namespace
+}  // namespace skep::vfs
