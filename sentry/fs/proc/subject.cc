@@ -1,0 +1,112 @@
+#include "sentry/fs/proc/subject.h"
+
+#include <linux/capability.h>
+
+namespace skep::fs {
+
+kernel::Task* Subject::Find() const {
+  kernel::ThreadGroup* group = kernel->FindGroup(tgid);
+  if (group == nullptr || group->start_ns != start_ns) return nullptr;
+  if (tid == tgid) return group->leader.get();
+  kernel::Task* task = kernel->FindTask(tid);
+  return task != nullptr && task->group.get() == group ? task : nullptr;
+}
+
+bool Subject::Exists() const {
+  MutexLock lock(kernel->tasks_mutex);
+  return Find() != nullptr;
+}
+
+Result<Ref<mm::MemoryManager>> Subject::Memory() const {
+  MutexLock lock(kernel->tasks_mutex);
+  kernel::Task* task = Find();
+  if (task == nullptr) return Fail(ESRCH);
+  return task->mm;
+}
+
+Result<void> MayInspectTask(const kernel::Task& target, const auth::Credentials& creds,
+                            const kernel::Task* task) {
+  if (task != nullptr && task->group.get() == target.group.get()) return {};
+  const auth::Credentials& theirs = *target.credentials;
+  if (creds.Has(CAP_SYS_PTRACE)) return {};
+  const bool same = creds.fsuid == theirs.uid && creds.fsuid == theirs.euid &&
+                    creds.fsuid == theirs.suid && creds.fsgid == theirs.gid &&
+                    creds.fsgid == theirs.egid && creds.fsgid == theirs.sgid;
+  if (!same) return Fail(EPERM);
+  if (target.mm && target.group->dumpable != 1) return Fail(EPERM);
+  // Linux: cap_ptrace_access_check.
+  if ((theirs.permitted & ~creds.effective) != 0) return Fail(EPERM);
+  return {};
+}
+
+Result<void> Subject::MayInspect(const auth::Credentials& creds,
+                                 const kernel::Task* task) const {
+  MutexLock lock(kernel->tasks_mutex);
+  const kernel::Task* target = Find();
+  if (target == nullptr) return Fail(ESRCH);
+  return MayInspectTask(*target, creds, task);
+}
+
+Result<void> Subject::MayInspect(vfs::Caller& caller) const {
+  return MayInspect(caller.creds(), TaskOf(caller));
+}
+
+Result<Subject> Subject::OfPid(kernel::Kernel& kernel, int pid) {
+  Subject subject{.kernel = &kernel, .tid = pid};
+  MutexLock lock(subject.kernel->tasks_mutex);
+  const auto entry = kernel.pids.find(pid);
+  if (entry == kernel.pids.end()) return Fail(ENOENT);
+  const kernel::ThreadGroup* group = entry->second.group;
+  if (group == nullptr && entry->second.task != nullptr) group = entry->second.task->group.get();
+  if (group == nullptr) return Fail(ENOENT);
+  subject.tgid = group->tgid;
+  subject.start_ns = group->start_ns;
+  if (subject.Find() == nullptr) return Fail(ENOENT);
+  return subject;
+}
+
+Result<Subject> Subject::Thread(int thread_id) const {
+  Subject found = *this;
+  found.tid = thread_id;
+  found.thread = true;
+  if (!found.Exists()) return Fail(ENOENT);
+  return found;
+}
+
+kernel::Task* TaskOf(vfs::Caller& caller) { return dynamic_cast<kernel::Task*>(&caller); }
+
+kernel::Task* RunningTask() {
+  sched::Fiber* fiber = sched::Fiber::CurrentOrNull();
+  return fiber == nullptr ? nullptr : static_cast<kernel::Task*>(fiber->cookie);
+}
+
+vfs::Path RootOf(vfs::Caller& caller) {
+  kernel::Task* task = TaskOf(caller);
+  return task != nullptr && task->fs ? task->fs->root() : vfs::Path();
+}
+
+int NumberOf(std::string_view name) {
+  constexpr size_t kDigits = 9;
+  if (name.empty() || name.size() > kDigits || (name[0] == '0' && name.size() > 1)) return -1;
+  int number = 0;
+  for (const char c : name) {
+    if (c < '0' || c > '9') return -1;
+    number = number * 10 + (c - '0');
+  }
+  return number;
+}
+
+void SetOwner(const Subject& subject, uint32_t mode, vfs::Attributes& attributes) {
+  attributes.uid = attributes.gid = 0;
+  MutexLock lock(subject.kernel->tasks_mutex);
+  const kernel::Task* task = subject.Find();
+  if (task == nullptr) return;
+  // Directories that everybody may read tell the effective ids, whatever else is true: programs
+  // stat(2) /proc/<pid> for them.
+  const bool open_directory = mode == (S_IFDIR | 0555);
+  if (!open_directory && (!task->mm || task->group->dumpable != 1)) return;
+  attributes.uid = task->credentials->euid;
+  attributes.gid = task->credentials->egid;
+}
+
+}  // namespace skep::fs
