@@ -20,9 +20,11 @@ Result<Ref<Console>> Console::Start(sched::Scheduler& scheduler, Ref<Terminal> t
                                     arena::HostFd input, arena::HostFd output) {
   terminal->SetLocked(false);
   Ref<Console> console(new Console(std::move(terminal), input, output));
-  TRY(sched::Fiber::Spawn(scheduler.worker(0),
-                          [console, &scheduler] { console->CarryInput(scheduler); }));
-  TRY(sched::Fiber::Spawn(scheduler.worker(0), [console] { console->CarryOutput(); }));
+  sched::Worker& worker = scheduler.worker(0);
+  const Ref<sched::Fiber> in =
+      TRY(sched::Fiber::Spawn(worker, [console, &scheduler] { console->CarryInput(scheduler); }));
+  const Ref<sched::Fiber> out =
+      TRY(sched::Fiber::Spawn(worker, [console] { console->CarryOutput(); }));
   return console;
 }
 

@@ -176,7 +176,7 @@ Result<uint64_t> HostFile::Ioctl(vfs::Caller& caller, uint64_t command, uint64_t
   if (command != TCGETS && command != TIOCGWINSZ && command != FIONREAD) return Fail(ENOTTY);
   // Larger than the kernel's struct termios, which is what TCGETS fills.
   std::array<std::byte, 64> answer{};
-  TRY(host::Ioctl(fd(), command, Word(answer.data())));
+  [[maybe_unused]] const int64_t rc = TRY(host::Ioctl(fd(), command, Word(answer.data())));
   constexpr size_t kKernelTermiosSize = 36;
   const size_t size = command == TCGETS       ? kKernelTermiosSize
                       : command == TIOCGWINSZ ? sizeof(winsize)
@@ -197,7 +197,7 @@ Result<void> HostFile::Sync(bool data_only) {
   Result<int64_t> done = 0;
   const auto number = static_cast<uint64_t>(fd());
   sched::Offload([&] { done = host::Call(data_only ? SYS_fdatasync : SYS_fsync, number); });
-  TRY(done);
+  if (!done) return std::unexpected(done.error());
   return {};
 }
 

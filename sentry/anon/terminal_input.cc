@@ -166,9 +166,10 @@ void Terminal::Erase(uint8_t c) {
 bool Terminal::EraseOne(uint8_t c, bool word, bool& seen_word) {
   // With IUTF8 all bytes of a character go together.
   size_t start = input_.size() - 1;
-  const auto continues = [&](size_t i) { return In(IUTF8) && (input_[i].c & 0xc0) == 0x80; };
-  while (start > finished_ && continues(start)) --start;
-  if (continues(start)) return false;
+  if (In(IUTF8)) {
+    while (start > finished_ && (input_[start].c & 0xc0) == 0x80) --start;
+    if ((input_[start].c & 0xc0) == 0x80) return false;
+  }
   const uint8_t erased = input_[start].c;
   if (word) {
     if (isalnum(erased) != 0 || erased == '_') {

@@ -33,7 +33,7 @@ constexpr std::array kLinks = {
 };
 
 Result<void> Make(vfs::Inode& directory, const Node& node) {
-  TRY(directory.Create(
+  const Ref<vfs::Inode> made = TRY(directory.Create(
       node.name,
       {.mode = node.mode, .uid = 0, .gid = 0, .rdev_major = node.major, .rdev_minor = node.minor}));
   return {};
@@ -47,7 +47,8 @@ Result<void> PopulateDev(vfs::FileSystem& fs, bool console) {
   for (const Node& node : kNodes) TRY(Make(*root, node));
   if (console) TRY(Make(*root, kConsole));
   for (const Link& link : kLinks) {
-    TRY(root->Symlink(link.name, link.target, {.mode = 0777, .uid = 0, .gid = 0}));
+    const Ref<vfs::Inode> made =
+        TRY(root->Symlink(link.name, link.target, {.mode = 0777, .uid = 0, .gid = 0}));
   }
   return {};
 }
