@@ -1,0 +1,344 @@
+#!/usr/bin/env python3
+"""Tests of `skep run`, `spec` and `platforms`: tests/oci/run_test.py --skep FILE [unittest options]."""
+import json
+import os
+import pty
+import re
+import select
+import signal
+import subprocess
+import sys
+import time
+import unittest
+
+import bundle
+
+SKEP = None
+
+
+class OciTest(unittest.TestCase):
+    def setUp(self):
+        self.bundle = bundle.Bundle(SKEP)
+        self.addCleanup(self.bundle.remove)
+        self.config = self.bundle.config
+
+    def assert_ends(self, process, code, out=None):
+        text = f"stdout: {process.out!r} stderr: {process.err!r}"
+        self.assertEqual(process.returncode, code, text)
+        if out is not None:
+            self.assertEqual(process.out, out, text)
+        self.assertEqual(self.bundle.leftovers(process.pid), [], text)
+
+    def sh(self, script, **kwargs):
+        return self.bundle.run("sh", "-c", script, **kwargs)
+
+    def read_state(self, container="box"):
+        path = os.path.join(self.bundle.state, container, "state.json")
+        deadline = time.monotonic() + 20
+        while time.monotonic() < deadline:
+            try:
+                with open(path, encoding="utf-8") as file:
+                    state = json.load(file)
+                if state["status"] == "running":
+                    return state
+            except FileNotFoundError:
+                pass
+            time.sleep(0.01)
+        self.fail("no running container in " + path)
+
+
+class Process(OciTest):
+    def test_output_and_exit_code(self):
+        self.assert_ends(self.sh("echo out; echo err >&2; exit 7"), 7, "out\n")
+
+    def test_end_by_signal(self):
+        self.assert_ends(self.sh("sh -c 'kill -9 $$'; exit $?"), 137)
+
+    def test_stdin(self):
+        self.assert_ends(self.bundle.run("wc", "-c", stdin="four"), 0, "4\n")
+
+    def test_environment_cwd_hostname(self):
+        self.config["process"]["env"] += ["GREETING=hello there"]
+        self.config["process"]["cwd"] = "/data"
+        out = "hello there /data box\n"
+        self.assert_ends(self.sh("echo $GREETING $(pwd) $(hostname)"), 0, out)
+
+    def test_user(self):
+        self.config["process"]["user"] = {"uid": 12, "gid": 34, "additionalGids": [56], "umask": 0o27}
+        self.assert_ends(self.sh("echo $(id -u) $(id -g) $(id -G) $(umask)"), 0, "12 34 34 56 0027\n")
+
+    def test_rlimit(self):
+        self.config["process"]["rlimits"] = [{"type": "RLIMIT_NOFILE", "soft": 33, "hard": 44}]
+        self.assert_ends(self.sh("ulimit -Sn; ulimit -Hn"), 0, "33\n44\n")
+
+    def test_capabilities_and_no_new_privileges(self):
+        self.config["process"]["capabilities"] = {
+            name: ["CAP_KILL"] for name in ("bounding", "effective", "permitted")}
+        out = "CapEff:\t0000000000000020\nNoNewPrivs:\t1\n"
+        self.assert_ends(self.sh("grep -E 'CapEff|NoNewPrivs' /proc/self/status"), 0, out)
+
+    def test_program_that_is_not_there(self):
+        process = self.bundle.run("nonesuch")
+        self.assertIn("nonesuch: command not found", process.err)
+        self.assert_ends(process, 1, "")
+
+    def test_program_that_cannot_be_executed(self):
+        with open(os.path.join(self.bundle.root, "bin/data"), "w", encoding="ascii"):
+            pass
+        process = self.bundle.run("/bin/data")
+        self.assertIn("/bin/data: not an executable file", process.err)
+        self.assert_ends(process, 1, "")
+
+    def test_signals_reach_the_guest(self):
+        self.config["process"]["args"] = ["sh", "-c", "trap 'exit 3' TERM; echo up; while :; do sleep 1; done"]
+        process = self.bundle.start()
+        self.assertEqual(process.stdout.readline(), "up\n")
+        process.send_signal(signal.SIGTERM)
+        process.out, process.err = process.communicate(timeout=30)
+        self.assert_ends(process, 3)
+
+    def test_terminal(self):
+        self.config["process"]["terminal"] = True
+        self.config["process"]["args"] = ["sh", "-c", "tty; stty size; read line; echo got $line"]
+        command = self.bundle.command()
+        pid, master = pty.fork()
+        if pid == 0:
+            os.execv(command[0], command)
+        subprocess.run(["stty", "-F", os.ttyname(master) if False else f"/proc/self/fd/{master}",
+                        "rows", "31", "cols", "97"], pass_fds=[master], check=False)
+        output = b""
+        deadline = time.monotonic() + 30
+        sent = False
+        while time.monotonic() < deadline:
+            if not select.select([master], [], [], 0.2)[0]:
+                continue
+            try:
+                chunk = os.read(master, 4096)
+            except OSError:
+                break
+            output += chunk
+            if not sent and output.count(b"\n") >= 2:
+                os.write(master, b"words\n")
+                sent = True
+        _, status = os.waitpid(pid, 0)
+        self.assertEqual(os.waitstatus_to_exitcode(status), 0, output)
+        self.assertIn(b"got words", output)
+        self.assertEqual(self.bundle.leftovers(pid), [])
+
+    def test_terminal_without_one(self):
+        self.config["process"]["terminal"] = True
+        process = self.sh("true")
+        self.assertIn("process.terminal", process.err)
+        self.assert_ends(process, 1)
+
+
+class Files(OciTest):
+    def test_writes_stay_in_memory(self):
+        self.assert_ends(self.sh("echo x > /data/new && cat /data/new && rm -r /etc"), 0, "x\n")
+        self.assertEqual(os.listdir(os.path.join(self.bundle.root, "data")), [])
+        self.assertTrue(os.path.isdir(os.path.join(self.bundle.root, "etc")))
+
+    def test_overlay_none_writes_to_the_root(self):
+        self.assert_ends(self.sh("echo x > /data/new", flags=["--overlay=none"]), 0)
+        with open(os.path.join(self.bundle.root, "data/new"), encoding="ascii") as file:
+            self.assertEqual(file.read(), "x\n")
+
+    def test_read_only_root(self):
+        self.config["root"]["readonly"] = True
+        process = self.sh("echo x > /data/new")
+        self.assertIn("Read-only file system", process.err)
+        self.assert_ends(process, 1)
+
+    def test_binds(self):
+        for name in ("rw", "ro"):
+            os.makedirs(os.path.join(self.bundle.top, name))
+            with open(os.path.join(self.bundle.top, name, "file"), "w", encoding="ascii") as file:
+                file.write(name + "\n")
+        self.config["mounts"] += [
+            {"destination": "/rw", "type": "bind", "source": "rw", "options": ["rbind"]},
+            {"destination": "/ro", "type": "bind", "source": os.path.join(self.bundle.top, "ro"),
+             "options": ["rbind", "ro"]},
+            {"destination": "/etc/one", "type": "bind", "source": "ro/file", "options": ["bind", "ro"]}]
+        process = self.sh("cat /rw/file /ro/file /etc/one; echo new > /rw/new; echo new > /ro/new")
+        self.assertIn("Read-only file system", process.err)
+        self.assert_ends(process, 1, "rw\nro\nro\n")
+        with open(os.path.join(self.bundle.top, "rw/new"), encoding="ascii") as file:
+            self.assertEqual(file.read(), "new\n")
+        self.assertEqual(os.listdir(os.path.join(self.bundle.top, "ro")), ["file"])
+
+    def test_tmpfs(self):
+        self.config["mounts"].append({"destination": "/data", "type": "tmpfs", "source": "tmpfs",
+                                      "options": ["mode=700", "size=1m", "noexec"]})
+        script = ("stat -c %a /data; head -c 2000000 /dev/zero > /data/big; wc -c < /data/big;"
+                  "cp /bin/busybox /tmp/b; echo '#!/bin/sh' > /data/s; chmod +x /data/s; /data/s")
+        process = self.sh(script)
+        self.assertIn("No space left on device", process.err)
+        self.assertIn("Permission denied", process.err)
+        self.assert_ends(process, 126, "700\n1048576\n")
+
+    def test_masked_and_read_only_paths(self):
+        os.makedirs(os.path.join(self.bundle.root, "data/secret"))
+        for name in ("data/secret/a", "etc/token"):
+            with open(os.path.join(self.bundle.root, name), "w", encoding="ascii") as file:
+                file.write("hidden\n")
+        self.config["linux"]["maskedPaths"] = ["/data/secret", "/etc/token", "/not/there"]
+        self.config["linux"]["readonlyPaths"] = ["/etc"]
+        process = self.sh("ls /data/secret; cat /etc/token; echo x > /etc/new")
+        self.assertIn("Read-only file system", process.err)
+        self.assert_ends(process, 1, "")
+
+    def test_devices(self):
+        script = "for d in null zero full random urandom tty ptmx; do [ -c /dev/$d ] || echo no $d; done"
+        self.assert_ends(self.sh(script), 0, "")
+
+
+class Limits(OciTest):
+    def test_pids(self):
+        self.config["linux"]["resources"] = {"pids": {"limit": 10}}
+        process = self.sh("for i in 1 2 3 4 5 6 7 8 9 10 11 12; do sleep 1 & done; wait")
+        self.assertIn("Resource temporarily unavailable", process.err)
+        self.bundle.leftovers(process.pid)
+
+    def test_memory_kills_a_process_and_not_the_sandbox(self):
+        self.config["linux"]["resources"] = {"memory": {"limit": 64 << 20}}
+        # tail keeps all of a file without newlines.
+        process = self.sh("head -c 300000000 /dev/zero | tail -c 290000000 | wc -c; echo alive")
+        self.assertIn("alive", process.out, process.err)
+        self.assertNotIn("290000000", process.out)
+        self.assert_ends(process, 0)
+
+
+class Refusals(OciTest):
+    def refused(self, field):
+        process = self.bundle.run("true")
+        self.assertIn(f"config.json: {field}: ", process.err)
+        self.assert_ends(process, 1, "")
+
+    def test_hooks(self):
+        self.config["hooks"] = {"createRuntime": [{"path": "/bin/true"}]}
+        self.refused("hooks")
+
+    def test_seccomp(self):
+        self.config["linux"]["seccomp"] = {"defaultAction": "SCMP_ACT_ERRNO"}
+        self.refused("linux.seccomp")
+
+    def test_mount_type(self):
+        self.config["mounts"].append({"destination": "/x", "type": "nfs", "source": "y"})
+        self.refused("mounts[3].type")
+
+    def test_missing_bind_source(self):
+        self.config["mounts"].append(
+            {"destination": "/x", "type": "bind", "source": "/not/there", "options": ["bind"]})
+        process = self.bundle.run("true")
+        self.assertIn("cannot open /not/there", process.err)
+        self.assert_ends(process, 1, "")
+
+    def test_missing_root(self):
+        self.config["root"]["path"] = "nowhere"
+        process = self.bundle.run("true")
+        self.assertIn("nowhere", process.err)
+        self.assert_ends(process, 1, "")
+
+    def test_no_bundle(self):
+        command = [SKEP, "run", "--bundle", "/not/there", "x"]
+        process = subprocess.run(command, capture_output=True, text=True, check=False)
+        self.assertEqual(process.returncode, 1)
+        self.assertIn("/not/there", process.stderr)
+
+    def test_unknown_field_is_noted(self):
+        self.config["process"]["novelty"] = True
+        process = self.bundle.run("true")
+        self.assertIn("unknown field process.novelty", process.err)
+        self.assert_ends(process, 0)
+
+    def test_errors_go_to_the_log_file_too(self):
+        log = os.path.join(self.bundle.top, "log.json")
+        self.config["hooks"] = {"createRuntime": [{"path": "/bin/true"}]}
+        self.assert_ends(self.bundle.run("true", flags=["--log", log, "--log-format", "json"]), 1)
+        with open(log, encoding="utf-8") as file:
+            entry = json.loads(file.read().splitlines()[-1])
+        self.assertEqual(entry["level"], "error")
+        self.assertIn("hooks", entry["msg"])
+
+
+class State(OciTest):
+    def test_id_in_use_and_state(self):
+        pid_file = os.path.join(self.bundle.top, "pid")
+        self.config["process"]["args"] = ["cat"]
+        first = self.bundle.start(run_flags=["--pid-file", pid_file])
+        state = self.read_state()
+        self.assertEqual(state["id"], "box")
+        self.assertEqual(state["bundle"], os.path.realpath(self.bundle.top))
+        os.kill(state["pid"], 0)
+        second = self.bundle.run()
+        self.assertEqual(second.returncode, 1)
+        self.assertIn("'box' exists already", second.err)
+        first.out, first.err = first.communicate("still here\n", timeout=30)
+        self.assert_ends(first, 0, "still here\n")
+        with open(pid_file, encoding="ascii") as file:
+            self.assertEqual(int(file.read()), state["pid"])
+
+    def test_bad_id(self):
+        process = self.bundle.run("true", container="a/b")
+        self.assertIn("not a container id", process.err)
+        self.assert_ends(process, 1)
+
+    def test_killed_cli_takes_its_sandbox_along(self):
+        self.config["process"]["args"] = ["sleep", "1000"]
+        self.config["linux"]["resources"] = {"memory": {"limit": 64 << 20}}
+        process = self.bundle.start()
+        self.read_state()
+        process.kill()
+        process.communicate(timeout=30)
+        left = self.bundle.leftovers(process.pid)
+        self.assertEqual([what for what in left if what.startswith("process")], [])
+        # The next one of the same name takes over what was left, and tidies up.
+        self.assert_ends(self.sh("echo again"), 0, "again\n")
+        self.assertEqual(self.bundle.leftovers(process.pid), [])
+
+
+class OtherVerbs(OciTest):
+    def skep(self, *words):
+        return subprocess.run([SKEP, *words], capture_output=True, text=True, timeout=60, check=False)
+
+    def test_spec_can_be_run(self):
+        done = self.skep("spec", "--bundle", self.bundle.top)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        again = self.skep("spec", "--bundle", self.bundle.top)
+        self.assertEqual(again.returncode, 1)
+        self.assertIn("exists", again.stderr)
+        with open(os.path.join(self.bundle.top, "config.json"), encoding="utf-8") as file:
+            self.bundle.config = json.load(file)
+        self.bundle.config["process"]["terminal"] = False
+        self.assert_ends(self.sh("hostname; ls /proc/sys > /dev/null && ls /dev/pts/ptmx"), 0,
+                         "skep\n/dev/pts/ptmx\n")
+
+    def test_platforms_marks_the_one_that_auto_takes(self):
+        done = self.skep("platforms")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertEqual(len(re.findall(r"^\* ", done.stdout, re.M)), 1, done.stdout)
+        for engine in ("kvm", "notify", "ptrace"):
+            self.assertIn(engine, done.stdout)
+
+    def test_help_version_and_mistakes(self):
+        self.assertIn("skep version", self.skep("--version").stdout)
+        for words in (["help"], ["help", "do"], ["--help"], ["run", "--help"]):
+            done = self.skep(*words)
+            self.assertEqual(done.returncode, 0, words)
+            self.assertIn("--", done.stdout)
+        table = json.loads(self.skep("help", "syscalls", "--json").stdout)
+        self.assertTrue(any(row["name"] == "openat" for row in table))
+        self.assertIn("| `openat` |", self.skep("help", "syscalls").stdout)
+        for words in ([], ["nonesuch"], ["run"], ["do"], ["--nonesuch"], ["do", "--nonesuch", "true"],
+                      ["help", "nonesuch"], ["--workers", "x", "platforms"]):
+            done = self.skep(*words)
+            self.assertEqual(done.returncode, 1, words)
+            self.assertTrue(done.stderr.startswith("skep: "), (words, done.stderr))
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] != ["--skep"] or len(sys.argv) < 3:
+        sys.exit(__doc__)
+    SKEP = os.path.abspath(sys.argv[2])
+    bundle.become_subreaper()
+    unittest.main(argv=[sys.argv[0], *sys.argv[3:]], verbosity=2)
