@@ -46,7 +46,8 @@ class FdLink final : public OfSubject<PseudoInode> {
   }
 
   Result<std::optional<vfs::Path>> FollowMagic(vfs::Caller& caller) override {
-    return std::optional<vfs::Path>(TRY(Target(caller)));
+    vfs::Path path = TRY(Target(caller));
+    return std::optional<vfs::Path>(std::move(path));
   }
 
  protected:

@@ -130,7 +130,8 @@ class MemFile final : public MemoryViewFile {
     std::vector<std::byte> buffer(std::min(from.size(), kStep));
     size_t done = 0;
     while (!from.empty()) {
-      const std::span<std::byte> part = std::span(buffer).first(std::min(buffer.size(), from.size()));
+      const size_t size = std::min(buffer.size(), from.size());
+      const std::span<std::byte> part = std::span(buffer).first(size);
       const mm::CopyResult in = from.CopyIn(part);
       const mm::CopyResult out = mm->ForceCopyOut(UserAddr{*offset + done}, part.first(in.bytes));
       done += out.bytes;

@@ -29,8 +29,8 @@ class ProcFs final : public PseudoFs {
   kernel::Kernel& kernel() const { return kernel_; }
   int cpu_count() const;
 
-  // The controlling terminal of a session, as /proc/<pid>/stat tells it. Set by boot; called without
-  // locks.
+  // The controlling terminal of a session, as /proc/<pid>/stat tells it. Set by boot; called
+  // without locks.
   struct Terminal {
     int device = 0;  // new_encode_dev(); 0: none
     int foreground = -1;

@@ -22,7 +22,8 @@ class TextFile final : public vfs::File {
   Result<size_t> Read(vfs::Caller& caller, mm::IoSequence& to, uint64_t offset) override {
     std::shared_ptr<const std::string> text = offset == 0 ? nullptr : Current();
     if (text == nullptr) {
-      text = std::make_shared<const std::string>(TRY(inode_.Text(caller, *this)));
+      std::string made = TRY(inode_.Text(caller, *this));
+      text = std::make_shared<const std::string>(std::move(made));
       SetCurrent(text);
     }
     if (offset >= text->size()) return size_t{0};

@@ -1,8 +1,8 @@
 // Inodes of file systems whose files are made up when they are read: /proc and /sys.
 //
 // Nothing here is stored but names: attributes are constant or asked for, texts are generated. A
-// directory of fixed entries holds its inodes, so that their dentries stay what they are; what comes
-// and goes (processes) is made at each lookup and asked for being Valid() at each use.
+// directory of fixed entries holds its inodes, so that their dentries stay what they are; what
+// comes and goes (processes) is made at each lookup and asked for being Valid() at each use.
 #pragma once
 
 #include <functional>
