@@ -62,6 +62,7 @@ void Reparent(Kernel& kernel, ThreadGroup& dying) REQUIRES(kernel.tasks_mutex) {
   ThreadGroup* reaper = ReaperFor(kernel, dying);
   std::list<Ref<ThreadGroup>> children = std::move(dying.children);
   dying.children.clear();
+  std::vector<int> cut_off;  // process groups that may lose their last link to the session's others
   for (Ref<ThreadGroup>& child : children) {
     if (reaper == &dying || reaper == nullptr) {
       child->parent = nullptr;
@@ -71,17 +72,16 @@ void Reparent(Kernel& kernel, ThreadGroup& dying) REQUIRES(kernel.tasks_mutex) {
     child->parent_thread = reaper->leader.get();
     child->exit_signal = SIGCHLD;
     const bool zombie = child->zombie;
+    if (!zombie && child->pgid != dying.pgid && child->sid == dying.sid) {
+      cut_off.push_back(child->pgid);
+    }
     ThreadGroup& adopted = *child;
     reaper->children.push_back(std::move(child));
     if (zombie && NotifyParentOfExit(adopted)) Reap(adopted);
   }
   if (reaper != nullptr && reaper != &dying) reaper->child_queue.Wake(sched::kAllEvents, 1 << 30);
-  // Process groups that lose their last link to the session's other groups.
-  for (const Ref<ThreadGroup>& child : reaper != nullptr ? reaper->children : children) {
-    if (child->pgid == dying.pgid || child->sid != dying.sid || child->zombie) continue;
-    if (IsOrphaned(kernel, child->pgid, nullptr) && HasStopped(kernel, child->pgid)) {
-      HangUpOrphan(kernel, child->pgid);
-    }
+  for (const int pgid : cut_off) {
+    if (IsOrphaned(kernel, pgid, nullptr) && HasStopped(kernel, pgid)) HangUpOrphan(kernel, pgid);
   }
 }
 

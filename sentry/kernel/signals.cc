@@ -232,7 +232,7 @@ void SleepStopped(Task& task) {
 bool IsOrphaned(Kernel& kernel, int pgid, const ThreadGroup* ignored) {
   bool orphaned = true;
   kernel.ForEachInProcessGroup(pgid, [&](ThreadGroup& g) {
-    if (&g == ignored || g.zombie || g.parent == nullptr || g.parent == kernel.init.get()) return;
+    if (&g == ignored || g.zombie || g.parent == nullptr) return;
     if (g.parent->pgid != g.pgid && g.parent->sid == g.sid) orphaned = false;
   });
   return orphaned;

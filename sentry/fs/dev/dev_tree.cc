@@ -48,7 +48,7 @@ Result<void> PopulateDev(vfs::FileSystem& fs, bool console) {
   if (console) TRY(Make(*root, kConsole));
   for (const Link& link : kLinks) {
     const Ref<vfs::Inode> made =
-        TRY(root->Symlink(link.name, link.target, {.mode = 0777, .uid = 0, .gid = 0}));
+        TRY(root->Symlink(link.name, link.target, {.mode = S_IFLNK | 0777, .uid = 0, .gid = 0}));
   }
   return {};
 }
