@@ -73,7 +73,7 @@ void Task::Main() {
   sched::Fiber::Current().cookie = this;
   if (Start()) {
     for (;;) {
-      if (look.load(std::memory_order_seq_cst) || fiber->interrupted()) {
+      if (ShouldLook()) {
         if (!HandleLook()) break;
       }
       platform::Context& c = context();
@@ -88,6 +88,10 @@ void Task::Main() {
     }
   }
   ExitTask(*this);
+}
+
+bool Task::ShouldLook() const {
+  return look.load(std::memory_order_seq_cst) || fiber->interrupted() || fiber->killed();
 }
 
 void Task::HandleStop(const platform::Stop& stop) {
@@ -126,7 +130,7 @@ void Task::HandleSyscall(const platform::SyscallStop& stop) {
   kernel.vdso_clock->RefreshIfStale();
   pending_result = kernel.hooks.syscall(*this, stop.number, stop.args, stop.compat);
   if (keep_registers) in_syscall = false;
-  if (in_syscall && !look.load(std::memory_order_seq_cst) && !fiber->interrupted()) FinishCall();
+  if (in_syscall && !ShouldLook()) FinishCall();
 }
 
 // The result becomes rax, or the call is restarted as if nothing had happened.

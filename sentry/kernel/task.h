@@ -205,6 +205,7 @@ class Task final : public vfs::Caller, public RefCounted<Task> {
 
  private:
   bool Start();
+  bool ShouldLook() const;
   void HandleStop(const platform::Stop& stop);
   void HandleFault(const platform::FaultStop& fault);
   void HandleSyscall(const platform::SyscallStop& stop);
