@@ -14,6 +14,7 @@
 #include "base/result.h"
 #include "sentry/loader/vdso.h"
 #include "sentry/mm/memory_manager.h"
+#include "sentry/vfs/file.h"
 #include "sentry/vfs/walk.h"
 
 namespace skep::loader {

@@ -1,9 +1,11 @@
 // execve's first step: which program a file stands for.
 #include <algorithm>
 #include <cstring>
+#include <sys/mount.h>
 
 #include "base/limits.h"
 #include "sentry/loader/elf.h"
+#include "sentry/vfs/file.h"
 #include "sentry/vfs/mount.h"
 
 namespace skep::loader {
