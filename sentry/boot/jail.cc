@@ -1,6 +1,6 @@
 #include "sentry/boot/jail.h"
 
-#include <cerrno>
+#include <array>
 #include <csignal>
 #include <fcntl.h>
 #include <linux/capability.h>
@@ -85,35 +85,55 @@ constexpr Row kAllowed[] = {
 
 }  // namespace
 
+namespace {
+
+uint64_t Address(const void* p) { return reinterpret_cast<uint64_t>(p); }
+
+struct Step {
+  const char* what;
+  long number;
+  std::array<uint64_t, 5> args;
+};
+
+}  // namespace
+
+// In our own mount namespace: an empty tmpfs becomes the root, the old tree is let go.
 HostResult<void> EnterEmptyRoot() {
-  // In our own mount namespace: an empty tmpfs becomes the root, the old tree is let go.
-  const auto step = [](const char* what, long rc) -> HostResult<void> {
-    if (rc == 0) return {};
-    return HostFail(std::string("cannot make the sentry's empty root: ") + what, errno);
+  constexpr uint64_t kBare = MS_NOSUID | MS_NODEV | MS_NOEXEC;
+  const char *root = "/", *point = "/proc", *here = ".", *type = "tmpfs";
+  const char* options = "size=0,mode=0555";
+  const Step steps[] = {
+      {"make mounts private", SYS_mount, {0, Address(root), 0, MS_REC | MS_PRIVATE, 0}},
+      {"mount a tmpfs", SYS_mount, {Address(type), Address(point), Address(type), kBare, Address(options)}},
+      {"enter it", SYS_chdir, {Address(point)}},
+      {"make it the root", SYS_pivot_root, {Address(here), Address(here)}},
+      {"let go of the old root", SYS_umount2, {Address(here), MNT_DETACH}},
+      {"make it read-only", SYS_mount, {0, Address(root), 0, MS_REMOUNT | MS_RDONLY | kBare, 0}},
+      {"stand in it", SYS_chdir, {Address(root)}},
   };
-  if (auto r = step("make mounts private", mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr)); !r) return r;
-  if (auto r = step("mount a tmpfs", mount("tmpfs", "/proc", "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, "size=0,mode=0555"));
-      !r) {
-    return r;
+  for (const Step& step : steps) {
+    const auto& a = step.args;
+    if (auto done = host::Call(step.number, a[0], a[1], a[2], a[3], a[4]); !done) {
+      return HostFail(std::string("cannot make the sentry's empty root: ") + step.what,
+                      done.error().code());
+    }
   }
-  if (auto r = step("chdir", chdir("/proc")); !r) return r;
-  if (auto r = step("pivot_root", syscall(SYS_pivot_root, ".", ".")); !r) return r;
-  if (auto r = step("let go of the old root", umount2(".", MNT_DETACH)); !r) return r;
-  if (auto r = step("remount read-only", mount(nullptr, "/", nullptr, MS_REMOUNT | MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC, nullptr));
-      !r) {
-    return r;
-  }
-  return step("chdir to it", chdir("/"));
+  return {};
 }
 
 HostResult<void> DropPrivileges() {
-  if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0) return HostFail("cannot set no_new_privs", errno);
-  for (int capability = 0; capability < 64; ++capability) {
-    if (prctl(PR_CAPBSET_DROP, capability, 0, 0, 0) != 0 && errno == EINVAL) break;
+  if (auto set = host::Call(SYS_prctl, PR_SET_NO_NEW_PRIVS, 1); !set) {
+    return HostFail("cannot set no_new_privs", set.error().code());
+  }
+  for (uint64_t capability = 0; capability < 64; ++capability) {
+    auto dropped = host::Call(SYS_prctl, PR_CAPBSET_DROP, capability);
+    if (!dropped && dropped.error().code() == EINVAL) break;
   }
   __user_cap_header_struct header{_LINUX_CAPABILITY_VERSION_3, 0};
   __user_cap_data_struct none[2] = {};
-  if (syscall(SYS_capset, &header, none) != 0) return HostFail("cannot drop capabilities", errno);
+  if (auto dropped = host::Call(SYS_capset, Address(&header), Address(none)); !dropped) {
+    return HostFail("cannot drop capabilities", dropped.error().code());
+  }
   return {};
 }
 

@@ -4,12 +4,9 @@
 #include <cstring>
 
 #include "base/limits.h"
+#include "base/missing_defs.h"
 #include "sentry/kernel/kernel.h"
 #include "sentry/kernel/signals.h"
-
-#ifndef SS_AUTODISARM
-#define SS_AUTODISARM (1U << 31)
-#endif
 
 namespace skep::kernel {
 namespace {

@@ -4,12 +4,9 @@
 #include <sys/auxv.h>
 
 #include "base/limits.h"
+#include "base/missing_defs.h"
 #include "sentry/loader/elf.h"
 #include "sentry/sched/fiber.h"
-
-#ifndef AT_MINSIGSTKSZ
-#define AT_MINSIGSTKSZ 51
-#endif
 
 namespace skep::loader {
 namespace {

@@ -69,7 +69,8 @@ Result<ElfFile> ReadElf(vfs::Caller& caller, Ref<vfs::File> file, int bad) {
   ElfFile elf;
   elf.file = std::move(file);
   auto header = std::as_writable_bytes(std::span(&elf.header, 1));
-  if (TRY(ReadAt(caller, *elf.file, 0, header)) < header.size()) return Fail(bad);
+  const size_t header_read = TRY(ReadAt(caller, *elf.file, 0, header));
+  if (header_read < header.size()) return Fail(bad);
   const Elf64_Ehdr& h = elf.header;
   if (memcmp(h.e_ident, ELFMAG, SELFMAG) != 0 || h.e_ident[EI_CLASS] != ELFCLASS64 ||
       h.e_machine != EM_X86_64 || (h.e_type != ET_EXEC && h.e_type != ET_DYN) ||
@@ -78,7 +79,8 @@ Result<ElfFile> ReadElf(vfs::Caller& caller, Ref<vfs::File> file, int bad) {
   }
   elf.segments.resize(h.e_phnum);
   auto table = std::as_writable_bytes(std::span(elf.segments));
-  if (TRY(ReadAt(caller, *elf.file, h.e_phoff, table)) < table.size()) return Fail(bad);
+  const size_t table_read = TRY(ReadAt(caller, *elf.file, h.e_phoff, table));
+  if (table_read < table.size()) return Fail(bad);
   bool any = false;
   for (const Elf64_Phdr& p : elf.segments) {
     if (p.p_type != PT_LOAD) continue;

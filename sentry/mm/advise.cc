@@ -4,17 +4,8 @@
 #include <utility>
 #include <vector>
 
+#include "base/missing_defs.h"
 #include "sentry/mm/state.h"
-
-#ifndef MADV_SOFT_OFFLINE
-#define MADV_SOFT_OFFLINE 101
-#endif
-#ifndef MADV_DONTNEED_LOCKED
-#define MADV_DONTNEED_LOCKED 24
-#endif
-#ifndef MADV_COLLAPSE
-#define MADV_COLLAPSE 25
-#endif
 
 namespace skep::mm {
 

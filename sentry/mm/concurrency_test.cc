@@ -74,6 +74,22 @@ uint64_t Get(MemoryManager& mm, uint64_t at) {
   return value;
 }
 
+void ProtectAndBack(MemoryManager& mm, uint64_t page) {
+  EXPECT_TRUE(mm.Mprotect(page, kPage, PROT_READ, false, false));
+  EXPECT_TRUE(mm.Mprotect(page, kPage, PROT_READ | PROT_WRITE, false, false));
+}
+
+void MapAndUnmap(MemoryManager& mm) {
+  const uint64_t extra = mm.Mmap({.size = kPage,
+                                  .prot = PROT_READ | PROT_WRITE,
+                                  .flags = MAP_PRIVATE | MAP_ANONYMOUS},
+                                 {})
+                             .value();
+  EXPECT_EQ(Get(mm, extra), 0u);
+  Put(mm, extra, 1, false);
+  EXPECT_TRUE(mm.Munmap(extra, kPage));
+}
+
 TEST_F(MmConcurrency, EachFiberKeepsItsMemory) {
   const auto mm = NewSpace();
   auto file = MakeRef<FilePages>(*memory);
@@ -114,22 +130,12 @@ TEST_F(MmConcurrency, EachFiberKeepsItsMemory) {
           model[page] = 0;
           break;
         }
-        case 1: {
-          EXPECT_TRUE(mm->Mprotect(at + page * kPage, kPage, PROT_READ, false, false));
-          EXPECT_TRUE(mm->Mprotect(at + page * kPage, kPage, PROT_READ | PROT_WRITE, false, false));
+        case 1:
+          ProtectAndBack(*mm, at + page * kPage);
           break;
-        }
-        case 2: {
-          const uint64_t extra = mm->Mmap({.size = kPage,
-                                           .prot = PROT_READ | PROT_WRITE,
-                                           .flags = MAP_PRIVATE | MAP_ANONYMOUS},
-                                          {})
-                                     .value();
-          EXPECT_EQ(Get(*mm, extra), 0u);
-          Put(*mm, extra, 1, false);
-          EXPECT_TRUE(mm->Munmap(extra, kPage));
+        case 2:
+          MapAndUnmap(*mm);
           break;
-        }
         case 3: {
           uint64_t junk = random();
           (void)mm->CopyOut(UserAddr{window + random() % 64 * kPage},

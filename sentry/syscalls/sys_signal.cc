@@ -110,7 +110,8 @@ Result<void> Pause(Task&) {
 Result<int32_t> RtSigtimedwait(Task& task, UserPtr<const uint64_t> set, UserPtr<siginfo_t> info,
                                UserPtr<const timespec> timeout, uint64_t size) {
   if (size != kMaskSize) return Fail(EINVAL);
-  const SignalSet wanted = SignalSet(TRY(task.mm->CopyIn(set))) & ~kernel::kUnblockable;
+  const uint64_t bits = TRY(task.mm->CopyIn(set));
+  const SignalSet wanted = SignalSet(bits) & ~kernel::kUnblockable;
   sched::Deadline deadline;
   bool poll = false;
   if (!timeout.is_null()) {

@@ -1,7 +1,6 @@
 /* The page of clock parameters that the sentry writes and every guest reads, just below its vDSO.
  * A seqlock: odd while it is written. C and C++. */
-#ifndef SKEP_VDSO_PAGE_H
-#define SKEP_VDSO_PAGE_H
+#pragma once
 
 #include <stdint.h>
 
@@ -14,5 +13,3 @@ struct skep_vdso_page {
   uint64_t monotonic_ns; /* at base_tsc */
   uint64_t realtime_ns;  /* at base_tsc */
 };
-
-#endif
