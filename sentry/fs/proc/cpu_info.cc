@@ -14,11 +14,36 @@ struct Leaf {
   unsigned a = 0, b = 0, c = 0, d = 0;
 };
 
-Leaf Cpuid(unsigned leaf, unsigned subleaf = 0) {
+// Each CPUID is a trap to the hypervisor (0.5 ms on some): no more of them than needed.
+Leaf RawCpuid(unsigned leaf, unsigned subleaf = 0) {
   Leaf r;
-  if (__get_cpuid_count(leaf, subleaf, &r.a, &r.b, &r.c, &r.d) == 0) return {};
+  __cpuid_count(leaf, subleaf, r.a, r.b, r.c, r.d);
   return r;
 }
+
+class Processor {
+ public:
+  Leaf Cpuid(unsigned leaf, unsigned subleaf = 0) const {
+    const unsigned highest = leaf >= 0x80000000 ? highest_extended_ : zero_.a;
+    return leaf > highest ? Leaf{} : RawCpuid(leaf, subleaf);
+  }
+  const Leaf& zero() const { return zero_; }
+  const Leaf& one() const { return one_; }
+  const Leaf& sizes() const { return sizes_; }  // leaf 0x80000008
+
+  std::string Vendor() const;
+  std::string ModelName() const;
+  std::string Flags() const;
+  unsigned CacheKiB() const;
+  // MHz, where the processor tells.
+  unsigned BaseMegahertz() const { return Cpuid(0x16).a & 0xffff; }
+
+ private:
+  const Leaf zero_ = RawCpuid(0);
+  const unsigned highest_extended_ = RawCpuid(0x80000000).a;
+  const Leaf one_ = RawCpuid(1);
+  const Leaf sizes_ = Cpuid(0x80000008);
+};
 
 // A register of a leaf and the names of its bits, as Linux spells them; "" has no name.
 enum class Word : uint8_t { k1D, kExt1D, k1C, kExt1C, kD1A, k7B, kExt8B, k7C, k7D, kCount };
@@ -70,19 +95,20 @@ constexpr Flag kFlags[] = {
     {Word::k7D, 24, "amx_tile"}, {Word::k7D, 25, "amx_int8"},
 };
 
-std::string FlagsText() {
-  const Leaf one = Cpuid(1), seven = Cpuid(7), ext1 = Cpuid(0x80000001);
+std::string Processor::Flags() const {
+  const Leaf seven = Cpuid(7), ext1 = Cpuid(0x80000001);
+  const bool invariant_tsc = (Cpuid(0x80000007).d & 0x100) != 0;
   std::array<unsigned, static_cast<size_t>(Word::kCount)> words{};
   const auto set = [&](Word word, unsigned bits) { words[static_cast<size_t>(word)] = bits; };
-  set(Word::k1D, one.d);
-  set(Word::k1C, one.c);
+  set(Word::k1D, one_.d);
+  set(Word::k1C, one_.c);
   set(Word::kExt1D, ext1.d);
   set(Word::kExt1C, ext1.c);
   set(Word::k7B, seven.b);
   set(Word::k7C, seven.c);
   set(Word::k7D, seven.d);
   set(Word::kD1A, Cpuid(0xd, 1).a);
-  set(Word::kExt8B, Cpuid(0x80000008).b);
+  set(Word::kExt8B, sizes_.b);
   std::string text;
   for (const Flag& flag : kFlags) {
     if ((words[static_cast<size_t>(flag.word)] >> flag.bit & 1) == 0) continue;
@@ -90,23 +116,22 @@ std::string FlagsText() {
     text += flag.name;
     // What Linux makes up itself comes before the words that follow.
     if (strcmp(flag.name, "lm") == 0) {
-      if ((Cpuid(0x80000007).d & 0x100) != 0) text += " constant_tsc rep_good nopl nonstop_tsc";
+      if (invariant_tsc) text += " constant_tsc rep_good nopl nonstop_tsc";
       text += " cpuid";
     }
   }
   return text;
 }
 
-std::string VendorText() {
-  const Leaf zero = Cpuid(0);
+std::string Processor::Vendor() const {
   char vendor[12];
-  memcpy(vendor, &zero.b, 4);
-  memcpy(vendor + 4, &zero.d, 4);
-  memcpy(vendor + 8, &zero.c, 4);
+  memcpy(vendor, &zero_.b, 4);
+  memcpy(vendor + 4, &zero_.d, 4);
+  memcpy(vendor + 8, &zero_.c, 4);
   return std::string(vendor, strnlen(vendor, sizeof vendor));
 }
 
-std::string ModelName() {
+std::string Processor::ModelName() const {
   std::array<char, 48> name{};
   for (unsigned i = 0; i < 3; ++i) {
     const Leaf part = Cpuid(0x80000002 + i);
@@ -120,8 +145,8 @@ std::string ModelName() {
 }
 
 // The cache that Linux shows: the last level of Intel's, the second of AMD's.
-unsigned CacheKiB(const std::string& vendor) {
-  if (vendor == "AuthenticAMD") return Cpuid(0x80000006).c >> 16;
+unsigned Processor::CacheKiB() const {
+  if (zero_.b == signature_AMD_ebx) return Cpuid(0x80000006).c >> 16;
   unsigned size = 0;
   for (unsigned i = 0; i < 8; ++i) {
     const Leaf c = Cpuid(4, i);
@@ -131,19 +156,17 @@ unsigned CacheKiB(const std::string& vendor) {
   return size;
 }
 
-// MHz, where the processor tells.
-unsigned BaseMegahertz() { return Cpuid(0x16).a & 0xffff; }
-
 }  // namespace
 
 std::string CpuInfoText(int cpu_count) {
-  const std::string vendor = VendorText();
-  const Leaf one = Cpuid(1), sizes = Cpuid(0x80000008);
+  const Processor processor;
+  const Leaf &one = processor.one(), &sizes = processor.sizes();
   unsigned family = one.a >> 8 & 0xf, model = one.a >> 4 & 0xf;
   if (family == 0xf) family += one.a >> 20 & 0xff;
   if (family >= 6) model += (one.a >> 16 & 0xf) << 4;
-  const unsigned megahertz = BaseMegahertz();
-  const std::string name = ModelName(), flags = FlagsText();
+  const unsigned megahertz = processor.BaseMegahertz(), cache = processor.CacheKiB();
+  const std::string vendor = processor.Vendor(), name = processor.ModelName();
+  const std::string flags = processor.Flags();
   std::string text;
   const auto out = std::back_inserter(text);
   for (int cpu = 0; cpu < cpu_count; ++cpu) {
@@ -152,11 +175,11 @@ std::string CpuInfoText(int cpu_count) {
     fmt::format_to(out, "model name\t: {}\nstepping\t: {}\n", name, one.a & 0xf);
     if (megahertz != 0) fmt::format_to(out, "cpu MHz\t\t: {}.000\n", megahertz);
     fmt::format_to(out, "cache size\t: {} KB\nphysical id\t: 0\nsiblings\t: {}\ncore id\t\t: {}\n",
-                   CacheKiB(vendor), cpu_count, cpu);
+                   cache, cpu_count, cpu);
     fmt::format_to(out, "cpu cores\t: {}\napicid\t\t: {}\ninitial apicid\t: {}\n", cpu_count, cpu,
                    cpu);
     fmt::format_to(out, "fpu\t\t: yes\nfpu_exception\t: yes\ncpuid level\t: {}\nwp\t\t: yes\n",
-                   Cpuid(0).a);
+                   processor.zero().a);
     fmt::format_to(out, "flags\t\t: {}\nbugs\t\t:\n", flags);
     if (megahertz != 0) fmt::format_to(out, "bogomips\t: {}.00\n", megahertz * 2);
     fmt::format_to(out, "clflush size\t: {0}\ncache_alignment\t: {0}\n", (one.b >> 8 & 0xff) * 8);

@@ -146,7 +146,7 @@ std::string VersionText(ProcFs&) {
                      kernel::kVersion);
 }
 
-std::string CpuinfoText(ProcFs& fs) { return CpuInfoText(fs.cpu_count()); }
+std::string CpuinfoText(ProcFs& fs) { return fs.CpuInfo(); }
 
 struct MachineFile {
   std::string_view path;

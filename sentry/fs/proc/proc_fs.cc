@@ -96,6 +96,12 @@ Result<vfs::StatFs> ProcFs::GetStatFs() { return vfs::StatFs{.type = PROC_SUPER_
 
 int ProcFs::cpu_count() const { return kernel_.scheduler.worker_count(); }
 
+std::string ProcFs::CpuInfo() {
+  MutexLock lock(mutex_);
+  if (cpu_info_.empty()) cpu_info_ = CpuInfoText(cpu_count());
+  return cpu_info_;
+}
+
 std::array<double, 3> ProcFs::SampleLoad(size_t running) {
   constexpr std::array<double, 3> kSeconds = {60, 300, 900};
   const uint64_t now = kernel_.scheduler.clock().MonotonicNs();

@@ -40,12 +40,15 @@ class ProcFs final : public PseudoFs {
   // 1, 5 and 15 minutes, as far as the reads of /proc/loadavg have sampled them.
   std::array<double, 3> SampleLoad(size_t running);
 
+  std::string CpuInfo();  // generated once
+
   const std::string& boot_id() const { return boot_id_; }
 
  private:
   kernel::Kernel& kernel_;
   const std::string boot_id_;
-  Mutex mutex_{LockRank::kLeaf};
+  Mutex mutex_{LockRank::kFile};
+  std::string cpu_info_ GUARDED_BY(mutex_);
   std::array<double, 3> load_ GUARDED_BY(mutex_) = {};
   uint64_t load_sampled_ns_ GUARDED_BY(mutex_) = 0;
 };

@@ -45,15 +45,71 @@ struct Cache {
 std::vector<Cache> HostCaches() {
   std::vector<Cache> caches;
   unsigned a = 0, b = 0, c = 0, d = 0;
-  unsigned leaf = 4;
-  if (__get_cpuid(0, &a, &b, &c, &d) != 0 && b == signature_AMD_ebx) leaf = 0x8000001d;
+  __cpuid(0, a, b, c, d);
+  const unsigned leaf = b == signature_AMD_ebx ? 0x8000001d : 4;
+  __cpuid(leaf & 0x80000000, a, b, c, d);
+  if (a < leaf) return caches;
   for (unsigned index = 0; index < 8; ++index) {
-    if (__get_cpuid_count(leaf, index, &a, &b, &c, &d) == 0 || (a & 0x1f) == 0) break;
+    __cpuid_count(leaf, index, a, b, c, d);
+    if ((a & 0x1f) == 0) break;
     caches.push_back({.level = a >> 5 & 7, .type = a & 0x1f, .line = (b & 0xfff) + 1,
                       .partitions = (b >> 12 & 0x3ff) + 1, .ways = (b >> 22) + 1,
                       .sets = c + 1});
   }
   return caches;
+}
+
+// cpuN/cache: filled when somebody looks, since asking the processor is a trap to the hypervisor
+// (0.5 ms on some). Which CPUs share a cache is not told, so each has its own.
+class CacheDirectory final : public FixedDirectory {
+ public:
+  CacheDirectory(PseudoFs& fs, int cpu)
+      : FixedDirectory(fs, fs.NextIno(), uint32_t{S_IFDIR | 0755}), pseudo_fs_(fs), cpu_(cpu) {}
+
+  Result<Ref<vfs::Inode>> Lookup(std::string_view name) override {
+    Fill();
+    return FixedDirectory::Lookup(name);
+  }
+  void List(uint64_t after, size_t max, std::vector<Entry>& to) override {
+    sched::SleepLockHold hold(directory_lock());
+    Fill();
+    FixedDirectory::List(after, max, to);
+  }
+
+ private:
+  void Fill();  // under the directory lock
+  Ref<PseudoInode> IndexOf(const Cache& cache);
+  PseudoFs& pseudo_fs_;
+  const int cpu_;
+};
+
+void CacheDirectory::Fill() {
+  if (size() != 0) return;
+  size_t index = 0;
+  for (const Cache& cache : HostCaches()) Add(fmt::format("index{}", index++), IndexOf(cache));
+}
+
+Ref<PseudoInode> CacheDirectory::IndexOf(const Cache& cache) {
+  constexpr std::array<const char*, 4> kTypes = {"", "Data", "Instruction", "Unified"};
+  auto made = MakeRef<FixedDirectory>(fs(), pseudo_fs_.NextIno(), uint32_t{S_IFDIR | 0755});
+  const auto add = [&](std::string_view name, std::string text) {
+    made->Add(name, MakeRef<PseudoText>(fs(), pseudo_fs_.NextIno(), uint32_t{S_IFREG | 0444},
+                                        uint64_t{4096},
+                                        [text = std::move(text) + "\n"] { return text; },
+                                        PseudoText::Sink()));
+  };
+  add("level", std::to_string(cache.level));
+  add("type", kTypes[cache.type & 3]);
+  add("size", fmt::format("{}K", cache.size() / 1024));
+  add("coherency_line_size", std::to_string(cache.line));
+  add("physical_line_partition", std::to_string(cache.partitions));
+  add("ways_of_associativity", std::to_string(cache.ways));
+  add("number_of_sets", std::to_string(cache.sets));
+  std::string mask = MaskText(cpu_, 1);
+  mask.pop_back();
+  add("shared_cpu_map", std::move(mask));
+  add("shared_cpu_list", std::to_string(cpu_));
+  return made;
 }
 
 std::string NodeMeminfo() {
@@ -115,26 +171,7 @@ void SysFs::AddCpus(int count) {
       AddConstant(topology + name, MaskText(0, count));
       AddConstant(topology + name + "_list", all);
     }
-    AddCaches(cpu + "cache/", i);
-  }
-}
-
-// The host's caches; which CPUs share them is not told, so each has its own.
-void SysFs::AddCaches(const std::string& directory, int cpu) {
-  constexpr std::array<const char*, 4> kTypes = {"", "Data", "Instruction", "Unified"};
-  const std::vector<Cache> caches = HostCaches();
-  for (size_t i = 0; i < caches.size(); ++i) {
-    const Cache& cache = caches[i];
-    const std::string index = fmt::format("{}index{}/", directory, i);
-    AddConstant(index + "level", fmt::format("{}\n", cache.level));
-    AddConstant(index + "type", fmt::format("{}\n", kTypes[cache.type & 3]));
-    AddConstant(index + "size", fmt::format("{}K\n", cache.size() / 1024));
-    AddConstant(index + "coherency_line_size", fmt::format("{}\n", cache.line));
-    AddConstant(index + "physical_line_partition", fmt::format("{}\n", cache.partitions));
-    AddConstant(index + "ways_of_associativity", fmt::format("{}\n", cache.ways));
-    AddConstant(index + "number_of_sets", fmt::format("{}\n", cache.sets));
-    AddConstant(index + "shared_cpu_map", MaskText(cpu, 1));
-    AddConstant(index + "shared_cpu_list", fmt::format("{}\n", cpu));
+    Add(cpu + "cache", MakeRef<CacheDirectory>(*this, i));
   }
 }
 

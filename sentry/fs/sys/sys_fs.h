@@ -16,7 +16,6 @@ class SysFs final : public PseudoFs {
  private:
   void AddConstant(std::string_view path, std::string text);
   void AddCpus(int count);
-  void AddCaches(const std::string& cpu, int index);
   void AddNode(int cpu_count);
 };
 
