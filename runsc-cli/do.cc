@@ -1,4 +1,5 @@
 // `skep do`: a command over a read-only view of the host's root, or of a directory.
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <linux/capability.h>
 #include <sys/resource.h>
@@ -129,6 +130,17 @@ HostResult<std::string> ChooseCwd(const DoOptions& options) {
   return options.cwd;
 }
 
+HostResult<void> PlanCheckpoint(const DoOptions& options, SandboxPlan& plan) {
+  if (options.image.empty()) return {};
+  Result<OwnedFd> image =
+      host::Open(options.image.c_str(), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+  if (!image) return HostFail("--image " + options.image, image.error().code());
+  plan.image = std::move(*image);
+  plan.checkpoint_after_ms = options.checkpoint_after;
+  plan.config.checkpoint_scan = true;
+  return {};
+}
+
 HostResult<SandboxPlan> MakePlan(const GlobalOptions& global, const DoOptions& options) {
   SandboxPlan plan;
   boot::BootConfig& config = plan.config;
@@ -142,6 +154,7 @@ HostResult<SandboxPlan> MakePlan(const GlobalOptions& global, const DoOptions& o
   config.hostname = options.hostname;
   config.pids_limit = static_cast<uint64_t>(options.pids);
   config.terminal = RawTerminal::Usable();
+  TRY(PlanCheckpoint(options, plan));
   FillIdentity(user, config);
   FillRlimits(config);
   TRY(FillEnvironment(options, config));

@@ -66,6 +66,11 @@ void AddDo(CLI::App& app, DoOptions& options) {
   verb->add_option("--pids", options.pids, "most processes and threads")
       ->check(CLI::Range(int64_t{1}, int64_t{4194304}));
   verb->add_option("--hostname", options.hostname, "host name inside");
+  CLI::Option* image = verb->add_option("--image", options.image, "file for --checkpoint-after");
+  verb->add_option("--checkpoint-after", options.checkpoint_after,
+                   "a test mode: after so many ms, stop, and go on from --image in a new process")
+      ->needs(image)
+      ->check(CLI::Range(int64_t{0}, int64_t{3600'000}));
 }
 
 void AddOthers(CLI::App& app, Options& options) {
@@ -119,7 +124,8 @@ int Help(const CLI::App& app, const Options& options, const Reporter& reporter) 
     return PrintSyscalls(options.help_json ? TableFormat::kJson : TableFormat::kMarkdown);
   }
   if (options.help_topic.empty()) {
-    fputs(app.help().c_str(), stdout);
+    // Not app.help(): that is the help of the verb which was given, this one.
+    fputs(app.get_formatter()->make_help(&app, "", CLI::AppFormatMode::Normal).c_str(), stdout);
     return 0;
   }
   for (const CLI::App* verb : app.get_subcommands(nullptr)) {

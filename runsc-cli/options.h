@@ -32,6 +32,10 @@ struct DoOptions {
   std::string hostname = "skep";
   std::vector<std::string> env, volumes;
   int64_t pids = 0;
+  // A test mode: so many ms after its start the sandbox is written to `image`, and goes on from
+  // there in a new sentry.
+  int64_t checkpoint_after = -1;
+  std::string image;
   std::vector<std::string> command;
 };
 

@@ -15,9 +15,11 @@ HostResult<Ending> RunSandbox(SandboxPlan plan, const Reporter& reporter, StartL
     plan.config.terminal_rows = size.rows;
     plan.config.terminal_columns = size.columns;
   }
+  std::optional<SandboxPlan> again;
+  if (plan.checkpoint_after_ms >= 0) again = TRY(CopyPlan(plan));
   Sandbox sandbox = TRY(StartSandbox(std::move(plan)));
   if (listener != nullptr) TRY(listener->Started(sandbox.sentry.pid()));
-  return Supervise(std::move(sandbox), signals, terminal, reporter);
+  return Supervise(std::move(sandbox), signals, terminal, reporter, std::move(again));
 }
 
 StubCgroup HoldMemory(SandboxPlan& plan, const std::string& wanted_group,

@@ -64,13 +64,14 @@ HostResult<Child> StartSentry(SandboxPlan& plan, const OwnedFd& client, const Ow
   config.log_fd = plan.log.get();
   config.strace_fd = plan.strace.get();
   config.stub_cgroup_fd = plan.stub_cgroup.get();
+  config.restore_fd = plan.restore ? plan.image.get() : -1;
   for (int fd = 0; fd < 3; ++fd) config.stdio_fds[fd] = fd;
   const OwnedFd file = TRY(WriteConfig(config));
   ChildPlan child_plan;
   child_plan.argv = {"skep", "boot", "--config-fd", std::to_string(file.get())};
   child_plan.namespaces = kIsolation | CLONE_NEWNS;
   for (const int fd : {file.get(), config.gofer_fd, config.control_fd, config.log_fd,
-                       config.strace_fd, config.stub_cgroup_fd}) {
+                       config.strace_fd, config.stub_cgroup_fd, config.restore_fd}) {
     if (fd >= 0) child_plan.keep.push_back(fd);
   }
   child_plan.signals = plan.child_signals;
@@ -119,6 +120,34 @@ HostResult<Sandbox> StartSandbox(SandboxPlan plan) {
   TRY(JudgeJail(gofer::ReceiveReport(gofer_control.get()), sandbox.gofer));
   sandbox.control = std::move(control.a);
   return sandbox;
+}
+
+HostResult<SandboxPlan> CopyPlan(const SandboxPlan& plan) {
+  SandboxPlan copy;
+  HostResult<void> failed;
+  const auto dup = [&](const OwnedFd& fd) {
+    if (!fd) return OwnedFd();
+    Result<OwnedFd> again = host::Dup(fd.get());
+    if (!again) failed = HostFail("cannot duplicate a descriptor", again.error().code());
+    return again ? std::move(*again) : OwnedFd();
+  };
+  copy.config = plan.config;
+  for (const gofer::AttachPoint& point : plan.attach_points) {
+    copy.attach_points.push_back({dup(point.root), point.read_only});
+  }
+  copy.hidden = plan.hidden;
+  copy.log = dup(plan.log);
+  copy.strace = dup(plan.strace);
+  copy.stub_cgroup = dup(plan.stub_cgroup);
+  copy.image = dup(plan.image);
+  copy.log_format = plan.log_format;
+  copy.log_level = plan.log_level;
+  copy.user_namespace = plan.user_namespace;
+  copy.checkpoint_after_ms = plan.checkpoint_after_ms;
+  copy.restore = plan.restore;
+  copy.child_signals = plan.child_signals;
+  TRY(failed);
+  return copy;
 }
 
 HostResult<void> ApplyGlobalOptions(const GlobalOptions& options, SandboxPlan& plan) {

@@ -27,6 +27,11 @@ struct SandboxPlan {
   LogFormat log_format = LogFormat::kText;
   LogLevel log_level = LogLevel::kWarning;
   bool user_namespace = false;  // the CLI has entered one
+  // A checkpoint test: the file for the image, when it is made (-1: never), and the image to start
+  // from.
+  OwnedFd image;
+  int64_t checkpoint_after_ms = -1;
+  bool restore = false;
   sigset_t child_signals = {};  // the signal mask of before the CLI blocked signals
 };
 
@@ -37,6 +42,8 @@ struct Sandbox {
 };
 
 HostResult<Sandbox> StartSandbox(SandboxPlan plan);
+// The same once more, with descriptors of its own.
+HostResult<SandboxPlan> CopyPlan(const SandboxPlan& plan);
 
 // Fills in what the global options say: platform, workers, logs, strace.
 HostResult<void> ApplyGlobalOptions(const GlobalOptions& options, SandboxPlan& plan);

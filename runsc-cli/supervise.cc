@@ -42,14 +42,22 @@ int CodeOfFailedStart(int host_errno) {
 
 class Supervisor {
  public:
-  Supervisor(Sandbox sandbox, const SignalSet& signals, bool terminal, const Reporter& reporter)
-      : sandbox_(std::move(sandbox)), signals_(signals), terminal_(terminal), reporter_(reporter) {}
+  Supervisor(Sandbox sandbox, const SignalSet& signals, bool terminal, const Reporter& reporter,
+             std::optional<SandboxPlan> again)
+      : sandbox_(std::move(sandbox)),
+        signals_(signals),
+        terminal_(terminal),
+        reporter_(reporter),
+        again_(std::move(again)) {}
 
   Ending Run();
 
  private:
   void TakeSignal();
   std::optional<Ending> TakeEvent();
+  std::optional<Ending> GoOnFromImage(const SentryEvent& event);
+  int CheckpointTimeoutMs() const;
+  void CheckpointIfDue();
   Ending Lost();
   void Send(CliCommand::Kind kind, uint32_t value) {
     (void)boot::SendCommand(sandbox_.control.get(), {kind, value});
@@ -66,6 +74,9 @@ class Supervisor {
   const bool terminal_;
   const Reporter& reporter_;
   RawTerminal raw_;
+  // A checkpoint to come: then the plan to go on with, and when (0: the guest has not started).
+  std::optional<SandboxPlan> again_;
+  uint64_t checkpoint_at_ns_ = 0;
 };
 
 Ending Supervisor::Run() {
@@ -74,7 +85,9 @@ Ending Supervisor::Run() {
     std::array<pollfd, 3> fds = {pollfd{sandbox_.control.get(), POLLIN, 0},
                                  pollfd{signals_.fd(), POLLIN, 0},
                                  pollfd{sandbox_.sentry.pidfd(), POLLIN, 0}};
-    if (!host::Poll(fds, -1)) continue;
+    const Result<int> ready = host::Poll(fds, CheckpointTimeoutMs());
+    CheckpointIfDue();
+    if (!ready) continue;
     if (fds[1].revents != 0) TakeSignal();
     // Its last event may have come after the control socket was looked at.
     if (fds[2].revents != 0) (void)host::Poll(std::span(fds).first(1), 0);
@@ -115,7 +128,13 @@ std::optional<Ending> Supervisor::TakeEvent() {
   if (!event) return Lost();
   switch (event->kind) {
     case SentryEvent::Kind::kStarted:
+      if (again_) {
+        checkpoint_at_ns_ = host::MonotonicNs() +
+                            static_cast<uint64_t>(again_->checkpoint_after_ms) * 1'000'000;
+      }
       return std::nullopt;
+    case SentryEvent::Kind::kCheckpointed:
+      return GoOnFromImage(*event);
     case SentryEvent::Kind::kStopped:
       StopSelf();
       return std::nullopt;
@@ -129,6 +148,38 @@ std::optional<Ending> Supervisor::TakeEvent() {
       return Ending{Ending::Kind::kExited, ExitCodeOf(event->status)};
   }
   return Lost();
+}
+
+int Supervisor::CheckpointTimeoutMs() const {
+  if (checkpoint_at_ns_ == 0) return -1;
+  const uint64_t now = host::MonotonicNs();
+  return now >= checkpoint_at_ns_ ? 0 : static_cast<int>((checkpoint_at_ns_ - now) / 1'000'000 + 1);
+}
+
+void Supervisor::CheckpointIfDue() {
+  if (checkpoint_at_ns_ == 0 || host::MonotonicNs() < checkpoint_at_ns_) return;
+  checkpoint_at_ns_ = 0;
+  (void)boot::SendCommand(sandbox_.control.get(), {CliCommand::Kind::kCheckpoint, 0},
+                          again_->image.get());
+}
+
+// The sandbox is in the image and its sentry ends: a new sentry and a new gofer take over.
+std::optional<Ending> Supervisor::GoOnFromImage(const SentryEvent& event) {
+  if (!again_ || event.status != 0) {
+    raw_.Restore();
+    reporter_.Error("the sandbox cannot be checkpointed: " + event.text);
+    return Ending{Ending::Kind::kLost, 1};
+  }
+  (void)sandbox_.sentry.Wait();
+  again_->restore = true;
+  HostResult<Sandbox> next = StartSandbox(*std::exchange(again_, std::nullopt));
+  if (!next) {
+    raw_.Restore();
+    reporter_.Error(next.error().message);
+    return Ending{Ending::Kind::kLost, 1};
+  }
+  sandbox_ = std::move(*next);
+  return std::nullopt;
 }
 
 void Supervisor::StopSelf() {
@@ -176,9 +227,9 @@ HostResult<SignalSet> SignalSet::Block() {
   return set;
 }
 
-Ending Supervise(Sandbox sandbox, const SignalSet& signals, bool terminal,
-                 const Reporter& reporter) {
-  return Supervisor(std::move(sandbox), signals, terminal, reporter).Run();
+Ending Supervise(Sandbox sandbox, const SignalSet& signals, bool terminal, const Reporter& reporter,
+                 std::optional<SandboxPlan> again) {
+  return Supervisor(std::move(sandbox), signals, terminal, reporter, std::move(again)).Run();
 }
 
 }  // namespace skep::cli

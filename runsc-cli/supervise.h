@@ -2,6 +2,7 @@
 #pragma once
 
 #include <csignal>
+#include <optional>
 
 #include "base/result.h"
 #include "runsc-cli/report.h"
@@ -33,7 +34,8 @@ struct Ending {
 };
 
 // Waits for the sandbox's end; it is gone when this returns. `terminal`: pass the terminal through.
-Ending Supervise(Sandbox sandbox, const SignalSet& signals, bool terminal,
-                 const Reporter& reporter);
+// `again`: the plan to go on with after a checkpoint, whose time it says; none: no checkpoint.
+Ending Supervise(Sandbox sandbox, const SignalSet& signals, bool terminal, const Reporter& reporter,
+                 std::optional<SandboxPlan> again);
 
 }  // namespace skep::cli

@@ -89,6 +89,7 @@ Usage CurrentUsage();
 // returns how many there were. Free memory is skipped. Nothing may allocate or free meanwhile. A
 // hit in a stack may be a stale word of an earlier, deeper call; one in the heap is a pointer or a
 // number that looks like one.
-size_t ScanForHostPointers(void (*report)(uintptr_t where, uintptr_t value));
+// `maps_fd`: /proc/self/maps, opened by a process that cannot do so any more; -1: opened now.
+size_t ScanForHostPointers(void (*report)(uintptr_t where, uintptr_t value), int maps_fd = -1);
 
 }  // namespace skep::arena

@@ -17,12 +17,23 @@ extern "C" const char _end;
 namespace skep::arena {
 namespace {
 
+Result<std::string> ReadMaps(int fd) {
+  std::string text;
+  std::vector<std::byte> block(64 << 10);
+  for (;;) {
+    const size_t n = TRY(host::PRead(fd, block, text.size()));
+    if (n == 0) return text;
+    text.append(reinterpret_cast<const char*>(block.data()), n);
+  }
+}
+
 // The mappings that do not survive a checkpoint: all but the arena, the windows and the binary.
-std::vector<Range> HostRanges() {
+std::vector<Range> HostRanges(int maps_fd) {
   std::vector<Range> ranges;
   const auto binary_start = reinterpret_cast<uintptr_t>(&__executable_start);
   const uint64_t binary_end = PageCeil(reinterpret_cast<uintptr_t>(&_end));
-  Result<std::string> maps = host::ReadWholeFile("/proc/self/maps", 64 << 20);
+  Result<std::string> maps = maps_fd >= 0 ? ReadMaps(maps_fd)
+                                          : host::ReadWholeFile("/proc/self/maps", 64 << 20);
   if (!maps) return ranges;
   for (size_t at = 0; at < maps->size(); at = maps->find('\n', at) + 1) {
     uint64_t start = 0, end = 0;
@@ -37,7 +48,8 @@ std::vector<Range> HostRanges() {
 
 class Scanner {
  public:
-  explicit Scanner(void (*report)(uintptr_t, uintptr_t)) : report_(report), ranges_(HostRanges()) {
+  Scanner(void (*report)(uintptr_t, uintptr_t), int maps_fd)
+      : report_(report), ranges_(HostRanges(maps_fd)) {
     std::sort(ranges_.begin(), ranges_.end(),
               [](const Range& a, const Range& b) { return a.start < b.start; });
     for (int i = 0; i < kMaxCaches; ++i) {
@@ -111,9 +123,9 @@ class Scanner {
 
 }  // namespace
 
-size_t ScanForHostPointers(void (*report)(uintptr_t where, uintptr_t value)) {
+size_t ScanForHostPointers(void (*report)(uintptr_t where, uintptr_t value), int maps_fd) {
   const HostScope host;
-  Scanner scanner(report);
+  Scanner scanner(report, maps_fd);
   scanner.ScanHeap();
   scanner.ScanStacks();
   return scanner.hits();

@@ -16,11 +16,11 @@
 #include "base/log.h"
 #include "sentry/anon/host_file.h"
 #include "sentry/arena/arena.h"
+#include "sentry/boot/checkpoint.h"
 #include "sentry/boot/control.h"
 #include "sentry/boot/jail.h"
 #include "sentry/boot/mounts.h"
-#include "sentry/boot/special_files.h"
-#include "sentry/boot/terminals.h"
+#include "sentry/boot/sandbox.h"
 #include "sentry/fs/dev/memory_devices.h"
 #include "sentry/kernel/clone.h"
 #include "sentry/kernel/kernel.h"
@@ -70,18 +70,6 @@ HostResult<platform::EngineKind> ChooseEngine(const std::string& name) {
   return HostFail(reasons.empty() ? fmt::format("there is no platform '{}'", name)
                                   : fmt::format("no platform works here ({})", reasons));
 }
-
-// What boot makes beside the kernel; in the arena.
-struct Sandbox {
-  explicit Sandbox(const kernel::KernelConfig& kernel_config)
-      : kernel(kernel_config), terminals(kernel) {}
-  kernel::Kernel kernel;
-  SandboxTerminals terminals;
-  KernelSpecialFiles special_files;
-  BootConfig config;
-  fs::GoferConnection gofer;
-  arena::HostFd stdio[3];
-};
 
 [[noreturn]] void Die(const BootConfig& config, const std::string& text, int status = 1) {
   SKEP_LOG(kError, "{}", text);
@@ -149,9 +137,11 @@ Result<void> OpenStdio(Sandbox& sandbox, kernel::Task& init) {
   if (sandbox.config.terminal) return OpenTerminalStdio(sandbox, init);
   for (int i = 0; i < 3; ++i) {
     if (!sandbox.stdio[i]) continue;
-    vfs::Path path = sandbox.kernel.anon_fs->NewPath("host", S_IFCHR | 0600, init.creds());
-    Ref<vfs::File> file = TRY(anon::HostFile::Make(sandbox.kernel.scheduler, sandbox.stdio[i], path));
+    kernel::Kernel& kernel = sandbox.kernel;
+    Ref<vfs::File> file =
+        TRY(anon::HostFile::Make(*kernel.anon_fs, kernel.scheduler, sandbox.stdio[i]));
     vfs::FdReservation slot = TRY(init.files->Reserve(1024, i));
+    sandbox.stdio_files[i] = file;
     std::move(slot).Commit(std::move(file), vfs::CloseOnExec::kNo);
   }
   return {};
@@ -173,7 +163,7 @@ void StartFirstProcess(Sandbox& sandbox) {
   request.oom_score_adj = sandbox.config.oom_score_adj;
   request.prepare = [&sandbox](kernel::Task& init) -> Result<void> {
     TRY(MountAll({sandbox.kernel, sandbox.config, sandbox.gofer, sandbox.special_files,
-                  sandbox.terminals}, init));
+                  sandbox.terminals, sandbox.gofer_trees}, init));
     return OpenStdio(sandbox, init);
   };
   request.started = [&sandbox](int error, bool in_prepare) {
@@ -211,9 +201,23 @@ void ServeSignal(Sandbox& sandbox, int signo) {
   (void)kernel::SendFromOperator(*kernel.init, signo);
 }
 
-[[noreturn]] void ServeCommands(Sandbox& sandbox) {
+void ServeCheckpoint(Sandbox& sandbox, const OwnedFd& image, int maps_fd) {
+  const int control = sandbox.config.control_fd;
+  const SaveOptions options = {.scan_maps_fd = maps_fd};
+  const HostResult<void> saved = image ? SaveSandbox(sandbox, image.get(), options)
+                                       : HostFail("no file for the image came along");
+  if (!saved) {
+    (void)SendEvent(control, {SentryEvent::Kind::kCheckpointed, EIO, saved.error().message});
+    return;
+  }
+  (void)SendEvent(control, {SentryEvent::Kind::kCheckpointed, 0, ""});
+  _exit(0);  // the sandbox is in the file now
+}
+
+[[noreturn]] void ServeCommands(Sandbox& sandbox, int maps_fd) {
   for (;;) {
-    const auto command = ReceiveCommand(sandbox.config.control_fd);
+    OwnedFd file;
+    const auto command = ReceiveCommand(sandbox.config.control_fd, &file);
     if (!command) {
       // The CLI is gone: so is the reason to run.
       _exit(1);
@@ -225,6 +229,9 @@ void ServeSignal(Sandbox& sandbox, int signo) {
       case CliCommand::Kind::kContinue:
         ServeSignal(sandbox, SIGCONT);
         break;
+      case CliCommand::Kind::kCheckpoint:
+        ServeCheckpoint(sandbox, file, maps_fd);
+        break;
       case CliCommand::Kind::kWindow: {
         const arena::ArenaScope arena_heap;
         sandbox.terminals.SetConsoleWindow(WindowOf(command->value >> 16, command->value & 0xffff));
@@ -234,14 +241,20 @@ void ServeSignal(Sandbox& sandbox, int signo) {
   }
 }
 
+const char* EngineName(platform::EngineKind engine) {
+  return engine == platform::EngineKind::kPtrace   ? "ptrace"
+         : engine == platform::EngineKind::kNotify ? "notify"
+                                                   : "kvm";
+}
+
 kernel::KernelConfig KernelConfigOf(const BootConfig& config, platform::EngineKind engine) {
   kernel::KernelConfig out;
   out.workers = config.workers > 0 ? config.workers : AllowedCpus();
   out.hostname = config.hostname;
   out.memory_limit = config.memory_limit;
   out.pids_limit = config.pids_limit;
-  out.engine_name = engine == platform::EngineKind::kPtrace ? "ptrace"
-                    : engine == platform::EngineKind::kNotify ? "notify" : "kvm";
+  out.scrub_stacks = config.checkpoint_scan;
+  out.engine_name = EngineName(engine);
   return out;
 }
 
@@ -257,6 +270,7 @@ Sandbox* MakeSandbox(const BootConfig& config, platform::EngineKind engine,
   auto pages = OrDie(config, loader::VdsoPages::Make(*kernel.memory));
   kernel.vdso_clock = std::make_unique<kernel::VdsoClock>(kernel.scheduler.clock(), std::move(pages));
   kernel.anon_fs = MakeRef<vfs::AnonFs>(++kernel.last_dev_minor);
+  kernel.anon_fs->special_files = &sandbox->special_files;
   kernel.unix_sockets = std::make_unique<net::UnixNamespace>(*kernel.anon_fs);
   kernel.hooks.syscall = &syscalls::Dispatch;
   kernel.boot = sandbox;
@@ -271,10 +285,25 @@ Sandbox* MakeSandbox(const BootConfig& config, platform::EngineKind engine,
     if (config.stdio_fds[i] >= 0) sandbox->stdio[i] = table.Add(OwnedFd(config.stdio_fds[i]));
   }
   if (config.strace_fd >= 0) {
-    kernel.strace = std::make_unique<syscalls::Strace>(table.Add(OwnedFd(config.strace_fd)));
+    sandbox->strace = table.Add(OwnedFd(config.strace_fd));
+    kernel.strace = std::make_unique<syscalls::Strace>(sandbox->strace);
   }
   arena::SetRoot(sandbox);
   return sandbox;
+}
+
+void StartWorkers(Sandbox& sandbox, const BootConfig& config, platform::EngineKind engine) {
+  const auto make_engine = [&](int worker) {
+    platform::EngineOptions options;
+    options.worker = worker;
+    options.cpu = worker;
+    options.files = &arena::HostTable::Get();
+    options.poison_unloaded = config.ptrace_poison;
+    return platform::MakeEngine(engine, options);
+  };
+  using StartAs = sched::Scheduler::StartAs;
+  const StartAs as = config.restore_fd >= 0 ? StartAs::kFrozen : StartAs::kRunning;
+  OrDie(config, sandbox.kernel.scheduler.Start(make_engine, true, as));
 }
 
 }  // namespace
@@ -290,33 +319,32 @@ int BootMain(int config_fd) {
   ConfigureLog(config.log_fd, config.log_format == "json" ? LogFormat::kJson : LogFormat::kText,
                config.debug ? LogLevel::kDebug : LogLevel::kWarning, "sentry");
   signal(SIGPIPE, SIG_IGN);
-  OrDie(config, arena::Create());
+  const bool restore = config.restore_fd >= 0;
+  if (!restore) OrDie(config, arena::Create());
   mm::InstallCopyFaultHandler();
   const platform::EngineKind engine = OrDie(config, ChooseEngine(config.platform));
+  const int maps_fd = config.checkpoint_scan ? open("/proc/self/maps", O_RDONLY | O_CLOEXEC) : -1;
   OrDie(config, EnterEmptyRoot());
   OrDie(config, DropPrivileges());
   std::unique_ptr<gofer::Client> client;
   if (config.gofer_fd >= 0) client = std::make_unique<gofer::Client>(OwnedFd(config.gofer_fd));
-  Sandbox* sandbox = MakeSandbox(config, engine, std::move(client));
-  const auto make_engine = [&](int worker) {
-    platform::EngineOptions options;
-    options.worker = worker;
-    options.cpu = worker;
-    options.files = &arena::HostTable::Get();
-    options.poison_unloaded = config.ptrace_poison;
-    return platform::MakeEngine(engine, options);
-  };
-  OrDie(config, sandbox->kernel.scheduler.Start(make_engine));
+  Sandbox* sandbox = restore
+                         ? OrDie(config, RestoreSandbox(config.restore_fd, config, std::move(client)))
+                         : MakeSandbox(config, engine, std::move(client));
+  StartWorkers(*sandbox, config, engine);
   OrDie(config, InstallFilter(engine, config.jail_self_test));
   if (config.jail_self_test) {
     const std::string breaches = JailSelfTest();
     if (!breaches.empty()) Die(config, "the sentry's jail is open: " + breaches);
   }
-  {
+  if (restore) {
+    OrDie(config, FinishRestore(*sandbox));
+    SendHostEvent(config, SentryEvent::Kind::kStarted, 0, EngineName(engine));
+  } else {
     const arena::ArenaScope arena_heap;
     StartFirstProcess(*sandbox);
   }
-  ServeCommands(*sandbox);
+  ServeCommands(*sandbox, maps_fd);
 }
 
 }  // namespace skep::boot

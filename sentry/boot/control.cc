@@ -256,6 +256,8 @@ void VisitFields(Visitor& visitor, BootConfig& config) {
   visitor.Field("memory_limit", config.memory_limit);
   visitor.Field("pids_limit", config.pids_limit);
   visitor.Field("stub_cgroup", config.stub_cgroup);
+  visitor.Field("checkpoint_scan", config.checkpoint_scan);
+  visitor.Field("restore_fd", config.restore_fd);
   visitor.Field("jail_self_test", config.jail_self_test);
   visitor.Field("gofer_fd", config.gofer_fd);
   visitor.Field("control_fd", config.control_fd);
@@ -306,24 +308,24 @@ std::optional<SentryEvent> ReceiveEvent(int fd) {
                                       iovec{text.data(), text.size()}};
   const Result<host::Received> received = host::RecvMsg(fd, parts, {}, 0);
   if (!received || received->size < sizeof header) return std::nullopt;
-  if (header.kind > static_cast<uint32_t>(SentryEvent::Kind::kStopped)) return std::nullopt;
+  if (header.kind > static_cast<uint32_t>(SentryEvent::Kind::kCheckpointed)) return std::nullopt;
   text.resize(received->size - sizeof header);
   return SentryEvent{static_cast<SentryEvent::Kind>(header.kind), header.status, std::move(text)};
 }
 
-Result<void> SendCommand(int fd, const CliCommand& command) {
+Result<void> SendCommand(int fd, const CliCommand& command, int file) {
   CommandPacket packet = {static_cast<uint32_t>(command.kind), command.value};
   const iovec part = {&packet, sizeof packet};
-  TRY(host::SendMsg(fd, std::span(&part, 1), {}, MSG_NOSIGNAL));
+  TRY(host::SendMsg(fd, std::span(&part, 1), std::span(&file, file >= 0 ? 1 : 0), MSG_NOSIGNAL));
   return {};
 }
 
-std::optional<CliCommand> ReceiveCommand(int fd) {
+std::optional<CliCommand> ReceiveCommand(int fd, OwnedFd* file) {
   CommandPacket packet = {};
   const iovec part = {&packet, sizeof packet};
-  const Result<host::Received> received = host::RecvMsg(fd, std::span(&part, 1), {}, 0);
+  const Result<host::Received> received = host::RecvMsg(fd, std::span(&part, 1), std::span(file, file != nullptr ? 1 : 0), 0);
   if (!received || received->size != sizeof packet) return std::nullopt;
-  if (packet.kind > static_cast<uint32_t>(CliCommand::Kind::kContinue)) return std::nullopt;
+  if (packet.kind > static_cast<uint32_t>(CliCommand::Kind::kCheckpoint)) return std::nullopt;
   return CliCommand{static_cast<CliCommand::Kind>(packet.kind), packet.value};
 }
 

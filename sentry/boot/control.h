@@ -58,11 +58,13 @@ struct BootConfig {
   int workers = 0;                              // 0: one for each allowed CPU
   uint64_t memory_limit = 0, pids_limit = 0;    // 0: none
   std::string stub_cgroup;                      // informative: what the memory limit is held with
+  bool checkpoint_scan = false;                 // a test mode: a checkpoint looks for stray pointers
   bool jail_self_test = false;                  // a test hook: tries to break out, reports, exits
 
   // Descriptors in the sentry's process; -1: none.
   int gofer_fd = -1;                            // client socket of the gofer
   int control_fd = -1;
+  int restore_fd = -1;  // the image of a sandbox that goes on; what is not a descriptor is in there
   int stdio_fds[3] = {-1, -1, -1};
   int log_fd = -1;
   int strace_fd = -1;
@@ -82,6 +84,7 @@ struct SentryEvent {
     kFailed,    // it could not be started: text says why; status: the errno of execve, or 0
     kExited,    // the first process is gone and so is the sandbox; status: as wait4 tells it
     kStopped,   // the first process stopped (status: the signal): the CLI stops itself too
+    kCheckpointed,  // status 0: the image is complete and the sentry ends; else text says why not
   } kind = Kind::kFailed;
   int32_t status = 0;
   std::string text;
@@ -92,14 +95,16 @@ struct CliCommand {
     kSignal,    // value: signal number for the first process (or the terminal's foreground group)
     kWindow,    // value: rows << 16 | columns
     kContinue,  // the CLI was continued
+    kCheckpoint,  // with a descriptor: writes the sandbox to it and ends the sentry
   } kind = Kind::kSignal;
   uint32_t value = 0;
 };
 Result<void> SendEvent(int fd, const SentryEvent& event);
 // nullopt: the peer is gone.
 std::optional<SentryEvent> ReceiveEvent(int fd);
-Result<void> SendCommand(int fd, const CliCommand& command);
-std::optional<CliCommand> ReceiveCommand(int fd);
+// `file`: a descriptor that goes along (-1: none); what came along, if anything did.
+Result<void> SendCommand(int fd, const CliCommand& command, int file = -1);
+std::optional<CliCommand> ReceiveCommand(int fd, OwnedFd* file = nullptr);
 
 // `skep boot`: the sentry's main. Does not return before the sandbox is gone.
 int BootMain(int config_fd);

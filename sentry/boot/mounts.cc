@@ -125,7 +125,9 @@ class Mounter {
     options.attach = static_cast<uint32_t>(config.attach);
     options.caching = config.shared_cache ? fs::GoferCaching::kShared : fs::GoferCaching::kExclusive;
     options.read_only = config.read_only || config.overlay;
-    Ref<vfs::FileSystem> lower = TRY(fs::GoferFs::Make(context_.gofer, options));
+    Ref<fs::GoferFs> tree = TRY(fs::GoferFs::Make(context_.gofer, options));
+    context_.gofer_trees.push_back(tree);
+    Ref<vfs::FileSystem> lower = std::move(tree);
     if (!config.overlay) return lower;
     lower->special_files = &context_.special_files;
     Ref<vfs::FileSystem> upper = MakeRef<fs::TmpFs>(

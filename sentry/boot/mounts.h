@@ -3,7 +3,7 @@
 
 #include "sentry/boot/control.h"
 #include "sentry/boot/terminals.h"
-#include "sentry/fs/gofer/connection.h"
+#include "sentry/fs/gofer/gofer_fs.h"
 #include "sentry/kernel/kernel.h"
 #include "sentry/vfs/special_files.h"
 
@@ -15,6 +15,7 @@ struct MountContext {
   fs::GoferConnection gofer;
   vfs::SpecialFiles& special_files;
   SandboxTerminals& terminals;
+  std::vector<Ref<fs::GoferFs>>& gofer_trees;  // every GoferFs is noted here, for checkpoints
 };
 
 // On init's fiber: makes every file system, mounts it, and gives init its root and working directory.

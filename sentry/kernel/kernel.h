@@ -26,6 +26,7 @@ struct KernelConfig {
   uint64_t memory_limit = 0;    // bytes; 0: none
   uint64_t pids_limit = 0;      // tasks; 0: none
   std::string engine_name;
+  bool scrub_stacks = false;    // checkpoint tests: no stale words of the host's in fibers' stacks
 };
 
 // How kernel/ reaches what is above it; set once by boot (code addresses, the same in every run of
@@ -110,10 +111,10 @@ class Kernel {
   // After init: no task is left.
   sched::WaitQueue empty_queue;
 
-  // Freezing (checkpoint): fibers that see it park in `freeze_queue` before their guest runs.
+  // Freezing (checkpoint, kernel/freeze.h): fibers that see it park in `freeze_queue` before their
+  // guest runs.
   std::atomic<bool> freezing{false};
   sched::WaitQueue freeze_queue;
-  std::atomic<uint64_t> incarnation{1};  // grows with every restore: host halves of older ones are gone
 };
 
 }  // namespace skep::kernel

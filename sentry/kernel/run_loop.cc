@@ -76,22 +76,31 @@ void Task::Main() {
       if (ShouldLook()) {
         if (!HandleLook()) break;
       }
-      platform::Context& c = context();
-      platform::AddressSpace* space = arena::HostTable::Get().Get(mm->space());
-      CHECK(space != nullptr);
-      if (sched::RunGuest(c, *space) == sched::GuestEnd::kDied) {
+      if (!RunToStop()) {
         MutexLock lock(kernel.tasks_mutex);
         StartGroupExit(*group, SIGKILL);
         break;
       }
-      HandleStop(c.stop());
+      HandleStop(last_stop);
     }
   }
   ExitTask(*this);
 }
 
+// Apart: a fiber that sleeps in a call must have no pointer to an engine's object in its frames.
+[[gnu::noinline]] bool Task::RunToStop() {
+  platform::Context& c = context();
+  platform::AddressSpace* space = arena::HostTable::Get().Get(mm->space());
+  CHECK(space != nullptr);
+  const bool lives = sched::RunGuest(c, *space) == sched::GuestEnd::kStopped;
+  if (lives) last_stop = c.stop();
+  if (kernel.config.scrub_stacks) sched::ScrubStack();
+  return lives;
+}
+
 bool Task::ShouldLook() const {
-  return look.load(std::memory_order_seq_cst) || fiber->interrupted() || fiber->killed();
+  return look.load(std::memory_order_seq_cst) || fiber->interrupted() || fiber->killed() ||
+         fiber->guest_stop_wanted() || kernel.freezing.load();
 }
 
 void Task::HandleStop(const platform::Stop& stop) {

@@ -198,7 +198,7 @@ Result<void> PushSignalFrame(Task& task, platform::Registers& r, const siginfo_t
   frame.uc_stack = {reinterpret_cast<uint64_t>(shown.ss_sp), static_cast<uint32_t>(shown.ss_flags), 0,
                     shown.ss_size};
   frame.context = ToContext(r);
-  if (const auto* fault = std::get_if<platform::FaultStop>(&task.context().stop())) {
+  if (const auto* fault = std::get_if<platform::FaultStop>(&task.last_stop)) {
     frame.context.err = fault->error_code;
     frame.context.trapno = fault->vector;
     if (fault->vector == 14) frame.context.cr2 = fault->address;

@@ -138,6 +138,7 @@ class Task final : public vfs::Caller, public RefCounted<Task> {
   uint64_t clear_child_tid = 0;
   uint64_t robust_list = 0;
   RestartBlock restart;
+  platform::Stop last_stop = platform::Interrupted{};  // survives the context it came from
   bool in_syscall = false;       // registers().rax is the call's number until the result is set
   uint64_t syscall_number = 0;
   int parent_death_signal = 0;
@@ -206,6 +207,7 @@ class Task final : public vfs::Caller, public RefCounted<Task> {
  private:
   bool Start();
   bool ShouldLook() const;
+  bool RunToStop();  // false: the guest's memory died
   void HandleStop(const platform::Stop& stop);
   void HandleFault(const platform::FaultStop& fault);
   void HandleSyscall(const platform::SyscallStop& stop);

@@ -82,7 +82,10 @@ void VdsoClock::RefreshIfStale() {
 
 void VdsoClock::Invalidate() {
   MutexLock lock(mutex_);
-  pages_->page().usable = 0;
+  skep_vdso_page& page = pages_->page();
+  page.usable = 0;
+  // A guest that was stopped amid its read of the page reads again.
+  __atomic_store_n(&page.seq, (page.seq | 1) + 1, __ATOMIC_RELEASE);
   first_tsc_ = Tsc();
   first_ns_ = clock_.MonotonicNs();
   next_refresh_tsc_ = 0;

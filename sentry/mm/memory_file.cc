@@ -171,6 +171,22 @@ HostResult<void> MemoryFile::Reattach(OwnedFd fd) {
   return {};
 }
 
+HostResult<OwnedFd> MemoryFile::MakeHostFile() { return MakeMemfd(); }
+
+HostResult<std::vector<Range>> MemoryFile::DataRanges() const {
+  const auto fd = static_cast<uint64_t>(arena::HostTable::Get().Get(state_->fd));
+  std::vector<Range> ranges;
+  for (uint64_t at = 0;;) {
+    const Result<int64_t> data = host::Call(SYS_lseek, fd, at, SEEK_DATA);
+    if (!data && data.error() == Errno(ENXIO)) return ranges;
+    if (!data) return HostFail("cannot look for guest pages", data.error().code());
+    const Result<int64_t> hole = host::Call(SYS_lseek, fd, static_cast<uint64_t>(*data), SEEK_HOLE);
+    if (!hole) return HostFail("cannot look for guest pages", hole.error().code());
+    at = static_cast<uint64_t>(*hole);
+    ranges.push_back({static_cast<uint64_t>(*data), at});
+  }
+}
+
 platform::HostFileId MemoryFile::id() const { return arena::HostTable::FileIdOf(state_->fd); }
 
 Result<Ref<Extent>> MemoryFile::Allocate(uint64_t size) {

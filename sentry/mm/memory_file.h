@@ -11,6 +11,7 @@
 #include <map>
 #include <memory>
 #include <span>
+#include <vector>
 
 #include "base/mutex.h"
 #include "base/range.h"
@@ -63,7 +64,10 @@ class MemoryFile {
   // the fault handler of sentry/mm/copy.h.
   static HostResult<std::unique_ptr<MemoryFile>> Make();
   ~MemoryFile();  // no extent may be left
-  // After a restore: the same offsets, contents from `image`.
+  // Checkpoint: the offsets that have pages. Restore: an empty host file for Reattach, and the same
+  // window over it; whoever has the image fills that.
+  HostResult<std::vector<Range>> DataRanges() const;
+  static HostResult<OwnedFd> MakeHostFile();
   HostResult<void> Reattach(OwnedFd fd);
 
   platform::HostFileId id() const;

@@ -40,6 +40,28 @@ Result<void> MemoryManager::Activate(platform::Engine& engine) {
     std::unique_ptr<platform::AddressSpace> space = TRY(engine.NewAddressSpace());
     space_ = HostTable::Get().Add(std::move(space));
   }
+  return MapAll();
+}
+
+Result<void> MemoryManager::Reactivate(platform::Engine& engine) {
+  {
+    const arena::HostScope host;
+    HostTable::Get().Restore(space_, TRY(engine.NewAddressSpace()));
+  }
+  return MapAll();
+}
+
+Result<void> MemoryManager::RestoreContext(arena::HostContext ref,
+                                           const platform::Registers& registers,
+                                           std::span<const std::byte> xsave) {
+  platform::AddressSpace* space = HostTable::Get().Get(space_);
+  if (space == nullptr) return Fail(EIO);
+  const arena::HostScope host;
+  HostTable::Get().Restore(ref, TRY(space->engine().NewContext(*space, registers, xsave)));
+  return {};
+}
+
+Result<void> MemoryManager::MapAll() {
   Batch batch;
   {
     MutexLock lock(state_->vmas_lock);

@@ -70,6 +70,12 @@ class MemoryManager final : public UserMemory, public RefCounted<MemoryManager> 
                                         std::span<const std::byte> xsave);
   // After a restore or Died: forget the host half; Activate makes a new one.
   void Deactivate();
+  // After a restore, on the frozen worker that `engine` is of: a new AddressSpace under the number
+  // of the old one.
+  Result<void> Reactivate(platform::Engine& engine);
+  // The same for a guest thread in it.
+  Result<void> RestoreContext(arena::HostContext ref, const platform::Registers& registers,
+                              std::span<const std::byte> xsave);
   // execve by the only user: an empty space again, the same AddressSpace (Reset).
   Result<void> Clear();
 
@@ -160,6 +166,7 @@ class MemoryManager final : public UserMemory, public RefCounted<MemoryManager> 
   friend class RefCounted<MemoryManager>;
   struct State;
   explicit MemoryManager(MemoryFile& memory);
+  Result<void> MapAll();
   std::unique_ptr<State> state_;
   arena::HostAddressSpace space_;
 };

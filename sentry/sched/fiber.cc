@@ -165,6 +165,11 @@ void Fiber::Interrupt() {
   Unpark();
 }
 
+void Fiber::StopGuest() {
+  guest_stop_wanted_.store(true, std::memory_order_seq_cst);
+  InterruptGuest();
+}
+
 void Fiber::Kill() {
   killed_.store(true, std::memory_order_seq_cst);
   InterruptGuest();
@@ -251,7 +256,7 @@ GuestEnd RunGuest(platform::Context& context, platform::AddressSpace& space) {
   }
   {
     const arena::HostScope host;
-    if (fiber.interrupted() || fiber.killed()) context.Interrupt();
+    if (fiber.interrupted() || fiber.killed() || fiber.guest_stop_wanted()) context.Interrupt();
     context.Resume();
   }
   // Only the stop (or the death) of the guest makes the fiber ready; an Unpark leaves its token.

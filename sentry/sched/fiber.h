@@ -45,8 +45,15 @@ class Fiber : public RefCounted<Fiber> {
   // interruptible sleeps end with kInterrupted now and from now on, and a guest that runs for this
   // fiber is interrupted, until ClearInterrupt.
   void Interrupt();
-  void ClearInterrupt() { interrupted_.store(false, std::memory_order_seq_cst); }
+  void ClearInterrupt() {
+    interrupted_.store(false, std::memory_order_seq_cst);
+    guest_stop_wanted_.store(false, std::memory_order_seq_cst);
+  }
   bool interrupted() const { return interrupted_.load(std::memory_order_seq_cst); }
+  // Any thread; for a freeze. A guest that runs for this fiber is interrupted, now or at the next
+  // RunGuest, until ClearInterrupt; sleeps go on.
+  void StopGuest();
+  bool guest_stop_wanted() const { return guest_stop_wanted_.load(std::memory_order_seq_cst); }
   // Any thread; for good: as Interrupt, and killable sleeps end too.
   void Kill();
   bool killed() const { return killed_.load(std::memory_order_seq_cst); }
@@ -66,6 +73,7 @@ class Fiber : public RefCounted<Fiber> {
   Worker* const worker_;
   std::atomic<bool> interrupted_{false};
   std::atomic<bool> killed_{false};
+  std::atomic<bool> guest_stop_wanted_{false};
   std::atomic<bool> finished_{false};
   struct State;  // fiber_state.h: stack, parking state, deadline, the guest that is being run
   State* state_ = nullptr;

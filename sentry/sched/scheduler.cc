@@ -218,7 +218,7 @@ void SchedulerHost::JoinAll() {
   workers.clear();
 }
 
-HostResult<void> Scheduler::Start(const MakeEngine& make_engine, bool pin) {
+HostResult<void> Scheduler::Start(const MakeEngine& make_engine, bool pin, StartAs as) {
   const arena::HostScope scope;
   CHECK(RunningHost() == nullptr && "one started scheduler for each process");
   const uint64_t generation = arena::Contains(this) ? arena::Generation() : 0;
@@ -242,7 +242,7 @@ HostResult<void> Scheduler::Start(const MakeEngine& make_engine, bool pin) {
   }
   SetRunningHost(host.get());
   ArmAllWatches(*host);
-  host->phase.store(Phase::kRunning);
+  host->phase.store(as == StartAs::kFrozen ? Phase::kFrozen : Phase::kRunning);
   host->orders.Signal();
   (void)host.release();  // Stop's
   return {};

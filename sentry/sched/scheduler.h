@@ -59,7 +59,10 @@ class Scheduler {
   // Also used after a restore, when the HostTable's descriptors are back: virtual time continues
   // from the Quiesce that came before the Freeze, deadlines stand, HostWatches are armed again.
   using MakeEngine = std::function<HostResult<std::unique_ptr<platform::Engine>>(int worker_index)>;
-  HostResult<void> Start(const MakeEngine& make_engine, bool pin = true);
+  // kFrozen: as after Quiesce, so that OnEachWorker can make what engines had before; then Thaw.
+  enum class StartAs : bool { kRunning, kFrozen };
+  HostResult<void> Start(const MakeEngine& make_engine, bool pin = true,
+                         StartAs as = StartAs::kRunning);
   // Ends the threads and destroys the engines. No guest may be running; fibers that are suspended
   // or ready stay so (and go on if Start is called again, but are not destroyed with the
   // Scheduler). Not from a worker.

@@ -1,0 +1,32 @@
+// Checkpoints: a sandbox at rest, in a file, and back in another process (DESIGN.md 4).
+//
+// The file: a header, the guest's pages (those that exist), a table of where they belong, and the
+// arena. It is as trusted as the binary: it holds the kernel's own pointers.
+#pragma once
+
+#include "base/result.h"
+#include "sentry/boot/sandbox.h"
+
+namespace skep::boot {
+
+struct SaveOptions {
+  // Where to read /proc/self/maps, to look for pointers to what will not be there again: a
+  // checkpoint of a heap that has some fails. -1: not looked for.
+  int scan_maps_fd = -1;
+  uint64_t timeout_ns = 5'000'000'000;  // for all guests and calls to come to rest
+};
+
+// From a thread that is not a worker. All is at rest afterwards, if it succeeded; Resume or _exit.
+// On an error the guests go on, and the file is worth nothing.
+HostResult<void> SaveSandbox(Sandbox& sandbox, int fd, const SaveOptions& options);
+void ResumeSandbox(Sandbox& sandbox);
+
+// In a new process without an arena: the sandbox of the file, whose guests wait until the
+// scheduler has been started kFrozen and FinishRestore was called. `config` has the descriptors of
+// the new process.
+HostResult<Sandbox*> RestoreSandbox(int fd, const BootConfig& config,
+                                    std::unique_ptr<gofer::Client> client);
+// The workers are started: makes guests anew and lets them go on.
+HostResult<void> FinishRestore(Sandbox& sandbox);
+
+}  // namespace skep::boot

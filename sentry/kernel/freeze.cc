@@ -1,0 +1,84 @@
+#include "sentry/kernel/freeze.h"
+
+#include <algorithm>
+
+#include "sentry/arena/arena.h"
+#include "sentry/kernel/kernel.h"
+
+namespace skep::kernel {
+namespace {
+
+// Those that live; under tasks_mutex they cannot be on their way to or from being.
+std::vector<Ref<Task>> AllTasks(Kernel& kernel) {
+  std::vector<Ref<Task>> tasks;
+  MutexLock lock(kernel.tasks_mutex);
+  for (const auto& [pid, entry] : kernel.pids) {
+    if (entry.task != nullptr && entry.task->fiber) tasks.push_back(Ref<Task>(entry.task));
+  }
+  return tasks;
+}
+
+Result<void> SaveContext(Task& task) {
+  platform::Context* context = arena::HostTable::Get().Get(task.context_ref);
+  if (context == nullptr) return Fail(ESRCH);
+  {
+    const arena::HostScope host;
+    TRY(context->Load(platform::LoadXsave::kYes));
+  }
+  task.saved_registers = context->registers();
+  const std::span<std::byte> xsave = context->xsave();
+  task.saved_xsave.assign(xsave.begin(), xsave.end());
+  return {};
+}
+
+Result<void> RestoreContext(Task& task) {
+  mm::MemoryManager& mm = *task.mm;
+  if (arena::HostTable::Get().Get(mm.space()) == nullptr) {
+    TRY(mm.Reactivate(task.fiber->worker().engine()));
+  }
+  TRY(mm.RestoreContext(task.context_ref, task.saved_registers, task.saved_xsave));
+  task.saved_xsave = {};
+  return {};
+}
+
+// Calls `each` for every task that has a guest thread, on its worker.
+Result<void> OnEveryContext(Kernel& kernel, Result<void> (*each)(Task&)) {
+  const arena::ArenaScope arena_heap;
+  const std::vector<Ref<Task>> tasks = AllTasks(kernel);
+  Result<void> result;
+  kernel.scheduler.OnEachWorker([&](sched::Worker& worker) {
+    for (const Ref<Task>& task : tasks) {
+      if (!result || &task->fiber->worker() != &worker) continue;
+      if (task->context_ref && task->mm) result = each(*task);
+    }
+  });
+  return result;
+}
+
+}  // namespace
+
+bool Freeze(Kernel& kernel, uint64_t timeout_ns) {
+  {
+    const arena::ArenaScope arena_heap;
+    // A task that is not in the list was published later, and sees `freezing`.
+    kernel.freezing.store(true);
+    for (const Ref<Task>& task : AllTasks(kernel)) task->fiber->StopGuest();
+  }
+  if (kernel.scheduler.Quiesce(timeout_ns)) return true;
+  const arena::ArenaScope arena_heap;
+  kernel.freezing.store(false);
+  kernel.freeze_queue.Wake();
+  return false;
+}
+
+Result<void> SaveContexts(Kernel& kernel) { return OnEveryContext(kernel, &SaveContext); }
+Result<void> RestoreContexts(Kernel& kernel) { return OnEveryContext(kernel, &RestoreContext); }
+
+void Thaw(Kernel& kernel) {
+  kernel.scheduler.Thaw();
+  const arena::ArenaScope arena_heap;
+  kernel.freezing.store(false);
+  kernel.freeze_queue.Wake();
+}
+
+}  // namespace skep::kernel

@@ -1,0 +1,58 @@
+#!/usr/bin/env python3
+"""The proof of the arena: runs the guest many times, each time checkpointed at a random moment into
+a file and resumed from it in a new sentry, and compares its output with the right one.
+"""
+import argparse
+import os
+import random
+import subprocess
+import sys
+import tempfile
+
+MAGIC = b"skepimg1"
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--skep", required=True)
+    parser.add_argument("--guest", required=True)
+    parser.add_argument("--runs", type=int, default=50)
+    parser.add_argument("--workers", default="2")
+    parser.add_argument("--seed", type=int)
+    args = parser.parse_args()
+    seed = args.seed if args.seed is not None else random.randrange(1 << 30)
+    chance = random.Random(seed)
+    print(f"seed {seed}")
+    wrong = resumed = 0
+    with tempfile.TemporaryDirectory() as folder:
+        for run in range(args.runs):
+            image = os.path.join(folder, "image")
+            log = os.path.join(folder, "log")
+            for path in (image, log):
+                if os.path.exists(path):
+                    os.unlink(path)
+            after = chance.randrange(0, 550)
+            command = [args.skep, "--workers", args.workers, "--debug-log", log, "do",
+                       "--checkpoint-after", str(after), "--image", image, "--", args.guest]
+            try:
+                done = subprocess.run(command, capture_output=True, text=True, timeout=60,
+                                      stdin=subprocess.DEVNULL, check=False)
+                ok = done.returncode == 0 and done.stdout == "right\n" and done.stderr == ""
+                what = f"exit {done.returncode}, {done.stdout!r}, {done.stderr!r}"
+            except subprocess.TimeoutExpired as late:
+                ok, what = False, f"no end within 60 s, {late.stdout!r}, {late.stderr!r}"
+            with open(image, "rb") as file:
+                taken = file.read(len(MAGIC)) == MAGIC
+            resumed += taken
+            if not ok:
+                wrong += 1
+                print(f"run {run}, checkpoint after {after} ms (taken: {taken}): {what}")
+                if os.path.exists(log):
+                    with open(log, encoding="utf-8", errors="replace") as text:
+                        print("".join(text.readlines()[-40:]))
+    print(f"{args.runs} runs, {resumed} of them resumed from an image, {wrong} wrong")
+    # A guest that ended before its moment proves nothing: most must not have.
+    return 1 if wrong or resumed < args.runs * 0.8 else 0
+
+
+sys.exit(main())
