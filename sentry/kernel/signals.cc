@@ -15,8 +15,9 @@ constexpr uint64_t kSigIgn = 1;
 bool IsIgnored(const Task& task, int signo, bool forced) {
   const ThreadGroup& group = *task.group;
   const SignalAction& action = group.handlers->Of(signo);
-  if (!forced && &group == task.kernel.init.get() && action.handler == 0) return true;
+  // Blocked signals are never ignored: the disposition may have changed when they are taken.
   if (task.blocked.Has(signo) || task.sigwait_set.Has(signo)) return false;
+  if (!forced && &group == task.kernel.init.get() && action.handler == 0) return true;
   if (action.handler == kSigIgn) return true;
   if (action.handler != 0) return false;
   const DefaultAction d = DefaultActionOf(signo);

@@ -27,6 +27,7 @@ Result<int32_t> Clone3(Task&, UserPtr<void> args, uint64_t size);
 Result<void> Execve(Task&, Path path, UserPtr<const uint64_t> argv, UserPtr<const uint64_t> envp);
 Result<void> Execveat(Task&, Fd dir, Path path, UserPtr<const uint64_t> argv,
                       UserPtr<const uint64_t> envp, int32_t flags);
+Result<void> Unshare(Task&, uint64_t flags);
 Result<KeepRegisters> Exit(Task&, int32_t code);
 Result<KeepRegisters> ExitGroupCall(Task&, int32_t code);
 Result<int32_t> Wait4(Task&, int32_t pid, UserPtr<int32_t> status, int32_t options,

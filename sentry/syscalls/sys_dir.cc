@@ -59,6 +59,7 @@ class DirentPacker {
 Result<int64_t> DoGetdents(Task& task, Fd fd, UserPtr<void> to, uint32_t size, bool wide) {
   const Ref<vfs::File> file = TRY(task.files->Get(fd.value));
   if (file->inode() == nullptr || !file->inode()->IsDir()) return Fail(ENOTDIR);
+  if (file->path().dentry->unlinked()) return Fail(ENOENT);
   sched::SleepLockHold hold(file->position_lock());
   DirentPacker packer(std::min<size_t>(size, 256 << 10), wide);
   const uint64_t next = TRY(file->ReadDir(task, file->position,

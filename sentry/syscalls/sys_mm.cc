@@ -18,7 +18,7 @@ namespace skep::syscalls {
 namespace {
 
 // Linux: do_mmap's checks against the file's mode.
-Result<void> CheckFileMapping(const vfs::File& file, int32_t prot, int32_t flags, int& max_prot) {
+Result<void> CheckFileMapping(vfs::File& file, int32_t prot, int32_t flags, int& max_prot) {
   const int type = flags & MAP_TYPE;
   if (file.path().mount && (file.path().mount->flags() & MS_NOEXEC) != 0) {
     if ((prot & PROT_EXEC) != 0) return Fail(EPERM);
@@ -27,6 +27,11 @@ Result<void> CheckFileMapping(const vfs::File& file, int32_t prot, int32_t flags
   if (type == MAP_SHARED || type == MAP_SHARED_VALIDATE) {
     if ((prot & PROT_WRITE) != 0 && !file.writable()) return Fail(EACCES);
     if (!file.writable()) max_prot &= ~PROT_WRITE;
+    const auto seals = anon::GetSeals(file);
+    if (seals && (*seals & (F_SEAL_WRITE | F_SEAL_FUTURE_WRITE)) != 0) {
+      if ((prot & PROT_WRITE) != 0) return Fail(EPERM);
+      max_prot &= ~PROT_WRITE;
+    }
   }
   if (!file.readable()) return Fail(EACCES);
   return {};
@@ -107,6 +112,12 @@ Result<Fd> MemfdCreate(Task& task, Path name, uint32_t flags) {
     if (!copied && copied.error().code() == ENAMETOOLONG) return Fail(EINVAL);
     return copied;
   }());
+  // No huge pages: as a kernel without hugetlbfs.
+  constexpr uint32_t kNoexecSeal = 8, kExec = 16;
+  if ((flags & ~(MFD_CLOEXEC | MFD_ALLOW_SEALING | kNoexecSeal | kExec)) != 0 ||
+      (flags & (kNoexecSeal | kExec)) == (kNoexecSeal | kExec)) {
+    return Fail(EINVAL);
+  }
   Ref<vfs::File> file = TRY(anon::MakeMemfd(*task.kernel.memory, *task.kernel.anon_fs, text, flags));
   return InstallFile(task, std::move(file), (flags & MFD_CLOEXEC) != 0);
 }

@@ -32,7 +32,9 @@ vfs::CloseOnExec Cloexec(uint32_t flags) {
 Result<Fd> DoOpen(Task& task, Fd dir, Path address, uint32_t flags, uint32_t mode, uint64_t resolve) {
   const std::string path = TRY(CopyInPath(task, address));
   if (path.empty()) return Fail(ENOENT);
-  vfs::Walker walker = TRY(WalkerAt(task, dir, path));
+  // A root or a fence of its own starts absolute paths at the descriptor too.
+  const bool scoped = (resolve & (RESOLVE_IN_ROOT | RESOLVE_BENEATH)) != 0;
+  vfs::Walker walker = TRY(WalkerAt(task, dir, scoped ? std::string_view() : path));
   // Reserve before opening: with O_CREAT, EMFILE must not leave a new file behind.
   vfs::FdReservation slot = TRY(task.files->Reserve(task.Limit(RLIMIT_NOFILE)));
   vfs::OpenRequest request{.flags = flags | kKernelLargeFile, .resolve = resolve};

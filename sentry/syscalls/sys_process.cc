@@ -63,6 +63,32 @@ Result<int32_t> Clone3(Task& task, UserPtr<void> address, uint64_t size) {
                               .child_tid = args.child_tid});
 }
 
+// unshare(2) of what threads share; namespaces of guests are not offered.
+Result<void> Unshare(Task& task, uint64_t flags) {
+  constexpr uint64_t kShared = CLONE_FS | CLONE_FILES | CLONE_SYSVSEM;
+  constexpr uint64_t kProcess = CLONE_THREAD | CLONE_SIGHAND | CLONE_VM;
+  constexpr uint64_t kNamespaces = CLONE_NEWNS | CLONE_NEWCGROUP | CLONE_NEWUTS | CLONE_NEWIPC |
+                                   CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNET | 0x80;
+  if ((flags & ~(kShared | kProcess | kNamespaces)) != 0) return Fail(EINVAL);
+  if ((flags & kNamespaces) != 0) return Fail(EPERM);
+  if ((flags & kProcess) != 0) {
+    MutexLock lock(task.kernel.tasks_mutex);
+    if (task.group->threads.size() > 1) return Fail(EINVAL);
+  }
+  if ((flags & CLONE_FILES) != 0) {
+    Ref<vfs::FdTable> own = task.files->Clone();
+    kernel::ReleaseFiles(task);
+    MutexLock lock(task.kernel.tasks_mutex);
+    task.files = std::move(own);
+  }
+  if ((flags & CLONE_FS) != 0) {
+    Ref<vfs::FsContext> own = task.fs->Clone();
+    MutexLock lock(task.kernel.tasks_mutex);
+    std::swap(task.fs, own);
+  }
+  return {};
+}
+
 Result<KeepRegisters> Exit(Task& task, int32_t code) {
   kernel::ExitThread(task, code);
   return Fail(kKilled);
@@ -313,6 +339,8 @@ Result<int32_t> PrctlAmbient(Task& task, uint64_t what, uint64_t capability, uin
   }
 }
 
+constexpr uint32_t kKeepCapsBit = 1u << 4;  // SECBIT_KEEP_CAPS: the same as PR_SET_KEEPCAPS
+
 Result<int32_t> PrctlCapabilities(Task& task, int32_t option, uint64_t a) {
   const auth::Credentials& creds = task.creds();
   switch (option) {
@@ -323,10 +351,14 @@ Result<int32_t> PrctlCapabilities(Task& task, int32_t option, uint64_t a) {
       ChangeCredentials(task, [&](auth::Credentials& changed) { changed.keep_caps = a != 0; });
       return 0;
     case PR_GET_SECUREBITS:
-      return static_cast<int32_t>(creds.securebits);
+      return static_cast<int32_t>((creds.securebits & ~kKeepCapsBit) |
+                                  (creds.keep_caps ? kKeepCapsBit : 0));
     case PR_SET_SECUREBITS:
       if (!creds.Has(CAP_SETPCAP)) return Fail(EPERM);
-      ChangeCredentials(task, [&](auth::Credentials& changed) { changed.securebits = static_cast<uint32_t>(a); });
+      ChangeCredentials(task, [&](auth::Credentials& changed) {
+        changed.securebits = static_cast<uint32_t>(a) & ~kKeepCapsBit;
+        changed.keep_caps = (a & kKeepCapsBit) != 0;
+      });
       return 0;
     case PR_CAPBSET_READ:
       if (a > CAP_LAST_CAP) return Fail(EINVAL);

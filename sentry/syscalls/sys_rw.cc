@@ -7,6 +7,7 @@
 
 #include "base/limits.h"
 #include "sentry/kernel/kernel.h"
+#include "sentry/net/socket.h"
 #include "sentry/syscalls/handlers.h"
 #include "sentry/syscalls/util.h"
 #include "sentry/vfs/mount.h"
@@ -18,6 +19,12 @@ using mm::IoSequence;
 namespace {
 
 Result<int64_t> ReadStream(Task& task, vfs::File& file, IoSequence& to, bool nonblocking) {
+  // Sockets have time-outs of their own (SO_RCVTIMEO).
+  if (auto* socket = dynamic_cast<net::Socket*>(&file)) {
+    const int flags = nonblocking ? MSG_DONTWAIT : 0;
+    const net::Received received = TRY(socket->Receive(task, to, flags));
+    return static_cast<int64_t>(received.size);
+  }
   auto n = BlockUntilReady(file, EPOLLIN | EPOLLRDHUP, nonblocking || file.nonblocking(), std::nullopt,
                            [&] { return file.Read(task, to, 0); });
   if (!n) return std::unexpected(n.error());
@@ -26,6 +33,11 @@ Result<int64_t> ReadStream(Task& task, vfs::File& file, IoSequence& to, bool non
 
 // A blocking write of a stream goes on until all is written or something stops it.
 Result<int64_t> WriteStream(Task& task, vfs::File& file, IoSequence& from, bool nonblocking) {
+  if (auto* socket = dynamic_cast<net::Socket*>(&file)) {
+    net::SendRequest request{.data = from, .flags = nonblocking ? MSG_DONTWAIT : 0};
+    const size_t n = TRY(socket->Send({task, task.fs.get()}, request));
+    return static_cast<int64_t>(n);
+  }
   const bool once = nonblocking || file.nonblocking();
   int64_t done = 0;
   for (;;) {
@@ -110,12 +122,14 @@ constexpr int32_t kRwKnown = RWF_HIPRI | RWF_DSYNC | RWF_SYNC | RWF_NOWAIT | RWF
 
 Result<int64_t> Read(Task& task, Fd fd, UserPtr<void> to, uint64_t size) {
   const Ref<vfs::File> file = TRY(ReadableFile(task, fd));
+  if (static_cast<int64_t>(size) < 0) return Fail(EFAULT);  // Linux: access_ok
   IoSequence io = TRY(IoSequence::FromBuffer(*task.mm, to.addr(), size));
   return ReadAtPosition(task, *file, io, false);
 }
 
 Result<int64_t> Write(Task& task, Fd fd, UserPtr<void> from, uint64_t size) {
   const Ref<vfs::File> file = TRY(WritableFile(task, fd));
+  if (static_cast<int64_t>(size) < 0) return Fail(EFAULT);
   IoSequence io = TRY(IoSequence::FromBuffer(*task.mm, from.addr(), size));
   return WriteAtPosition(task, *file, io, false);
 }

@@ -314,7 +314,7 @@ constexpr std::array<Syscall, kSyscallCount> kSyscalls = BuildTable({
     Full<Faccessat>(269, "faccessat"),
     Full<Pselect6>(270, "pselect6"),
     Full<Ppoll>(271, "ppoll"),
-    Refused(272, "unshare", EPERM, "namespaces of guests are not offered"),
+    Partial<Unshare>(272, "unshare", "files, directories and semaphores; no namespaces"),
     Full<SetRobustList>(273, "set_robust_list"),
     Full<GetRobustList>(274, "get_robust_list"),
     Refused(275, "splice", EINVAL, "programs fall back to read and write"),
