@@ -6,11 +6,13 @@
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
+#include <sys/sysmacros.h>
 #include <termios.h>
 #include <algorithm>
 #include <array>
 #include <csignal>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "base/host_call.h"
@@ -39,6 +41,19 @@ Result<size_t> WriteNow(int fd, std::span<const iovec> from) {
   return static_cast<size_t>(n);
 }
 
+Result<uint32_t> HostFlags(int fd) {
+  return static_cast<uint32_t>(TRY(host::Call(SYS_fcntl, static_cast<uint64_t>(fd), F_GETFL)));
+}
+
+HostInode::Kind KindOf(uint32_t mode) {
+  if (S_ISREG(mode) || S_ISBLK(mode)) return HostInode::Kind::kRegular;
+  return S_ISSOCK(mode) ? HostInode::Kind::kSocket : HostInode::Kind::kOther;
+}
+
+vfs::Timestamp TimestampOf(const timespec& time) {
+  return {.sec = time.tv_sec, .nsec = static_cast<uint32_t>(time.tv_nsec)};
+}
+
 Result<size_t> SendNow(int fd, std::span<const iovec> from) {
   return host::SendMsg(fd, from, {}, MSG_DONTWAIT | MSG_NOSIGNAL);
 }
@@ -52,30 +67,71 @@ vfs::EventMask PollHost(int fd, vfs::EventMask wanted) {
   return static_cast<vfs::EventMask>(static_cast<uint16_t>(entry.revents));
 }
 
-HostFile::HostFile(sched::Scheduler& scheduler, arena::HostFd fd, vfs::Path path, uint32_t flags,
-                   Kind kind)
-    : File(std::move(path), flags), fd_(fd), kind_(kind) {
+HostInode::HostInode(vfs::AnonFs& fs, sched::Scheduler& scheduler, arena::HostFd fd, uint32_t mode)
+    : Inode(fs, fs.NewIno(), mode & S_IFMT), fd_(fd), kind_(KindOf(mode)) {
   watch_.emplace(scheduler, fd, waiters_);
 }
 
-HostFile::~HostFile() {
+HostInode::~HostInode() {
   watch_.reset();
   arena::HostScope host;
   OwnedFd fd = arena::HostTable::Get().Remove(fd_);
 }
 
-Result<Ref<HostFile>> HostFile::Make(sched::Scheduler& scheduler, arena::HostFd fd,
-                                     vfs::Path path) {
-  const int number = arena::HostTable::Get().Get(fd);
-  const struct stat status = TRY(host::Stat(number));
-  const auto host_flags =
-      static_cast<uint32_t>(TRY(host::Call(SYS_fcntl, static_cast<uint64_t>(number), F_GETFL)));
-  const uint32_t flags = host_flags & (O_ACCMODE | O_APPEND | O_NONBLOCK);
-  Kind kind = Kind::kOther;
-  if (S_ISREG(status.st_mode) || S_ISBLK(status.st_mode)) kind = Kind::kRegular;
-  if (S_ISSOCK(status.st_mode)) kind = Kind::kSocket;
-  Ref<HostFile> file(new HostFile(scheduler, fd, std::move(path), flags, kind));
-  if (kind == Kind::kRegular) {
+Result<Ref<HostInode>> HostInode::Make(vfs::AnonFs& fs, sched::Scheduler& scheduler,
+                                       arena::HostFd fd) {
+  const struct stat status = TRY(host::Stat(arena::HostTable::Get().Get(fd)));
+  return Ref<HostInode>(new HostInode(fs, scheduler, fd, status.st_mode));
+}
+
+Result<vfs::Attributes> HostInode::GetAttributes() {
+  const struct stat status = TRY(host::Stat(fd()));
+  vfs::Attributes a;
+  a.ino = ino();
+  a.dev_minor = fs().dev_minor();
+  a.mode = status.st_mode;
+  a.nlink = static_cast<uint32_t>(status.st_nlink);
+  a.uid = status.st_uid;
+  a.gid = status.st_gid;
+  a.rdev_major = gnu_dev_major(status.st_rdev);
+  a.rdev_minor = gnu_dev_minor(status.st_rdev);
+  a.size = static_cast<uint64_t>(status.st_size);
+  a.blocks = static_cast<uint64_t>(status.st_blocks);
+  a.blksize = static_cast<uint32_t>(status.st_blksize);
+  a.atime = TimestampOf(status.st_atim);
+  a.mtime = TimestampOf(status.st_mtim);
+  a.ctime = TimestampOf(status.st_ctim);
+  return a;
+}
+
+// The host's owner, mode and times are not the guest's to change.
+Result<void> HostInode::SetAttributes(const vfs::AttributeChange& change) {
+  if (change.mode || change.uid || change.gid) return Fail(EPERM);
+  if (!change.size) return {};
+  if (kind_ != Kind::kRegular) return Fail(EINVAL);
+  return host::Truncate(fd(), *change.size);
+}
+
+Result<Ref<vfs::File>> HostInode::Open(vfs::Caller&, const vfs::Path& path, uint32_t flags) {
+  if (kind_ == Kind::kSocket) return Fail(ENXIO);
+  const uint32_t held = TRY(HostFlags(fd())) & O_ACCMODE;
+  if (held != O_RDWR && (flags & O_ACCMODE) != held) return Fail(EACCES);
+  return Ref<vfs::File>(MakeRef<HostFile>(Ref<HostInode>(this), path, flags));
+}
+
+HostFile::HostFile(Ref<HostInode> inode, vfs::Path path, uint32_t flags)
+    : File(std::move(path), flags), inode_(std::move(inode)), kind_(inode_->kind()) {}
+
+Result<Ref<HostFile>> HostFile::Make(vfs::AnonFs& fs, sched::Scheduler& scheduler,
+                                     arena::HostFd fd) {
+  Ref<HostInode> inode = TRY(HostInode::Make(fs, scheduler, fd));
+  const int number = inode->fd();
+  const uint32_t flags = TRY(HostFlags(number)) & (O_ACCMODE | O_APPEND | O_NONBLOCK);
+  const char* kind = inode->type() == S_IFIFO ? "pipe" : inode->type() == S_IFSOCK ? "socket" : "host";
+  std::string name = std::string(kind) + ":[" + std::to_string(inode->ino()) + "]";
+  vfs::Path path({}, vfs::Dentry::MakeAnonymous(inode, std::move(name)));
+  auto file = MakeRef<HostFile>(std::move(inode), std::move(path), flags);
+  if (file->kind_ == Kind::kRegular) {
     const Result<int64_t> at = host::Call(SYS_lseek, static_cast<uint64_t>(number), 0, SEEK_CUR);
     if (at) file->position = static_cast<uint64_t>(*at);
   }
@@ -95,13 +151,13 @@ Result<size_t> HostFile::Read(vfs::Caller&, mm::IoSequence& to, uint64_t offset)
     return n;
   }
   if ((PollHost(number, EPOLLIN) & (EPOLLIN | kFailed)) == 0) {
-    watch_->Arm(EPOLLIN | kFailed);
+    inode_->watch().Arm(EPOLLIN | kFailed);
     return Fail(EAGAIN);
   }
   Result<size_t> n = to.WithBlocks(kMaxRwCount, true, [&](std::span<const iovec> blocks) {
                          return ReadNow(number, blocks);
                        }).OrFault();
-  if (!n && n.error().code() == EAGAIN) watch_->Arm(EPOLLIN | kFailed);
+  if (!n && n.error().code() == EAGAIN) inode_->watch().Arm(EPOLLIN | kFailed);
   return n;
 }
 
@@ -140,7 +196,7 @@ Result<size_t> HostFile::Write(vfs::Caller& caller, mm::IoSequence& from, uint64
   if (kind_ == Kind::kRegular) return WriteRegular(from, offset);
   const int number = fd();
   if ((PollHost(number, EPOLLOUT) & (EPOLLOUT | kFailed)) == 0) {
-    watch_->Arm(EPOLLOUT | kFailed);
+    inode_->watch().Arm(EPOLLOUT | kFailed);
     return Fail(EAGAIN);
   }
   Result<size_t> n = from.WithBlocks(kMaxRwCount, false,
@@ -150,7 +206,7 @@ Result<size_t> HostFile::Write(vfs::Caller& caller, mm::IoSequence& from, uint64
                                      })
                          .OrFault();
   if (!n && n.error().code() == EOPNOTSUPP) n = WriteByHelper(from);
-  if (!n && n.error().code() == EAGAIN) watch_->Arm(EPOLLOUT | kFailed);
+  if (!n && n.error().code() == EAGAIN) inode_->watch().Arm(EPOLLOUT | kFailed);
   if (!n && n.error().code() == EPIPE) caller.SignalSelf(SIGPIPE);
   return n;
 }
@@ -205,7 +261,7 @@ vfs::EventMask HostFile::Poll(vfs::EventMask wanted) {
   if (kind_ == Kind::kRegular) return EPOLLIN | EPOLLOUT | EPOLLRDNORM | EPOLLWRNORM;
   const vfs::EventMask ready = PollHost(fd(), wanted);
   const vfs::EventMask missing = wanted & ~ready & (EPOLLIN | EPOLLOUT | EPOLLPRI | EPOLLRDHUP);
-  if ((ready & wanted) == 0 && missing != 0) watch_->Arm(missing | kFailed);
+  if ((ready & wanted) == 0 && missing != 0) inode_->watch().Arm(missing | kFailed);
   return ready;
 }
 

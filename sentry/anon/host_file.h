@@ -12,16 +12,48 @@
 
 #include "sentry/arena/host_table.h"
 #include "sentry/sched/host_poller.h"
+#include "sentry/vfs/anon_fs.h"
 #include "sentry/vfs/file.h"
 #include "sentry/vfs/mount.h"
 
 namespace skep::anon {
 
+// The descriptor and what stat says about it. Owns `fd`.
+class HostInode final : public vfs::Inode {
+ public:
+  enum class Kind : uint8_t { kRegular, kSocket, kOther };
+  // EBADF.
+  static Result<Ref<HostInode>> Make(vfs::AnonFs& fs, sched::Scheduler& scheduler,
+                                     arena::HostFd fd);
+  ~HostInode() override;
+
+  Result<vfs::Attributes> GetAttributes() override;
+  Result<void> SetAttributes(const vfs::AttributeChange& change) override;
+  // Through /proc/<pid>/fd: another file over the same host description. Sockets: ENXIO; what the
+  // host's descriptor may not do: EACCES.
+  Result<Ref<vfs::File>> Open(vfs::Caller& caller, const vfs::Path& path, uint32_t flags) override;
+
+  Kind kind() const { return kind_; }
+  int fd() const { return arena::HostTable::Get().Get(fd_); }
+  sched::WaitQueue& waiters() { return waiters_; }
+  sched::HostWatch& watch() { return *watch_; }
+
+ private:
+  HostInode(vfs::AnonFs& fs, sched::Scheduler& scheduler, arena::HostFd fd, uint32_t mode);
+
+  const arena::HostFd fd_;
+  const Kind kind_;
+  sched::WaitQueue waiters_;
+  std::optional<sched::HostWatch> watch_;
+};
+
 class HostFile final : public vfs::File {
  public:
-  // Owns `fd`. Access mode and O_APPEND are the host's. EBADF.
-  static Result<Ref<HostFile>> Make(sched::Scheduler& scheduler, arena::HostFd fd, vfs::Path path);
-  ~HostFile() override;
+  // The first file over `fd`, which it owns. Access mode, O_APPEND and position are the host's.
+  // EBADF.
+  static Result<Ref<HostFile>> Make(vfs::AnonFs& fs, sched::Scheduler& scheduler,
+                                    arena::HostFd fd);
+  HostFile(Ref<HostInode> inode, vfs::Path path, uint32_t flags);
 
   bool seekable() const override { return kind_ == Kind::kRegular; }
   Result<size_t> Read(vfs::Caller& caller, mm::IoSequence& to, uint64_t offset) override;
@@ -32,21 +64,16 @@ class HostFile final : public vfs::File {
   Result<void> Truncate(vfs::Caller& caller, uint64_t size) override;
   Result<void> Sync(bool data_only) override;
   vfs::EventMask Poll(vfs::EventMask wanted) override;
-  sched::WaitQueue* Waiters() override { return kind_ == Kind::kRegular ? nullptr : &waiters_; }
+  sched::WaitQueue* Waiters() override { return kind_ == Kind::kRegular ? nullptr : &inode_->waiters(); }
 
  private:
-  enum class Kind : uint8_t { kRegular, kSocket, kOther };
-  HostFile(sched::Scheduler& scheduler, arena::HostFd fd, vfs::Path path, uint32_t flags,
-           Kind kind);
-
-  int fd() const { return arena::HostTable::Get().Get(fd_); }
+  using Kind = HostInode::Kind;
+  int fd() const { return inode_->fd(); }
   Result<size_t> WriteRegular(mm::IoSequence& from, uint64_t* offset);
   Result<size_t> WriteByHelper(mm::IoSequence& from);
 
-  const arena::HostFd fd_;
+  const Ref<HostInode> inode_;
   const Kind kind_;
-  sched::WaitQueue waiters_;
-  std::optional<sched::HostWatch> watch_;
 };
 
 // The readiness of a host descriptor now, in EPOLL* bits. EPOLLERR if it is gone.

@@ -16,13 +16,13 @@ using vfs::TestCaller;
 using vfs::TryRead;
 using vfs::TryWrite;
 
-Ref<HostFile> Open(OwnedFd fd) {
+Ref<HostFile> Open(vfs::AnonFs& fs, OwnedFd fd) {
   arena::HostFd ref;
   {
     const arena::HostScope host;
     ref = arena::HostTable::Get().Add(std::move(fd));
   }
-  return HostFile::Make(sched::Fiber::Current().worker().scheduler(), ref, {}).value();
+  return HostFile::Make(fs, sched::Fiber::Current().worker().scheduler(), ref).value();
 }
 
 TEST(HostFile, PipeNeverBlocksAndWakes) {
@@ -34,7 +34,8 @@ TEST(HostFile, PipeNeverBlocksAndWakes) {
   std::atomic<bool> waits = false;
   Ref<sched::Fiber> fiber = scheduler.Spawn(0, [&] {
     TestCaller caller;
-    Ref<HostFile> file = Open(std::move(pipe.reader));
+    const auto fs = MakeRef<vfs::AnonFs>(1U);
+    Ref<HostFile> file = Open(*fs, std::move(pipe.reader));
     EXPECT_FALSE(file->seekable());
     EXPECT_FALSE(file->writable());
     EXPECT_EQ(CodeOf(TryRead(caller, *file, 1)), EAGAIN);
@@ -56,7 +57,8 @@ TEST(HostFile, FullPipeAndClosedReader) {
   OnFiber([] {
     TestCaller caller;
     host::PipePair pipe = host::MakePipe(O_CLOEXEC).value();
-    Ref<HostFile> file = Open(std::move(pipe.writer));
+    const auto fs = MakeRef<vfs::AnonFs>(1U);
+    Ref<HostFile> file = Open(*fs, std::move(pipe.writer));
     EXPECT_EQ(TryWrite(caller, *file, std::string(100'000, 'x')).value(), 65536U);
     EXPECT_EQ(CodeOf(TryWrite(caller, *file, "x")), EAGAIN);
     EXPECT_EQ(file->Poll(EPOLLOUT), 0U);
@@ -71,7 +73,8 @@ TEST(HostFile, SocketIsUsedWithoutChangingIt) {
   OnFiber([] {
     TestCaller caller;
     host::SocketPair pair = host::MakeSocketPair(SOCK_STREAM).value();
-    Ref<HostFile> file = Open(std::move(pair.a));
+    const auto fs = MakeRef<vfs::AnonFs>(1U);
+    Ref<HostFile> file = Open(*fs, std::move(pair.a));
     EXPECT_EQ(TryWrite(caller, *file, "out").value(), 3U);
     EXPECT_TRUE(host::Write(pair.b.get(), std::as_bytes(std::span("in", 2))));
     EXPECT_EQ(TryRead(caller, *file, 9).value(), "in");
@@ -93,7 +96,8 @@ TEST(HostFile, RegularFileMovesTheHostsPosition) {
     OwnedFd fd = host::MemfdCreate("test", 1).value();
     OwnedFd shared = host::Dup(fd.get()).value();
     EXPECT_TRUE(host::Write(fd.get(), std::as_bytes(std::span("0123456789", 10))));
-    Ref<HostFile> file = Open(std::move(fd));
+    const auto fs = MakeRef<vfs::AnonFs>(1U);
+    Ref<HostFile> file = Open(*fs, std::move(fd));
     EXPECT_TRUE(file->seekable());
     EXPECT_EQ(file->position, 10U);
     EXPECT_EQ(file->Seek(-4, SEEK_CUR).value(), 6U);
