@@ -269,6 +269,12 @@ Result<int64_t> SendOne(Task& task, net::Socket& socket, const AbiMsghdr& messag
   return static_cast<int64_t>(n);
 }
 
+// SO_PASSCRED.
+bool WantsCredentials(Task& task, net::Socket& socket) {
+  const auto option = socket.GetOption(task, SOL_SOCKET, SO_PASSCRED);
+  return option && !option->empty() && option->front() != 0;
+}
+
 Result<int64_t> ReceiveOne(Task& task, net::Socket& socket, UserPtr<AbiMsghdr> address, uint32_t flags) {
   AbiMsghdr message = TRY(task.mm->CopyIn(address));
   mm::IoSequence io = TRY(mm::IoSequence::FromIovec(*task.mm, UserPtr<const iovec>(message.iov),
@@ -281,7 +287,9 @@ Result<int64_t> ReceiveOne(Task& task, net::Socket& socket, UserPtr<AbiMsghdr> a
     if (task.mm->CopyOut(UserAddr{message.name}, name).fault != 0) return Fail(EFAULT);
   }
   ControlWriter control(task, message);
-  if (received.control.credentials) TRY(control.Credentials(*received.control.credentials));
+  if (received.control.credentials && WantsCredentials(task, socket)) {
+    TRY(control.Credentials(*received.control.credentials));
+  }
   TRY(control.Files(received.control.files, (flags & MSG_CMSG_CLOEXEC) != 0));
   message.name_size = static_cast<uint32_t>(received.address.size());
   message.control_size = control.written();
