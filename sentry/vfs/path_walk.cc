@@ -91,8 +91,13 @@ Result<void> PathWalk::ToParent() {
 
 // An intermediate component: a directory, or a link to one.
 Result<void> PathWalk::Step(std::string_view name) {
-  Path child = TRY(Child(name));
-  if (child.dentry->negative()) return Fail(ENOENT);
+  Ref<Dentry> dentry = TRY(Lookup(name));
+  if (dentry->negative()) return Fail(ENOENT);
+  if (dentry->raw_inode()->IsDir() && !dentry->IsMountpoint()) [[likely]] {
+    current_.dentry = std::move(dentry);
+    return {};
+  }
+  Path child = TRY(CrossMounts(Path(current_.mount, std::move(dentry))));
   if (child.inode()->IsDir()) {
     current_ = std::move(child);
     return {};
