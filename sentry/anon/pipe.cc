@@ -244,13 +244,15 @@ PipeEnds MakePipe(const vfs::Path& path, uint32_t flags) {
 Result<Ref<vfs::File>> OpenFifo(Ref<Pipe> pipe, vfs::Path path, uint32_t flags) {
   const uint32_t access = flags & O_ACCMODE;
   if (access == O_ACCMODE) return Fail(EINVAL);
+  // A pipe(2) opened again through /proc/<pid>/fd, which is in no mount, waits for nobody.
+  const bool named = path.inode() == nullptr || path.mount;
   const bool nonblocking = (flags & O_NONBLOCK) != 0;
-  if (access == O_WRONLY && nonblocking && pipe->readers() == 0) return Fail(ENXIO);
+  if (named && access == O_WRONLY && nonblocking && pipe->readers() == 0) return Fail(ENXIO);
   auto file = MakeRef<PipeFile>(pipe, std::move(path), flags);
   const uint32_t readers_ever = pipe->reader_count_ever();
   const uint32_t writers_ever = pipe->writer_count_ever();
   if (access == O_RDONLY && nonblocking && pipe->writers() == 0) file->writers_seen_ = writers_ever;
-  if (access == O_RDWR || nonblocking) return Ref<vfs::File>(std::move(file));
+  if (!named || access == O_RDWR || nonblocking) return Ref<vfs::File>(std::move(file));
   const auto peer_came = [&] {
     return access == O_RDONLY ? pipe->writers() != 0 || pipe->writer_count_ever() != writers_ever
                               : pipe->readers() != 0 || pipe->reader_count_ever() != readers_ever;
