@@ -22,6 +22,21 @@ bool IsRestart(int code) {
          code == kRestartBlock;
 }
 
+// Field by field: what lies between them is the engine's, and may be a pointer of the host's.
+void CopyStop(const platform::Stop& from, platform::Stop& to) {
+  if (const auto* call = std::get_if<platform::SyscallStop>(&from)) {
+    auto& copy = to.emplace<platform::SyscallStop>();
+    copy.number = call->number;
+    copy.args = call->args;
+    copy.ip = call->ip;
+    copy.compat = call->compat;
+  } else if (const auto* fault = std::get_if<platform::FaultStop>(&from)) {
+    to.emplace<platform::FaultStop>(*fault);
+  } else {
+    to.emplace<platform::Interrupted>();
+  }
+}
+
 }  // namespace
 
 Task& CurrentTask() {
@@ -74,6 +89,7 @@ void Task::Main() {
   if (Start()) {
     for (;;) {
       if (ShouldLook()) {
+        if (kernel.config.scrub_stacks) sched::ScrubStack();
         if (!HandleLook()) break;
       }
       if (!RunToStop()) {
@@ -93,7 +109,7 @@ void Task::Main() {
   platform::AddressSpace* space = arena::HostTable::Get().Get(mm->space());
   CHECK(space != nullptr);
   const bool lives = sched::RunGuest(c, *space) == sched::GuestEnd::kStopped;
-  if (lives) last_stop = c.stop();
+  if (lives) CopyStop(c.stop(), last_stop);
   if (kernel.config.scrub_stacks) sched::ScrubStack();
   return lives;
 }
