@@ -119,8 +119,12 @@ Result<void> ReplaceMemory(Task& task) {
   LeaveFutexes(task);
   if (task.mm && task.mm->users.load() == 1 && task.context_ref) return task.mm->Clear();
   if (task.mm) ReleaseMemory(task);
-  task.mm = mm::MemoryManager::Make(*kernel.memory);
-  task.mm->users = 1;
+  Ref<mm::MemoryManager> fresh = mm::MemoryManager::Make(*kernel.memory);
+  fresh->users = 1;
+  {
+    MutexLock lock(kernel.tasks_mutex);
+    task.mm = std::move(fresh);
+  }
   TRY(task.mm->Activate(task.fiber->worker()));
   return {};
 }

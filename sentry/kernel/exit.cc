@@ -213,8 +213,12 @@ void ExitGroup(Task& task, int code) {
 }
 
 void ReleaseMemory(Task& task) {
-  Ref<mm::MemoryManager> mm = std::move(task.mm);
-  task.mm = {};
+  Ref<mm::MemoryManager> mm;
+  {
+    // /proc copies the reference under the same lock.
+    MutexLock lock(task.kernel.tasks_mutex);
+    std::swap(mm, task.mm);
+  }
   if (task.context_ref) {
     auto context = arena::HostTable::Get().Remove(task.context_ref);
     task.context_ref = {};
@@ -274,10 +278,12 @@ void ExitTask(Task& task) {
     foreground = EndSession(*group);
   }
   ReleaseFiles(task);
-  task.executable = {};
   ReleaseMemory(task);
-  task.fs = {};
+  Ref<vfs::File> executable;
+  Ref<vfs::FsContext> fs;
   MutexLock lock(kernel.tasks_mutex);
+  std::swap(executable, task.executable);
+  std::swap(fs, task.fs);
   SendDeathSignals(task);
   task.exited = true;
   task.state_letter = 'Z';
