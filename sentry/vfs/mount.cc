@@ -21,8 +21,8 @@ Path Mount::point() const {
   return Path(parent_, point_);
 }
 
-MountNamespace::MountNamespace(Ref<FileSystem> root, uint64_t flags)
-    : state_(std::make_unique<State>()) {
+MountNamespace::MountNamespace(Ref<FileSystem> root, uint64_t flags) {
+  state_ = std::make_unique<State>();
   Ref<Dentry> dentry = root->root();
   Ref<Mount> mount(new Mount(std::move(root), std::move(dentry), flags, state_->next_id++));
   mount->space_ = this;
@@ -66,18 +66,24 @@ Result<Ref<Mount>> MountNamespace::Add(const Path& at, Ref<FileSystem> fs, uint6
 
 Result<void> MountNamespace::Remove(const Path& mount_root, int flags) {
   if (!mount_root.mount || mount_root.dentry != mount_root.mount->root_) return Fail(EINVAL);
-  Path point;
-  Ref<Mount> removed;
+  std::vector<Path> points;  // let go of outside the lock
+  std::vector<Ref<Mount>> removed;
   MutexLock lock(mutex_);
   std::vector<Ref<Mount>>& mounts = state_->mounts;
   const auto it = std::find(mounts.begin(), mounts.end(), mount_root.mount);
   if (it == mounts.end() || it == mounts.begin()) return Fail(EINVAL);
   // References: the list's and the caller's one path. Files and mounts inside hold others.
   if ((flags & MNT_DETACH) == 0 && (*it)->RefCount() > 2) return Fail(EBUSY);
-  removed = std::move(*it);
-  mounts.erase(it);
-  removed->point_->mounts_here.fetch_sub(1);
-  point = Path(std::move(removed->parent_), std::move(removed->point_));
+  // What is mounted inside goes, too (MNT_DETACH); a mount comes after its parent in the list.
+  for (const Ref<Mount>& mount : mounts) {
+    const bool inside = std::find(removed.begin(), removed.end(), mount->parent_) != removed.end();
+    if (mount == mount_root.mount || inside) removed.push_back(mount);
+  }
+  for (const Ref<Mount>& mount : removed) {
+    mount->point_->mounts_here.fetch_sub(1);
+    points.emplace_back(std::move(mount->parent_), std::move(mount->point_));
+    std::erase(mounts, mount);
+  }
   return {};
 }
 

@@ -313,11 +313,15 @@ TEST_F(WalkTest, MountsAreCrossed) {
   EXPECT_EQ(w.Mkdir("/d/sub/inside"), EEXIST);
   EXPECT_EQ(w.Unlink("/d/sub/inside"), EROFS);
   EXPECT_EQ(w.Chmod("/d/sub/inside", 0600), EROFS);
+  mount->SetFlags(0);
+  ASSERT_EQ(w.Mkdir("/d/sub/deeper"), 0);
+  ASSERT_TRUE(w.mounts->Add(*w.Find("/d/sub/deeper"), w.NewTmpFs(8), 0).has_value());
   const Ref<vfs::File> busy = *w.Open("/d/sub/inside", O_RDONLY);
   EXPECT_EQ(Code(w.mounts->Remove(vfs::Path(mount, mount->root()), 0)), EBUSY);
   EXPECT_EQ(Code(w.mounts->Remove(vfs::Path(mount, mount->root()), MNT_DETACH)), 0);
   EXPECT_EQ(Code(w.Find("/d/sub/inside")), ENOENT);
   EXPECT_EQ(w.ReadFrom(*busy), "i");
+  EXPECT_EQ(w.mounts->List().size(), 1u);
 }
 
 TEST_F(WalkTest, RenameMatrix) {
