@@ -26,6 +26,7 @@ bool IsIgnored(const Task& task, int signo, bool forced) {
 
 bool Wants(const Task& task, int signo) {
   if (task.exited) return false;
+  if (task.stopped && signo != SIGKILL) return false;  // it waits for SIGCONT
   if (task.sigwait_set.Has(signo)) return true;
   return !task.blocked.Has(signo);
 }
