@@ -37,9 +37,11 @@ struct Program {
 };
 
 // Follows #! lines (at most 5 levels, else ELOOP) and PT_INTERP. `file` was opened for execution
-// (permission, type and mount checked by OpenExecutable). Errors: ENOEXEC, ELIBBAD, EACCES, E2BIG...
+// (permission, type and mount checked by OpenExecutable). `path_inaccessible`: the path names a
+// descriptor that execve closes, so a script's interpreter could not open it (ENOENT). Errors: ENOEXEC, ELIBBAD, EACCES, E2BIG...
 Result<Program> Prepare(vfs::Walker& walker, Ref<vfs::File> file, std::string path,
-                        std::vector<std::string> argv, std::vector<std::string> envp);
+                        std::vector<std::string> argv, std::vector<std::string> envp,
+                        bool path_inaccessible = false);
 
 // Linux: do_open_execat: a regular file, execute permission, no noexec mount. EACCES, ENOENT, ELOOP...
 Result<Ref<vfs::File>> OpenExecutable(vfs::Walker& walker, const vfs::Path& path);

@@ -126,7 +126,8 @@ Result<Ref<vfs::File>> OpenExecutable(vfs::Walker& walker, const vfs::Path& path
 }
 
 Result<Program> Prepare(vfs::Walker& walker, Ref<vfs::File> file, std::string path,
-                        std::vector<std::string> argv, std::vector<std::string> envp) {
+                        std::vector<std::string> argv, std::vector<std::string> envp,
+                        bool path_inaccessible) {
   vfs::Caller& caller = walker.caller();
   Program program;
   program.execfn = path;
@@ -141,6 +142,7 @@ Result<Program> Prepare(vfs::Walker& walker, Ref<vfs::File> file, std::string pa
       if (!IsElf(bytes)) return Fail(ENOEXEC);
       break;
     }
+    if (path_inaccessible) return Fail(ENOENT);
     if (depth >= kMaxScripts) return Fail(ELOOP);
     // SAFETY: chars view bytes.
     const ScriptLine script =

@@ -45,11 +45,14 @@ Result<void> DoExec(Task& task, Fd dir, Path address, UserPtr<const uint64_t> ar
   if (arguments.empty()) arguments.emplace_back();
   // As do_open_execat names it: /dev/fd/N/path for a descriptor's relative path.
   std::string name = path;
+  bool inaccessible = false;
   if (dir.value != AT_FDCWD && !path.starts_with('/')) {
+    inaccessible = task.files->GetCloexec(dir.value).value_or(false);
     name = "/dev/fd/" + std::to_string(dir.value) + (path.empty() ? "" : "/" + path);
   }
   loader::Program program = TRY(loader::Prepare(walker, std::move(file), std::move(name),
-                                                std::move(arguments), std::move(environment)));
+                                                std::move(arguments), std::move(environment),
+                                                inaccessible));
   Ref<vfs::File> main = program.main.file;
   return kernel::Exec(task, std::move(program), std::move(main));
 }
