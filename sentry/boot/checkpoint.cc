@@ -79,9 +79,11 @@ HostResult<void> ReadPages(mm::MemoryFile& memory, int fd, const ImageHeader& he
   return {};
 }
 
-// The binary's own heap (brk) lies below 4 GiB, where "cpu1" is an address too. A real pointer looks
-// like text in few of many runs, for the host moves the heap each time.
-bool LooksLikeText(uintptr_t value) {
+// The binary's own heap (brk) lies below 4 GiB, where "cpu1" and inode numbers are addresses too.
+// Pointers to objects are aligned, and seldom look like text.
+bool LooksLikeNumber(uintptr_t value) {
+  if (value >> 32 != 0) return false;
+  if (value % alignof(void*) != 0) return true;
   for (; value != 0; value >>= 8) {
     const uintptr_t byte = value & 0xff;
     if (byte < 0x20 || byte > 0x7e) return false;
@@ -92,7 +94,7 @@ bool LooksLikeText(uintptr_t value) {
 size_t host_pointers;  // of the scan in progress; the main thread's, not kernel state
 
 void ReportHit(uintptr_t where, uintptr_t value) {
-  if (LooksLikeText(value)) return;
+  if (LooksLikeNumber(value)) return;
   ++host_pointers;
   SKEP_LOG(kError, "checkpoint: {} word {:#x} holds the host's {:#x}",
            where >= arena::kStacksBase ? "stack" : "heap", where, value);
