@@ -125,7 +125,7 @@ int Help(const CLI::App& app, const Options& options, const Reporter& reporter) 
   }
   if (options.help_topic.empty()) {
     // Not app.help(): that is the help of the verb which was given, this one.
-    fputs(app.get_formatter()->make_help(&app, "", CLI::AppFormatMode::Normal).c_str(), stdout);
+    fputs(app.get_formatter()->make_help(&app, "skep", CLI::AppFormatMode::Normal).c_str(), stdout);
     return 0;
   }
   for (const CLI::App* verb : app.get_subcommands(nullptr)) {

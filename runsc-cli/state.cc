@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/file.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 #include <span>
@@ -32,6 +33,16 @@ HostResult<void> MakeParents(const std::string& path) {
     if (!made && made.error() != Errno(EEXIST)) {
       return HostFail("cannot make the state directory " + part, made.error().code());
     }
+  }
+  return {};
+}
+
+// Somebody else could have made a directory of a well-known name first.
+HostResult<void> CheckOwner(const std::string& root) {
+  struct stat status{};
+  if (lstat(root.c_str(), &status) != 0 || !S_ISDIR(status.st_mode) ||
+      (status.st_uid != geteuid() && status.st_uid != 0)) {
+    return HostFail("--root: " + root + " is not a directory of this user");
   }
   return {};
 }
@@ -69,6 +80,7 @@ std::string DefaultStateRoot() {
 HostResult<StateDirectory> StateDirectory::Make(const std::string& root, const std::string& id) {
   TRY(CheckId(id));
   TRY(MakeParents(root));
+  TRY(CheckOwner(root));
   StateDirectory state;
   const std::string path = root + "/" + id;
   const Result<void> made = MakeDirectory(path, 0711);

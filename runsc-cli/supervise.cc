@@ -129,8 +129,8 @@ std::optional<Ending> Supervisor::TakeEvent() {
   switch (event->kind) {
     case SentryEvent::Kind::kStarted:
       if (again_) {
-        checkpoint_at_ns_ = host::MonotonicNs() +
-                            static_cast<uint64_t>(again_->checkpoint_after_ms) * 1'000'000;
+        checkpoint_at_ns_ =
+            host::MonotonicNs() + static_cast<uint64_t>(again_->checkpoint_after_ms) * 1'000'000;
       }
       return std::nullopt;
     case SentryEvent::Kind::kCheckpointed:
