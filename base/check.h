@@ -9,8 +9,9 @@ namespace skep {
 
 }  // namespace skep
 
-#define CHECK(condition) \
-  (__builtin_expect(!(condition), 0) ? ::skep::CheckFailed(__FILE__, __LINE__, #condition) : (void)0)
+#define CHECK(condition)                                                                   \
+  (__builtin_expect(!(condition), 0) ? ::skep::CheckFailed(__FILE__, __LINE__, #condition) \
+                                     : (void)0)
 
 #ifdef NDEBUG
 #define DCHECK(condition) ((void)sizeof(!(condition)))

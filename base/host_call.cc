@@ -1,13 +1,13 @@
 #include "base/host_call.h"
 
-#include <cerrno>
-#include <cstring>
-#include <ctime>
 #include <fcntl.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
+#include <cerrno>
+#include <cstring>
+#include <ctime>
 
 #include "base/check.h"
 
@@ -81,7 +81,9 @@ Result<void> Dup2(int from, int to) {
 Result<OwnedFd> MemfdCreate(const char* name, unsigned flags) {
   return Owned(Retry([&] { return memfd_create(name, flags | MFD_CLOEXEC); }));
 }
-Result<void> Truncate(int fd, uint64_t size) { return Done(ftruncate(fd, static_cast<off_t>(size))); }
+Result<void> Truncate(int fd, uint64_t size) {
+  return Done(ftruncate(fd, static_cast<off_t>(size)));
+}
 Result<void> Fallocate(int fd, int mode, uint64_t offset, uint64_t size) {
   Result<int> rc = Retry(
       [&] { return fallocate(fd, mode, static_cast<off_t>(offset), static_cast<off_t>(size)); });
@@ -115,7 +117,8 @@ Result<size_t> PRead(int fd, std::span<std::byte> to, uint64_t offset) {
   return RetrySize([&] { return pread(fd, to.data(), to.size(), static_cast<off_t>(offset)); });
 }
 Result<size_t> PWrite(int fd, std::span<const std::byte> from, uint64_t offset) {
-  return RetrySize([&] { return pwrite(fd, from.data(), from.size(), static_cast<off_t>(offset)); });
+  return RetrySize(
+      [&] { return pwrite(fd, from.data(), from.size(), static_cast<off_t>(offset)); });
 }
 Result<size_t> PReadV(int fd, std::span<const iovec> to, uint64_t offset) {
   return RetrySize([&] {
@@ -152,7 +155,7 @@ Result<std::string> ReadWholeFile(const char* path, size_t max) {
   }
 }
 Result<struct stat> Stat(int fd) {
-  struct stat st {};
+  struct stat st{};
   if (fstat(fd, &st) != 0) return Fail(errno);
   return st;
 }
@@ -204,7 +207,8 @@ Result<Received> RecvMsg(int socket, std::span<const iovec> parts, std::span<Own
   message.msg_control = control;
   message.msg_controllen = sizeof control;
   Received received;
-  received.size = TRY(RetrySize([&] { return recvmsg(socket, &message, flags | MSG_CMSG_CLOEXEC); }));
+  received.size =
+      TRY(RetrySize([&] { return recvmsg(socket, &message, flags | MSG_CMSG_CLOEXEC); }));
   received.truncated = (message.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) != 0;
   for (cmsghdr* h = CMSG_FIRSTHDR(&message); h != nullptr; h = CMSG_NXTHDR(&message, h)) {
     if (h->cmsg_level != SOL_SOCKET || h->cmsg_type != SCM_RIGHTS) continue;

@@ -3,15 +3,15 @@
 // other file may name it (tools/tidy.py).
 #pragma once
 
-#include <cstddef>
-#include <cstdint>
 #include <poll.h>
-#include <span>
-#include <string>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/types.h>
 #include <sys/uio.h>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
 
 #include "base/owned_fd.h"
 #include "base/result.h"
@@ -24,16 +24,20 @@ Result<int64_t> Call(long number, uint64_t a = 0, uint64_t b = 0, uint64_t c = 0
 
 Result<OwnedFd> Open(const char* path, int flags, mode_t mode = 0);
 Result<OwnedFd> OpenAt(int dir, const char* path, int flags, mode_t mode = 0);
-Result<OwnedFd> Dup(int fd);  // with FD_CLOEXEC
+Result<OwnedFd> Dup(int fd);          // with FD_CLOEXEC
 Result<void> Dup2(int from, int to);  // without FD_CLOEXEC
 Result<OwnedFd> MemfdCreate(const char* name, unsigned flags);
 Result<void> Truncate(int fd, uint64_t size);
 Result<void> Fallocate(int fd, int mode, uint64_t offset, uint64_t size);
 Result<void> SetCloexec(int fd, bool on);
 Result<void> SetNonblock(int fd, bool on);
-struct SocketPair { OwnedFd a, b; };
+struct SocketPair {
+  OwnedFd a, b;
+};
 Result<SocketPair> MakeSocketPair(int type);  // AF_UNIX, cloexec
-struct PipePair { OwnedFd reader, writer; };
+struct PipePair {
+  OwnedFd reader, writer;
+};
 Result<PipePair> MakePipe(int flags);
 
 Result<size_t> Read(int fd, std::span<std::byte> to);
@@ -57,14 +61,16 @@ Result<void> Mprotect(void* at, size_t size, int prot);
 
 // A message with at most `kMaxSentFds` descriptors over a unix socket.
 inline constexpr size_t kMaxSentFds = 64;
-Result<size_t> SendMsg(int socket, std::span<const iovec> parts, std::span<const int> fds, int flags);
+Result<size_t> SendMsg(int socket, std::span<const iovec> parts, std::span<const int> fds,
+                       int flags);
 struct Received {
   size_t size = 0;
   size_t fd_count = 0;
   bool truncated = false;
 };
 // Fills `fds` with received descriptors (cloexec). Size 0: the peer closed.
-Result<Received> RecvMsg(int socket, std::span<const iovec> parts, std::span<OwnedFd> fds, int flags);
+Result<Received> RecvMsg(int socket, std::span<const iovec> parts, std::span<OwnedFd> fds,
+                         int flags);
 
 Result<pid_t> WaitPid(pid_t pid, int* status, int options);
 

@@ -24,8 +24,8 @@ void WriteEmergency(const char* text, size_t size);
 }  // namespace skep
 
 // SKEP_LOG(kInfo, "mapped {} pages", n); needs <fmt/format.h> in the .cc that uses it.
-#define SKEP_LOG(level, ...)                                                    \
-  do {                                                                          \
-    if (::skep::LogEnabled(::skep::LogLevel::level))                            \
-      ::skep::LogText(::skep::LogLevel::level, ::fmt::format(__VA_ARGS__));     \
+#define SKEP_LOG(level, ...)                                                \
+  do {                                                                      \
+    if (::skep::LogEnabled(::skep::LogLevel::level))                        \
+      ::skep::LogText(::skep::LogLevel::level, ::fmt::format(__VA_ARGS__)); \
   } while (0)

@@ -1,13 +1,13 @@
 // Constants and structures newer than Debian 12's kernel headers.
 #pragma once
 
-#include <cstdint>
-#include <csignal>
 #include <linux/seccomp.h>
 #include <sys/auxv.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
+#include <csignal>
+#include <cstdint>
 
 #ifndef SECCOMP_IOCTL_NOTIF_SET_FLAGS
 #define SECCOMP_IOCTL_NOTIF_SET_FLAGS _IOW('!', 4, uint64_t)

@@ -63,9 +63,9 @@ class SCOPED_CAPABILITY MutexLock {
   Mutex& mutex_;
 };
 
-// While it lives, this thread may take a lock of `rank` although it holds one already: a wake-up that
-// is passed on from one wait queue to another (an epoll file that is watched itself). The caller
-// knows that the two are never taken in the other order.
+// While it lives, this thread may take a lock of `rank` although it holds one already: a wake-up
+// that is passed on from one wait queue to another (an epoll file that is watched itself). The
+// caller knows that the two are never taken in the other order.
 class NestedRank {
  public:
   explicit NestedRank(LockRank rank);

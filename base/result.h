@@ -59,9 +59,10 @@ std::unexpected<Error> HostFail(std::string message, int host_errno = 0);
 //
 // Write it only as a whole statement, a whole initializer, or the operand of return; elsewhere the
 // early return skips destructors of values already built (tools/tidy.py rejects it there).
-#define TRY(expression)                                                                      \
-  __extension__({                                                                            \
-    auto try_result = (expression);                                                          \
-    if (!try_result) [[unlikely]] return std::unexpected(std::move(try_result).error());     \
-    *std::move(try_result);                                                                  \
+#define TRY(expression)                                      \
+  __extension__({                                            \
+    auto try_result = (expression);                          \
+    if (!try_result) [[unlikely]]                            \
+      return std::unexpected(std::move(try_result).error()); \
+    *std::move(try_result);                                  \
   })

@@ -78,8 +78,13 @@ class Context;
 class AddressSpace;
 class Engine;
 
-struct Stopped { Context* context; };                       // its stop() says why
-struct Died { AddressSpace* space; std::string why; };      // all contexts of the space are gone
+struct Stopped {
+  Context* context;
+};  // its stop() says why
+struct Died {
+  AddressSpace* space;
+  std::string why;
+};                // all contexts of the space are gone
 struct Woken {};  // kicked, deadline passed, or a watched host descriptor is ready
 using Event = std::variant<Stopped, Died, Woken>;
 
@@ -90,7 +95,7 @@ using Deadline = std::optional<uint64_t>;
 class HostPoller {
  public:
   virtual ~HostPoller() = default;
-  virtual int epoll_fd() const = 0;  // readable when a watched descriptor is ready
+  virtual int epoll_fd() const = 0;   // readable when a watched descriptor is ready
   virtual bool watching() const = 0;  // false: nothing is watched; epoll_fd need not be looked at
 };
 
@@ -130,7 +135,10 @@ class AddressSpace {
 
   // In order, one round trip; stops at the first failure, having done the ones before it.
   // Result: how many were done (== ops.size() on success). Failure to reach the stub: EIO.
-  struct Applied { size_t done; int error; };  // error 0: all done; else an errno
+  struct Applied {
+    size_t done;
+    int error;
+  };  // error 0: all done; else an errno
   virtual Applied Apply(std::span<const MapOp> ops) = 0;
   // execve by the only user: no guest mapping is left.
   virtual Result<void> Reset() = 0;
@@ -183,7 +191,10 @@ HostResult<std::unique_ptr<Engine>> MakeEngine(EngineKind kind, const EngineOpti
 std::optional<std::string> WhyUnavailable(EngineKind kind);
 
 // The system calls an engine makes after start-up, for the sentry's own seccomp filter.
-struct HostSyscall { int number; const char* why; };
+struct HostSyscall {
+  int number;
+  const char* why;
+};
 std::vector<HostSyscall> HostSyscalls(EngineKind kind);
 
 }  // namespace skep::platform

@@ -1,12 +1,12 @@
 // The self test of the jail: what a gofer that was taken over would try first.
-#include <csignal>
-#include <sched.h>
 #include <fcntl.h>
+#include <sched.h>
 #include <sys/mman.h>
 #include <sys/ptrace.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <csignal>
 
 #include "base/host_call.h"
 #include "gofer/jail/jail.h"
@@ -46,8 +46,8 @@ uint32_t TryToBreakOut(std::span<const int> trees, int proc_self_fd) {
   const auto note = [&](Breach breach, bool happened) {
     if (happened) breaches |= static_cast<uint32_t>(breach);
   };
-  for (const char* path : {"/etc/passwd", "../etc/passwd", "/proc/1/root/etc/passwd", "/dev/null",
-                           "/proc/self/exe"}) {
+  for (const char* path :
+       {"/etc/passwd", "../etc/passwd", "/proc/1/root/etc/passwd", "/dev/null", "/proc/self/exe"}) {
     note(Breach::kOpenOutside, TryOpen(AT_FDCWD, path, O_RDONLY).has_value());
   }
   for (int tree : trees) {
@@ -60,9 +60,7 @@ uint32_t TryToBreakOut(std::span<const int> trees, int proc_self_fd) {
   }
   const char* const nothing[] = {nullptr};
   // EACCES or ENOENT would mean that the path was looked at: the call itself must be refused.
-  const auto refused = [](const Result<int64_t>& rc) {
-    return !rc && rc.error() == Errno(EPERM);
-  };
+  const auto refused = [](const Result<int64_t>& rc) { return !rc && rc.error() == Errno(EPERM); };
   note(Breach::kExec,
        !refused(host::Call(SYS_execve, Arg("/bin/true"), Arg(nothing), Arg(nothing))));
   note(Breach::kExec, !refused(host::Call(SYS_execveat, Arg(proc_self_fd), Arg("0"), Arg(nothing),

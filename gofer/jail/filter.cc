@@ -1,11 +1,11 @@
 // The gofer's system calls: an allow-list with a reason per row.
-#include <cerrno>
-#include <iterator>
 #include <seccomp.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <cerrno>
+#include <iterator>
 
 #include "base/host_call.h"
 #include "gofer/jail/jail.h"

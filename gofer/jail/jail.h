@@ -9,9 +9,9 @@
 // fatal: the caller decides by the JailReport what is enough.
 #pragma once
 
+#include <sys/types.h>
 #include <cstdint>
 #include <span>
-#include <sys/types.h>
 
 #include "base/owned_fd.h"
 #include "base/result.h"
@@ -20,12 +20,12 @@ namespace skep::gofer {
 
 // What became of each step. Sent over the control socket as it is.
 struct JailReport {
-  uint32_t trees_isolated = 0;    // every attach point is a detached mount
-  uint32_t namespaces = 0;        // CLONE_NEW* that were entered
+  uint32_t trees_isolated = 0;  // every attach point is a detached mount
+  uint32_t namespaces = 0;      // CLONE_NEW* that were entered
   uint32_t root_empty = 0;
   uint32_t capabilities_dropped = 0;
-  uint32_t filtered = 0;          // seccomp
-  uint32_t breaches = 0;          // self test: Breach bits; 0 if it was not asked for
+  uint32_t filtered = 0;  // seccomp
+  uint32_t breaches = 0;  // self test: Breach bits; 0 if it was not asked for
 };
 
 enum class Breach : uint32_t {

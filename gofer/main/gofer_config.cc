@@ -33,13 +33,11 @@ Result<void> SendConfig(int control, const GoferConfig& config) {
   if (config.log) fds.push_back(config.log.get());
   const auto buffer = std::make_unique<std::byte[]>(kMessageMax);
   Writer out(std::span(buffer.get(), kMessageMax));
-  out.Put(ConfigHeader{config.max_nodes, config.namespaces,
-                       static_cast<uint32_t>(config.attach_points.size()),
-                       static_cast<uint32_t>(config.hidden.size()),
-                       static_cast<uint8_t>(config.log_format),
-                       static_cast<uint8_t>(config.log_level), config.log ? uint8_t{1} : uint8_t{0},
-                       config.allow_fifos, config.allow_sockets, config.jail, config.self_test, 0,
-                       0});
+  out.Put(ConfigHeader{
+      config.max_nodes, config.namespaces, static_cast<uint32_t>(config.attach_points.size()),
+      static_cast<uint32_t>(config.hidden.size()), static_cast<uint8_t>(config.log_format),
+      static_cast<uint8_t>(config.log_level), config.log ? uint8_t{1} : uint8_t{0},
+      config.allow_fifos, config.allow_sockets, config.jail, config.self_test, 0, 0});
   for (const AttachPoint& point : config.attach_points) {
     out.Put(static_cast<uint8_t>(point.read_only));
     fds.push_back(point.root.get());

@@ -1,7 +1,5 @@
 #include "gofer/main/gofer_main.h"
 
-#include <algorithm>
-#include <csignal>
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <sched.h>
@@ -10,6 +8,8 @@
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
+#include <algorithm>
+#include <csignal>
 
 #include "base/host_call.h"
 #include "gofer/main/gofer_config.h"

@@ -1,13 +1,13 @@
 // A gofer as a process of its own, in its jail.
 #include "gofer/main/gofer_main.h"
 
-#include <csignal>
-#include <cstdio>
 #include <fcntl.h>
 #include <sched.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
+#include <csignal>
+#include <cstdio>
 
 #include "gofer/server/test_tree.h"
 
@@ -161,8 +161,8 @@ TEST(GoferMain, SelfTestSeesAnOpenDoor) {
     const OwnedFd proc = PathFd("/proc/self/fd");
     if (!InstallFilter(Refusal::kErrno, -1)) return 1;
     const int trees[] = {root.get()};
-    const uint32_t expected = static_cast<uint32_t>(Breach::kOpenOutside) |
-                              static_cast<uint32_t>(Breach::kLeaveTree);
+    const uint32_t expected =
+        static_cast<uint32_t>(Breach::kOpenOutside) | static_cast<uint32_t>(Breach::kLeaveTree);
     return TryToBreakOut(trees, proc.get()) == expected ? 0 : 2;
   });
   EXPECT_EQ(status, 0);
@@ -275,8 +275,7 @@ TEST(GoferMain, OrdinaryUserWithNothing) {
   ASSERT_EQ(chown(tree.path().c_str(), 1000, 1000), 0);
   GoferConfig config = JailConfig(tree);
   config.allow_fifos = true;
-  Process process(std::move(config),
-                  [] { return setgid(1000) == 0 && setuid(1000) == 0 ? 0 : 1; });
+  Process process(std::move(config), [] { return setgid(1000) == 0 && setuid(1000) == 0 ? 0 : 1; });
   ASSERT_TRUE(process.up());
   EXPECT_EQ(process.report().trees_isolated, 0U);
   EXPECT_EQ(process.report().filtered, 1U);
@@ -319,7 +318,9 @@ TEST(GoferMain, PrintsTheCostOfARoundTrip) {
     printf("%-28s %6.2f us\n", what, best_ns / 1000);
   };
   const uint64_t start = host::MonotonicNs();
-  { Process another(JailConfig(tree)); }
+  {
+    Process another(JailConfig(tree));
+  }
   printf("%-28s %6.2f ms\n", "a gofer's whole life",
          static_cast<double>(host::MonotonicNs() - start) / 1e6);
   time("GetAttr", [&] { (void)client.GetAttr(file); });

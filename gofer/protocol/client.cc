@@ -162,8 +162,8 @@ Result<NodeRecord> Client::Make(Op op, NodeId dir, std::string_view name, const 
 Result<Created> Client::Create(NodeId dir, std::string_view name, const NewNode& what,
                                int open_flags) {
   Created created;
-  created.node = TRY(Make(Op::kCreate, dir, name, what, {}, static_cast<uint32_t>(open_flags),
-                          &created.file));
+  created.node =
+      TRY(Make(Op::kCreate, dir, name, what, {}, static_cast<uint32_t>(open_flags), &created.file));
   if (created.file) return created;
   Release(created.node.node);
   return Fail(EMFILE);
@@ -268,13 +268,13 @@ Result<size_t> Client::ListXattr(NodeId node, std::span<std::byte> names) {
   return ReadXattr(Op::kListXattr, node, {}, names);
 }
 
-Result<void> Client::SetXattr(NodeId node, std::string_view name,
-                              std::span<const std::byte> value, int flags) {
+Result<void> Client::SetXattr(NodeId node, std::string_view name, std::span<const std::byte> value,
+                              int flags) {
   if (value.size() > kXattrSizeMax) return Fail(E2BIG);
   MutexLock lock(mutex_);
   Writer request = Begin(Op::kSetXattr);
-  request.Put(XattrRequest{node, static_cast<uint32_t>(flags),
-                           static_cast<uint32_t>(value.size())});
+  request.Put(
+      XattrRequest{node, static_cast<uint32_t>(flags), static_cast<uint32_t>(value.size())});
   request.PutString(name);
   request.PutBytes(value);
   TRY(Exchange(request));

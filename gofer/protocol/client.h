@@ -20,10 +20,10 @@
 namespace skep::gofer {
 
 struct Walked {
-  std::vector<NodeRecord> nodes;  // one per name reached, in order
+  std::vector<NodeRecord> nodes;    // one per name reached, in order
   WalkStop stop = WalkStop::kDone;  // never kFull
-  int error = 0;                  // kError: of name number nodes.size()
-  std::string target;             // kSymlink: of nodes.back()
+  int error = 0;                    // kError: of name number nodes.size()
+  std::string target;               // kSymlink: of nodes.back()
 };
 
 struct DirEntry {

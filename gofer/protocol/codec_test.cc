@@ -1,7 +1,7 @@
 #include "gofer/protocol/codec.h"
 
-#include <array>
 #include <gtest/gtest.h>
+#include <array>
 #include <random>
 
 #include "gofer/protocol/messages.h"
@@ -55,10 +55,18 @@ TEST(Codec, RandomBytesNeverReadOutside) {
     for (int step = 0; step < 6; ++step) {
       const size_t before = in.left();
       switch (random() / 64 % 4) {
-        case 0: (void)in.Get<NodeRecord>(); break;
-        case 1: (void)in.Get<uint16_t>(); break;
-        case 2: (void)in.GetBytes(random() % 128); break;
-        default: (void)in.GetString(); break;
+        case 0:
+          (void)in.Get<NodeRecord>();
+          break;
+        case 1:
+          (void)in.Get<uint16_t>();
+          break;
+        case 2:
+          (void)in.GetBytes(random() % 128);
+          break;
+        default:
+          (void)in.GetString();
+          break;
       }
       ASSERT_LE(in.left(), before);
     }

@@ -26,10 +26,10 @@ enum class NodeId : uint64_t { kNone = 0 };
 inline constexpr size_t kMessageMax = size_t{80} << 10;
 static_assert(kMessageMax <= kGoferMessageMax);
 
-inline constexpr uint32_t kMaxWalkNames = 2048;              // PATH_MAX / 2
-inline constexpr size_t kXattrSizeMax = size_t{64} << 10;    // Linux: XATTR_SIZE_MAX, _LIST_MAX
-inline constexpr size_t kPathOfMax = size_t{60} << 10;       // the longest path that PathOf gives
-inline constexpr uint32_t kKeepId = UINT32_MAX;              // uid or gid: as the host makes it
+inline constexpr uint32_t kMaxWalkNames = 2048;                // PATH_MAX / 2
+inline constexpr size_t kXattrSizeMax = size_t{64} << 10;      // Linux: XATTR_SIZE_MAX, _LIST_MAX
+inline constexpr size_t kPathOfMax = size_t{60} << 10;         // the longest path that PathOf gives
+inline constexpr uint32_t kKeepId = UINT32_MAX;                // uid or gid: as the host makes it
 inline constexpr uint64_t kMaxChosenNode = uint64_t{1} << 48;  // ids that Reopen may ask for
 
 enum class Op : uint16_t {

@@ -1,10 +1,10 @@
 // What a hostile client tries: to leave its tree, to open what it must not, to change what is
 // read-only, to see the host. Races are made by a thread that changes the tree meanwhile.
-#include <atomic>
 #include <sched.h>
 #include <sys/mount.h>
 #include <sys/sysmacros.h>
 #include <sys/wait.h>
+#include <atomic>
 
 #include "gofer/server/test_tree.h"
 
@@ -283,9 +283,9 @@ TEST(GoferEscape, MountsInsideTheTreeAreCrossed) {
     Service service(ConfigFor(prison.Root()));
     EXPECT_NE(service.Node("dir/mounted"), none);
     EXPECT_EQ(service.Node("dir/file"), none);
-    EXPECT_EQ(ErrorOf(service.client().Rename(service.Node("dir"), "mounted", service.root(), "x",
-                                              0)),
-              EXDEV);
+    EXPECT_EQ(
+        ErrorOf(service.client().Rename(service.Node("dir"), "mounted", service.root(), "x", 0)),
+        EXDEV);
   }
   umount2(prison.At("root/dir").c_str(), MNT_DETACH);
 }

@@ -1,8 +1,8 @@
 // Deterministic hostile bytes against the server: it must answer each message, with an error or
 // not, and nothing may happen outside its tree.
+#include <sys/resource.h>
 #include <array>
 #include <random>
-#include <sys/resource.h>
 
 #include "gofer/server/test_tree.h"
 
@@ -116,7 +116,8 @@ class Fuzzer {
         if (op == Op::kSetXattr) out.PutBytes(std::vector<std::byte>(size % 64));
         return;
       }
-      case Op::kFsync: return out.Put(FsyncRequest{Below(64) == 0 ? AnyNode() : NodeId{99}, 1, 0});
+      case Op::kFsync:
+        return out.Put(FsyncRequest{Below(64) == 0 ? AnyNode() : NodeId{99}, 1, 0});
       case Op::kRelease: {
         const uint32_t count = Below(3);
         out.Put(count);
@@ -127,8 +128,10 @@ class Fuzzer {
       case Op::kReopen:
         out.Put(ReopenRequest{AnyNode(), Below(2), 0});
         return out.PutString(Below(2) == 0 ? "a/b" : AnyName());
-      case Op::kAttach: return out.Put(AttachRequest{Below(2), 0});
-      default: return out.Put(AnyNode());
+      case Op::kAttach:
+        return out.Put(AttachRequest{Below(2), 0});
+      default:
+        return out.Put(AnyNode());
     }
   }
 

@@ -1,14 +1,14 @@
 #include "gofer/server/host_file.h"
 
-#include <algorithm>
-#include <charconv>
 #include <fcntl.h>
-#include <iterator>
 #include <linux/magic.h>
 #include <linux/openat2.h>
 #include <linux/stat.h>
 #include <sys/syscall.h>
 #include <sys/vfs.h>
+#include <algorithm>
+#include <charconv>
+#include <iterator>
 
 #include "base/host_call.h"
 #include "base/limits.h"
@@ -63,11 +63,28 @@ Result<OwnedFd> OpenAt2(int dir, const char* name, int flags, uint32_t mode, uin
 
 // Of linux/magic.h and of the kernel's file systems that have no public constant.
 constexpr uint64_t kHostViews[] = {
-    PROC_SUPER_MAGIC, SYSFS_MAGIC,    DEVPTS_SUPER_MAGIC,  CGROUP_SUPER_MAGIC, CGROUP2_SUPER_MAGIC,
-    DEBUGFS_MAGIC,    TRACEFS_MAGIC,  SECURITYFS_MAGIC,    BPF_FS_MAGIC,       PSTOREFS_MAGIC,
-    NSFS_MAGIC,       SELINUX_MAGIC,  BINFMTFS_MAGIC,      EFIVARFS_MAGIC,     AUTOFS_SUPER_MAGIC,
-    SMACK_MAGIC,      0x62656570 /* configfs */, 0x19800202 /* mqueue */, 0x65735543 /* fusectl */,
-    0x6e667364 /* nfsd */, 0x67596969 /* rpc_pipefs */, 0x5a3c69f0 /* apparmorfs */,
+    PROC_SUPER_MAGIC,
+    SYSFS_MAGIC,
+    DEVPTS_SUPER_MAGIC,
+    CGROUP_SUPER_MAGIC,
+    CGROUP2_SUPER_MAGIC,
+    DEBUGFS_MAGIC,
+    TRACEFS_MAGIC,
+    SECURITYFS_MAGIC,
+    BPF_FS_MAGIC,
+    PSTOREFS_MAGIC,
+    NSFS_MAGIC,
+    SELINUX_MAGIC,
+    BINFMTFS_MAGIC,
+    EFIVARFS_MAGIC,
+    AUTOFS_SUPER_MAGIC,
+    SMACK_MAGIC,
+    0x62656570 /* configfs */,
+    0x19800202 /* mqueue */,
+    0x65735543 /* fusectl */,
+    0x6e667364 /* nfsd */,
+    0x67596969 /* rpc_pipefs */,
+    0x5a3c69f0 /* apparmorfs */,
     RDTGROUP_SUPER_MAGIC,
 };
 

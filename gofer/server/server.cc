@@ -1,9 +1,9 @@
 #include "gofer/server/server.h"
 
-#include <algorithm>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <algorithm>
 
 #include "base/host_call.h"
 #include "base/limits.h"
@@ -12,8 +12,8 @@ namespace skep::gofer {
 
 Server::Server(ServerConfig config)
     : config_(std::move(config)),
-      nodes_({.nodes = config_.max_nodes,
-              .open_fds = std::max<size_t>(config_.max_open_fds, 128)}) {}
+      nodes_(
+          {.nodes = config_.max_nodes, .open_fds = std::max<size_t>(config_.max_open_fds, 128)}) {}
 
 Result<std::unique_ptr<Server>> Server::Make(ServerConfig config) {
   TRY(host::Call(SYS_umask, 0));
@@ -51,31 +51,56 @@ Result<void> Server::HidePath(const HiddenPath& hidden) {
 
 Server::Handler Server::HandlerOf(uint16_t op) {
   switch (static_cast<Op>(op)) {
-    case Op::kMounts: return &Server::Mounts;
-    case Op::kAttach: return &Server::Attach;
-    case Op::kWalk: return &Server::Walk;
-    case Op::kReaddir: return &Server::Readdir;
-    case Op::kOpen: return &Server::Open;
-    case Op::kCreate: return &Server::Create;
-    case Op::kMkdir: return &Server::Mkdir;
-    case Op::kMknod: return &Server::Mknod;
-    case Op::kSymlink: return &Server::Symlink;
-    case Op::kLink: return &Server::Link;
-    case Op::kUnlink: return &Server::Unlink;
-    case Op::kRename: return &Server::Rename;
-    case Op::kSetAttr: return &Server::SetAttr;
-    case Op::kGetAttr: return &Server::GetAttr;
-    case Op::kReadlink: return &Server::Readlink;
-    case Op::kStatfs: return &Server::Statfs;
-    case Op::kGetXattr: return &Server::GetXattr;
-    case Op::kSetXattr: return &Server::SetXattr;
-    case Op::kListXattr: return &Server::ListXattr;
-    case Op::kRemoveXattr: return &Server::RemoveXattr;
-    case Op::kFsync: return &Server::Fsync;
-    case Op::kRelease: return &Server::Release;
-    case Op::kPathOf: return &Server::PathOf;
-    case Op::kReopen: return &Server::Reopen;
-    case Op::kEnd: break;
+    case Op::kMounts:
+      return &Server::Mounts;
+    case Op::kAttach:
+      return &Server::Attach;
+    case Op::kWalk:
+      return &Server::Walk;
+    case Op::kReaddir:
+      return &Server::Readdir;
+    case Op::kOpen:
+      return &Server::Open;
+    case Op::kCreate:
+      return &Server::Create;
+    case Op::kMkdir:
+      return &Server::Mkdir;
+    case Op::kMknod:
+      return &Server::Mknod;
+    case Op::kSymlink:
+      return &Server::Symlink;
+    case Op::kLink:
+      return &Server::Link;
+    case Op::kUnlink:
+      return &Server::Unlink;
+    case Op::kRename:
+      return &Server::Rename;
+    case Op::kSetAttr:
+      return &Server::SetAttr;
+    case Op::kGetAttr:
+      return &Server::GetAttr;
+    case Op::kReadlink:
+      return &Server::Readlink;
+    case Op::kStatfs:
+      return &Server::Statfs;
+    case Op::kGetXattr:
+      return &Server::GetXattr;
+    case Op::kSetXattr:
+      return &Server::SetXattr;
+    case Op::kListXattr:
+      return &Server::ListXattr;
+    case Op::kRemoveXattr:
+      return &Server::RemoveXattr;
+    case Op::kFsync:
+      return &Server::Fsync;
+    case Op::kRelease:
+      return &Server::Release;
+    case Op::kPathOf:
+      return &Server::PathOf;
+    case Op::kReopen:
+      return &Server::Reopen;
+    case Op::kEnd:
+      break;
   }
   return nullptr;
 }

@@ -41,7 +41,7 @@ struct HiddenPath {
 struct ServerConfig {
   std::vector<AttachPoint> attach_points;
   std::vector<HiddenPath> hidden;
-  OwnedFd proc_self_fd;  // O_PATH, of this process's /proc/self/fd
+  OwnedFd proc_self_fd;        // O_PATH, of this process's /proc/self/fd
   bool allow_fifos = false;    // FIFOs may be made and opened
   bool allow_sockets = false;  // socket inodes may be made (mknod); they cannot be opened
   size_t max_nodes = size_t{1} << 20;

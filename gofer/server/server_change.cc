@@ -36,8 +36,8 @@ Result<void> Server::FinishNew(int fd, const MakeRequest& request, bool is_symli
   if (other_uid || other_gid) {
     TRY(host::Call(SYS_fchownat, Arg(fd), Arg(""), request.uid, request.gid, AT_EMPTY_PATH));
   }
-  const bool bits_lost = other_uid || other_gid || ((info.attributes.mode ^ request.mode) &
-                                                    kSpecialBits) != 0;
+  const bool bits_lost =
+      other_uid || other_gid || ((info.attributes.mode ^ request.mode) & kSpecialBits) != 0;
   const bool special = ((info.attributes.mode | request.mode) & kSpecialBits) != 0;
   if (is_symlink || !bits_lost || !special) return {};
   TRY(host::Call(SYS_fchmodat, Arg(config_.proc_self_fd.get()), Arg(FdName(fd).text),

@@ -1,9 +1,9 @@
 // What is done to one inode: opening, attributes, extended attributes.
-#include <array>
 #include <fcntl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/xattr.h>
+#include <array>
 
 #include "base/host_call.h"
 #include "base/limits.h"
@@ -131,8 +131,7 @@ Result<void> Server::Fsync(Reader& in, Writer&) {
   if (node->hidden || (!S_ISREG(node->type) && !S_ISDIR(node->type))) return Fail(EINVAL);
   const HeldFd path = TRY(nodes_.Hold(*node));
   const int flags = S_ISDIR(node->type) ? O_RDONLY | O_DIRECTORY : O_RDONLY;
-  const OwnedFd file =
-      TRY(skep::gofer::Reopen(config_.proc_self_fd.get(), path.get(), flags));
+  const OwnedFd file = TRY(skep::gofer::Reopen(config_.proc_self_fd.get(), path.get(), flags));
   TRY(host::Call(request.data_only != 0 ? SYS_fdatasync : SYS_fsync, Arg(file.get())));
   return {};
 }
@@ -202,8 +201,8 @@ Result<void> Server::ListXattr(Reader& in, Writer& out) {
   const HeldFd fd = TRY(nodes_.Hold(*node));
   TRY(EnterProc(config_.proc_self_fd));
   const auto all = std::make_unique_for_overwrite<char[]>(kXattrSizeMax);
-  const int64_t all_size = TRY(
-      host::Call(SYS_listxattr, Arg(FdName(fd.get()).text), Arg(all.get()), kXattrSizeMax));
+  const int64_t all_size =
+      TRY(host::Call(SYS_listxattr, Arg(FdName(fd.get()).text), Arg(all.get()), kXattrSizeMax));
   std::string_view rest(all.get(), static_cast<size_t>(all_size));
   uint32_t size = 0;
   while (!rest.empty()) {

@@ -1,6 +1,6 @@
 // Handles: attach, walk, release, and naming nodes across a checkpoint.
-#include <algorithm>
 #include <sys/stat.h>
+#include <algorithm>
 #include <vector>
 
 #include "base/limits.h"

@@ -1,8 +1,8 @@
 // Directories in bulk.
-#include <algorithm>
 #include <fcntl.h>
 #include <sys/syscall.h>
 #include <unistd.h>
+#include <algorithm>
 
 #include "base/host_call.h"
 #include "base/limits.h"
@@ -51,8 +51,8 @@ Result<Server::DirStream*> Server::StreamOf(Node& dir) {
 // False: no room is left, and nothing was written.
 bool Server::PutEntry(Node& dir, int dir_fd, const RawEntry& entry, bool with_nodes, Writer& out) {
   if (out.room() < kReplyBytesMin) return false;
-  DirEntryHeader header = {entry.ino, entry.next_cookie, static_cast<uint16_t>(entry.name.size()),
-                           entry.type, 0, 0};
+  DirEntryHeader header = {
+      entry.ino, entry.next_cookie, static_cast<uint16_t>(entry.name.size()), entry.type, 0, 0};
   NodeRecord record;
   if (with_nodes) {
     const std::string name(entry.name);

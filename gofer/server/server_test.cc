@@ -1,11 +1,11 @@
 // Every operation, through a client, over a real directory.
 #include "gofer/server/server.h"
 
-#include <atomic>
 #include <gmock/gmock.h>
-#include <set>
 #include <sys/mman.h>
 #include <sys/xattr.h>
+#include <atomic>
+#include <set>
 
 #include "gofer/server/test_tree.h"
 

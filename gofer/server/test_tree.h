@@ -1,16 +1,16 @@
 // For gofer tests: a temporary directory and a server over it, behind a client.
 #pragma once
 
-#include <cstdlib>
 #include <fcntl.h>
+#include <gtest/gtest.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
-#include <gtest/gtest.h>
 #include <memory>
 #include <string>
-#include <sys/stat.h>
 #include <thread>
-#include <unistd.h>
 #include <vector>
 
 #include "base/host_call.h"

@@ -127,7 +127,9 @@ Result<Ref<HostFile>> HostFile::Make(vfs::AnonFs& fs, sched::Scheduler& schedule
   Ref<HostInode> inode = TRY(HostInode::Make(fs, scheduler, fd));
   const int number = inode->fd();
   const uint32_t flags = TRY(HostFlags(number)) & (O_ACCMODE | O_APPEND | O_NONBLOCK);
-  const char* kind = inode->type() == S_IFIFO ? "pipe" : inode->type() == S_IFSOCK ? "socket" : "host";
+  const char* kind = inode->type() == S_IFIFO    ? "pipe"
+                     : inode->type() == S_IFSOCK ? "socket"
+                                                 : "host";
   std::string name = std::string(kind) + ":[" + std::to_string(inode->ino()) + "]";
   vfs::Path path({}, vfs::Dentry::MakeAnonymous(inode, std::move(name)));
   auto file = MakeRef<HostFile>(std::move(inode), std::move(path), flags);

@@ -51,8 +51,7 @@ class HostFile final : public vfs::File {
  public:
   // The first file over `fd`, which it owns. Access mode, O_APPEND and position are the host's.
   // EBADF.
-  static Result<Ref<HostFile>> Make(vfs::AnonFs& fs, sched::Scheduler& scheduler,
-                                    arena::HostFd fd);
+  static Result<Ref<HostFile>> Make(vfs::AnonFs& fs, sched::Scheduler& scheduler, arena::HostFd fd);
   HostFile(Ref<HostInode> inode, vfs::Path path, uint32_t flags);
 
   bool seekable() const override { return kind_ == Kind::kRegular; }
@@ -64,7 +63,9 @@ class HostFile final : public vfs::File {
   Result<void> Truncate(vfs::Caller& caller, uint64_t size) override;
   Result<void> Sync(bool data_only) override;
   vfs::EventMask Poll(vfs::EventMask wanted) override;
-  sched::WaitQueue* Waiters() override { return kind_ == Kind::kRegular ? nullptr : &inode_->waiters(); }
+  sched::WaitQueue* Waiters() override {
+    return kind_ == Kind::kRegular ? nullptr : &inode_->waiters();
+  }
 
  private:
   using Kind = HostInode::Kind;

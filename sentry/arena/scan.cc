@@ -32,8 +32,8 @@ std::vector<Range> HostRanges(int maps_fd) {
   std::vector<Range> ranges;
   const auto binary_start = reinterpret_cast<uintptr_t>(&__executable_start);
   const uint64_t binary_end = PageCeil(reinterpret_cast<uintptr_t>(&_end));
-  Result<std::string> maps = maps_fd >= 0 ? ReadMaps(maps_fd)
-                                          : host::ReadWholeFile("/proc/self/maps", 64 << 20);
+  Result<std::string> maps =
+      maps_fd >= 0 ? ReadMaps(maps_fd) : host::ReadWholeFile("/proc/self/maps", 64 << 20);
   if (!maps) return ranges;
   for (size_t at = 0; at < maps->size(); at = maps->find('\n', at) + 1) {
     uint64_t start = 0, end = 0;

@@ -1,8 +1,8 @@
 #include "sentry/auth/credentials.h"
 
-#include <algorithm>
 #include <linux/capability.h>
 #include <linux/securebits.h>
+#include <algorithm>
 
 namespace skep::auth {
 namespace {
@@ -10,10 +10,9 @@ namespace {
 constexpr CapabilitySet Bit(int capability) { return uint64_t{1} << capability; }
 
 // Linux: CAP_FS_SET, what follows fsuid.
-constexpr CapabilitySet kFileSystemCapabilities = Bit(CAP_CHOWN) | Bit(CAP_MKNOD) |
-                                                  Bit(CAP_DAC_OVERRIDE) | Bit(CAP_DAC_READ_SEARCH) |
-                                                  Bit(CAP_FOWNER) | Bit(CAP_FSETID) |
-                                                  Bit(CAP_LINUX_IMMUTABLE) | Bit(CAP_MAC_OVERRIDE);
+constexpr CapabilitySet kFileSystemCapabilities =
+    Bit(CAP_CHOWN) | Bit(CAP_MKNOD) | Bit(CAP_DAC_OVERRIDE) | Bit(CAP_DAC_READ_SEARCH) |
+    Bit(CAP_FOWNER) | Bit(CAP_FSETID) | Bit(CAP_LINUX_IMMUTABLE) | Bit(CAP_MAC_OVERRIDE);
 
 }  // namespace
 

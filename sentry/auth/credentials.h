@@ -1,5 +1,5 @@
-// Who a task is (Linux: struct cred): ids, groups, capabilities. A value; tasks replace theirs whole,
-// files keep the opener's.
+// Who a task is (Linux: struct cred): ids, groups, capabilities. A value; tasks replace theirs
+// whole, files keep the opener's.
 #pragma once
 
 #include <array>
@@ -16,7 +16,8 @@ struct Credentials {
   uint32_t uid = 0, euid = 0, suid = 0, fsuid = 0;
   uint32_t gid = 0, egid = 0, sgid = 0, fsgid = 0;
   std::vector<uint32_t> groups;  // sorted
-  CapabilitySet permitted = 0, effective = 0, inheritable = 0, bounding = kAllCapabilities, ambient = 0;
+  CapabilitySet permitted = 0, effective = 0, inheritable = 0, bounding = kAllCapabilities,
+                ambient = 0;
   uint32_t securebits = 0;
   bool keep_caps = false;     // PR_SET_KEEPCAPS
   bool no_new_privs = false;  // PR_SET_NO_NEW_PRIVS

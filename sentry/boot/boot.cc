@@ -2,15 +2,15 @@
 //
 // In this order: configuration, arena, empty root, no capabilities, kernel objects, workers with
 // their engines, seccomp, the first process. From then on the main thread only listens to the CLI.
-#include <csignal>
-#include <cstring>
 #include <fcntl.h>
 #include <fmt/format.h>
-#include <algorithm>
 #include <sched.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
 #include <unistd.h>
+#include <algorithm>
+#include <csignal>
+#include <cstring>
 
 #include "base/host_call.h"
 #include "base/log.h"
@@ -58,8 +58,12 @@ int AllowedCpus() {
 
 HostResult<platform::EngineKind> ChooseEngine(const std::string& name) {
   using Kind = platform::EngineKind;
-  struct Choice { const char* name; Kind kind; };
-  constexpr Choice kChoices[] = {{"kvm", Kind::kKvm}, {"notify", Kind::kNotify}, {"ptrace", Kind::kPtrace}};
+  struct Choice {
+    const char* name;
+    Kind kind;
+  };
+  constexpr Choice kChoices[] = {
+      {"kvm", Kind::kKvm}, {"notify", Kind::kNotify}, {"ptrace", Kind::kPtrace}};
   std::string reasons;
   for (const Choice& choice : kChoices) {
     if (name != "auto" && name != choice.name) continue;
@@ -147,7 +151,8 @@ Result<void> OpenStdio(Sandbox& sandbox, kernel::Task& init) {
   return {};
 }
 
-void SendHostEvent(const BootConfig& config, SentryEvent::Kind kind, int status, std::string_view text) {
+void SendHostEvent(const BootConfig& config, SentryEvent::Kind kind, int status,
+                   std::string_view text) {
   arena::HostScope host;
   (void)SendEvent(config.control_fd, {kind, status, std::string(text)});
 }
@@ -157,13 +162,15 @@ void StartFirstProcess(Sandbox& sandbox) {
   kernel::InitRequest request;
   request.credentials = CredentialsOf(sandbox.config);
   request.limits = LimitsOf(sandbox.config);
-  request.path = sandbox.config.exec_path.empty() ? sandbox.config.argv[0] : sandbox.config.exec_path;
+  request.path =
+      sandbox.config.exec_path.empty() ? sandbox.config.argv[0] : sandbox.config.exec_path;
   request.argv = sandbox.config.argv;
   request.envp = sandbox.config.env;
   request.oom_score_adj = sandbox.config.oom_score_adj;
   request.prepare = [&sandbox](kernel::Task& init) -> Result<void> {
     TRY(MountAll({sandbox.kernel, sandbox.config, sandbox.gofer, sandbox.special_files,
-                  sandbox.terminals, sandbox.gofer_trees}, init));
+                  sandbox.terminals, sandbox.gofer_trees},
+                 init));
     return OpenStdio(sandbox, init);
   };
   request.started = [&sandbox](int error, bool in_prepare) {
@@ -173,9 +180,9 @@ void StartFirstProcess(Sandbox& sandbox) {
       return;
     }
     const char* name = strerrordesc_np(error);
-    const std::string text =
-        in_prepare ? fmt::format("cannot set up the sandbox's files: {}", name)
-                   : fmt::format("cannot execute {}: {}", config.argv[0], name);
+    const std::string text = in_prepare
+                                 ? fmt::format("cannot set up the sandbox's files: {}", name)
+                                 : fmt::format("cannot execute {}: {}", config.argv[0], name);
     SendHostEvent(config, SentryEvent::Kind::kFailed, error, text);
   };
   auto started = kernel::StartInit(kernel, std::move(request));
@@ -262,13 +269,15 @@ kernel::KernelConfig KernelConfigOf(const BootConfig& config, platform::EngineKi
 Sandbox* MakeSandbox(const BootConfig& config, platform::EngineKind engine,
                      std::unique_ptr<gofer::Client> client) {
   const arena::ArenaScope arena_heap;
-  auto* sandbox = new Sandbox(KernelConfigOf(config, engine));  // tidy: allow(new) the arena's root, never freed
+  auto* sandbox = new Sandbox(
+      KernelConfigOf(config, engine));  // tidy: allow(new) the arena's root, never freed
   sandbox->config = config;
   kernel::Kernel& kernel = sandbox->kernel;
   kernel.memory = OrDie(config, mm::MemoryFile::Make());
   if (!config.domainname.empty()) kernel.domainname = config.domainname;
   auto pages = OrDie(config, loader::VdsoPages::Make(*kernel.memory));
-  kernel.vdso_clock = std::make_unique<kernel::VdsoClock>(kernel.scheduler.clock(), std::move(pages));
+  kernel.vdso_clock =
+      std::make_unique<kernel::VdsoClock>(kernel.scheduler.clock(), std::move(pages));
   kernel.anon_fs = MakeRef<vfs::AnonFs>(++kernel.last_dev_minor);
   kernel.anon_fs->special_files = &sandbox->special_files;
   kernel.unix_sockets = std::make_unique<net::UnixNamespace>(*kernel.anon_fs);
@@ -328,9 +337,9 @@ int BootMain(int config_fd) {
   OrDie(config, DropPrivileges());
   std::unique_ptr<gofer::Client> client;
   if (config.gofer_fd >= 0) client = std::make_unique<gofer::Client>(OwnedFd(config.gofer_fd));
-  Sandbox* sandbox = restore
-                         ? OrDie(config, RestoreSandbox(config.restore_fd, config, std::move(client)))
-                         : MakeSandbox(config, engine, std::move(client));
+  Sandbox* sandbox =
+      restore ? OrDie(config, RestoreSandbox(config.restore_fd, config, std::move(client)))
+              : MakeSandbox(config, engine, std::move(client));
   StartWorkers(*sandbox, config, engine);
   OrDie(config, InstallFilter(engine, config.jail_self_test));
   if (config.jail_self_test) {

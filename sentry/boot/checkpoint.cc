@@ -178,7 +178,8 @@ HostResult<Sandbox*> RestoreSandbox(int fd, const BootConfig& config,
   const arena::ArenaScope arena_heap;
   for (const Ref<fs::GoferFs>& tree : sandbox->gofer_trees) {
     const Result<void> found = tree->Reattach();
-    if (!found) return HostFail("the files have changed since the checkpoint", found.error().code());
+    if (!found)
+      return HostFail("the files have changed since the checkpoint", found.error().code());
   }
   sandbox->config.control_fd = config.control_fd;
   sandbox->config.log_fd = config.log_fd;

@@ -323,7 +323,8 @@ Result<void> SendCommand(int fd, const CliCommand& command, int file) {
 std::optional<CliCommand> ReceiveCommand(int fd, OwnedFd* file) {
   CommandPacket packet = {};
   const iovec part = {&packet, sizeof packet};
-  const Result<host::Received> received = host::RecvMsg(fd, std::span(&part, 1), std::span(file, file != nullptr ? 1 : 0), 0);
+  const Result<host::Received> received =
+      host::RecvMsg(fd, std::span(&part, 1), std::span(file, file != nullptr ? 1 : 0), 0);
   if (!received || received->size != sizeof packet) return std::nullopt;
   if (packet.kind > static_cast<uint32_t>(CliCommand::Kind::kCheckpoint)) return std::nullopt;
   return CliCommand{static_cast<CliCommand::Kind>(packet.kind), packet.value};

@@ -2,14 +2,14 @@
 // runsc-cli/ may know of the sentry.
 //
 // The CLI starts `skep boot --config-fd N` (re-executing itself) with the descriptors that the
-// configuration names; the configuration is JSON in a memfd. Over the control socket (SOCK_SEQPACKET)
-// the sentry sends events, the CLI sends commands.
+// configuration names; the configuration is JSON in a memfd. Over the control socket
+// (SOCK_SEQPACKET) the sentry sends events, the CLI sends commands.
 #pragma once
 
+#include <sys/resource.h>
 #include <cstdint>
 #include <optional>
 #include <string>
-#include <sys/resource.h>
 #include <vector>
 
 #include "base/owned_fd.h"
@@ -18,15 +18,15 @@
 namespace skep::boot {
 
 struct MountConfig {
-  std::string destination;   // absolute in the guest; "/" for the first one
+  std::string destination;  // absolute in the guest; "/" for the first one
   enum class Kind : uint8_t { kGofer, kTmpfs, kProc, kSysfs, kDevpts, kDev } kind = Kind::kGofer;
-  int attach = -1;           // kGofer: attach point of the gofer
-  bool overlay = false;      // kGofer: writes go to memory
+  int attach = -1;            // kGofer: attach point of the gofer
+  bool overlay = false;       // kGofer: writes go to memory
   bool shared_cache = false;  // kGofer: somebody else may change the tree
   bool read_only = false, no_exec = false, no_suid = false, no_dev = false;
-  uint64_t size = 0;         // kTmpfs: bytes; 0: half of the memory
-  uint32_t mode = 01777;     // kTmpfs: of its root
-  std::string source;        // as /proc/mounts shows it
+  uint64_t size = 0;      // kTmpfs: bytes; 0: half of the memory
+  uint32_t mode = 01777;  // kTmpfs: of its root
+  std::string source;     // as /proc/mounts shows it
 };
 
 struct Capabilities {
@@ -37,32 +37,35 @@ struct BootConfig {
   std::string id;
   // The first process.
   std::vector<std::string> argv, env;
-  std::string exec_path;     // what execve gets: found in PATH by the CLI, or argv[0] as it is
+  std::string exec_path;  // what execve gets: found in PATH by the CLI, or argv[0] as it is
   std::string cwd = "/";
   uint32_t uid = 0, gid = 0, umask = 022;
   std::vector<uint32_t> groups;
   Capabilities capabilities;
   bool no_new_privs = false;
-  bool terminal = false;     // stdio is a terminal that the CLI has put in raw mode
+  bool terminal = false;  // stdio is a terminal that the CLI has put in raw mode
   uint16_t terminal_rows = 0, terminal_columns = 0;
-  struct Rlimit { int resource; uint64_t soft, hard; };
+  struct Rlimit {
+    int resource;
+    uint64_t soft, hard;
+  };
   std::vector<Rlimit> rlimits;
   int oom_score_adj = 0;
 
   std::string hostname = "skep", domainname;
-  std::vector<MountConfig> mounts;              // mounted in this order; the first is "/"
+  std::vector<MountConfig> mounts;  // mounted in this order; the first is "/"
   std::vector<std::string> masked_paths, readonly_paths;
 
-  std::string platform = "auto";                // auto, ptrace, notify, kvm
-  bool ptrace_poison = false;                   // a test mode
-  int workers = 0;                              // 0: one for each allowed CPU
-  uint64_t memory_limit = 0, pids_limit = 0;    // 0: none
-  std::string stub_cgroup;                      // informative: what the memory limit is held with
-  bool checkpoint_scan = false;                 // a test mode: a checkpoint looks for stray pointers
-  bool jail_self_test = false;                  // a test hook: tries to break out, reports, exits
+  std::string platform = "auto";              // auto, ptrace, notify, kvm
+  bool ptrace_poison = false;                 // a test mode
+  int workers = 0;                            // 0: one for each allowed CPU
+  uint64_t memory_limit = 0, pids_limit = 0;  // 0: none
+  std::string stub_cgroup;                    // informative: what the memory limit is held with
+  bool checkpoint_scan = false;               // a test mode: a checkpoint looks for stray pointers
+  bool jail_self_test = false;                // a test hook: tries to break out, reports, exits
 
   // Descriptors in the sentry's process; -1: none.
-  int gofer_fd = -1;                            // client socket of the gofer
+  int gofer_fd = -1;  // client socket of the gofer
   int control_fd = -1;
   int restore_fd = -1;  // the image of a sandbox that goes on; what is not a descriptor is in there
   int stdio_fds[3] = {-1, -1, -1};
@@ -80,10 +83,10 @@ HostResult<BootConfig> FromJson(const std::string& text);
 // sentry -> CLI
 struct SentryEvent {
   enum class Kind : uint8_t {
-    kStarted,   // the first process runs; text: the engine's name
-    kFailed,    // it could not be started: text says why; status: the errno of execve, or 0
-    kExited,    // the first process is gone and so is the sandbox; status: as wait4 tells it
-    kStopped,   // the first process stopped (status: the signal): the CLI stops itself too
+    kStarted,       // the first process runs; text: the engine's name
+    kFailed,        // it could not be started: text says why; status: the errno of execve, or 0
+    kExited,        // the first process is gone and so is the sandbox; status: as wait4 tells it
+    kStopped,       // the first process stopped (status: the signal): the CLI stops itself too
     kCheckpointed,  // status 0: the image is complete and the sentry ends; else text says why not
   } kind = Kind::kFailed;
   int32_t status = 0;
@@ -92,9 +95,9 @@ struct SentryEvent {
 // CLI -> sentry
 struct CliCommand {
   enum class Kind : uint8_t {
-    kSignal,    // value: signal number for the first process (or the terminal's foreground group)
-    kWindow,    // value: rows << 16 | columns
-    kContinue,  // the CLI was continued
+    kSignal,      // value: signal number for the first process (or the terminal's foreground group)
+    kWindow,      // value: rows << 16 | columns
+    kContinue,    // the CLI was continued
     kCheckpoint,  // with a descriptor: writes the sandbox to it and ends the sentry
   } kind = Kind::kSignal;
   uint32_t value = 0;

@@ -1,7 +1,5 @@
 #include "sentry/boot/jail.h"
 
-#include <array>
-#include <csignal>
 #include <fcntl.h>
 #include <linux/capability.h>
 #include <seccomp.h>
@@ -10,6 +8,8 @@
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <unistd.h>
+#include <array>
+#include <csignal>
 
 #include "base/host_call.h"
 
@@ -104,7 +104,9 @@ HostResult<void> EnterEmptyRoot() {
   const char* options = "size=0,mode=0555";
   const Step steps[] = {
       {"make mounts private", SYS_mount, {0, Address(root), 0, MS_REC | MS_PRIVATE, 0}},
-      {"mount a tmpfs", SYS_mount, {Address(type), Address(point), Address(type), kBare, Address(options)}},
+      {"mount a tmpfs",
+       SYS_mount,
+       {Address(type), Address(point), Address(type), kBare, Address(options)}},
       {"enter it", SYS_chdir, {Address(point)}},
       {"make it the root", SYS_pivot_root, {Address(here), Address(here)}},
       {"let go of the old root", SYS_umount2, {Address(here), MNT_DETACH}},
@@ -175,7 +177,8 @@ std::string JailSelfTest() {
   attempt("execve", host::Call(SYS_execve, reinterpret_cast<uint64_t>(shell),
                                reinterpret_cast<uint64_t>(argv), 0));
   attempt("kill of the parent", host::Call(SYS_kill, static_cast<uint64_t>(getppid()), 0));
-  attempt("mount", host::Call(SYS_mount, 0, reinterpret_cast<uint64_t>(root), 0, MS_REC | MS_PRIVATE, 0));
+  attempt("mount",
+          host::Call(SYS_mount, 0, reinterpret_cast<uint64_t>(root), 0, MS_REC | MS_PRIVATE, 0));
   attempt("fork", host::Call(SYS_clone, SIGCHLD));
   return breaches;
 }

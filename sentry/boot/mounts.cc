@@ -35,7 +35,8 @@ class Mounter {
   Result<void> Add(const MountConfig& config) {
     const vfs::Path at = TRY(MakePoint(config.destination));
     Ref<vfs::FileSystem> fs = TRY(Make(config));
-    const Ref<vfs::Mount> mount = TRY(context_.kernel.mounts->Add(at, std::move(fs), Flags(config)));
+    const Ref<vfs::Mount> mount =
+        TRY(context_.kernel.mounts->Add(at, std::move(fs), Flags(config)));
     if (config.kind == Kind::kDevpts) {
       context_.terminals.SetDevpts(devpts_, vfs::Path(mount, mount->root()));
     }
@@ -95,8 +96,9 @@ class Mounter {
         return MakeGofer(config);
       case Kind::kTmpfs:
         return Ref<vfs::FileSystem>(MakeRef<fs::TmpFs>(
-            *kernel.memory, fs::TmpFsOptions{.dev_minor = NextMinor(), .max_bytes = config.size,
-                                             .mode = config.mode}));
+            *kernel.memory,
+            fs::TmpFsOptions{
+                .dev_minor = NextMinor(), .max_bytes = config.size, .mode = config.mode}));
       case Kind::kDev: {
         Ref<vfs::FileSystem> dev = MakeRef<fs::TmpFs>(
             *kernel.memory, fs::TmpFsOptions{.dev_minor = NextMinor(), .mode = 0755});
@@ -107,7 +109,8 @@ class Mounter {
       case Kind::kProc:
         return Ref<vfs::FileSystem>(MakeRef<fs::ProcFs>(kernel, NextMinor()));
       case Kind::kSysfs:
-        return Ref<vfs::FileSystem>(MakeRef<fs::SysFs>(NextMinor(), kernel.scheduler.worker_count()));
+        return Ref<vfs::FileSystem>(
+            MakeRef<fs::SysFs>(NextMinor(), kernel.scheduler.worker_count()));
 #endif
       case Kind::kDevpts: {
         devpts_ = MakeRef<fs::DevptsFs>(fs::DevptsOptions{.dev_minor = NextMinor()});
@@ -123,7 +126,8 @@ class Mounter {
     fs::GoferFsOptions options;
     options.dev_minor = NextMinor();
     options.attach = static_cast<uint32_t>(config.attach);
-    options.caching = config.shared_cache ? fs::GoferCaching::kShared : fs::GoferCaching::kExclusive;
+    options.caching =
+        config.shared_cache ? fs::GoferCaching::kShared : fs::GoferCaching::kExclusive;
     options.read_only = config.read_only || config.overlay;
     Ref<fs::GoferFs> tree = TRY(fs::GoferFs::Make(context_.gofer, options));
     context_.gofer_trees.push_back(tree);
@@ -133,7 +137,8 @@ class Mounter {
     Ref<vfs::FileSystem> upper = MakeRef<fs::TmpFs>(
         *context_.kernel.memory, fs::TmpFsOptions{.dev_minor = NextMinor(), .mode = 0755});
     upper->special_files = &context_.special_files;
-    Ref<fs::OverlayFs> overlay = TRY(fs::OverlayFs::Make(NextMinor(), std::move(lower), std::move(upper)));
+    Ref<fs::OverlayFs> overlay =
+        TRY(fs::OverlayFs::Make(NextMinor(), std::move(lower), std::move(upper)));
     return overlay;
   }
 
@@ -176,10 +181,12 @@ Result<void> MountAll(const MountContext& context, kernel::Task& init) {
   for (const std::string& path : context.config.readonly_paths) {
     TRY(told("make read-only", path, mounter.MakeReadOnly(path)));
   }
-  for (const std::string& path : context.config.masked_paths) TRY(told("mask", path, mounter.Mask(path)));
+  for (const std::string& path : context.config.masked_paths)
+    TRY(told("mask", path, mounter.Mask(path)));
   vfs::Walker walker(init, *init.fs);
   auto cwd = walker.Resolve(context.config.cwd, {.directory = true});
-  TRY(told("enter working directory", context.config.cwd, cwd ? Result<void>() : Fail(cwd.error().code())));
+  TRY(told("enter working directory", context.config.cwd,
+           cwd ? Result<void>() : Fail(cwd.error().code())));
   init.fs->SetCwd(*cwd);
   return {};
 }

@@ -18,8 +18,8 @@ struct MountContext {
   std::vector<Ref<fs::GoferFs>>& gofer_trees;  // every GoferFs is noted here, for checkpoints
 };
 
-// On init's fiber: makes every file system, mounts it, and gives init its root and working directory.
-// What failed goes to the log by name.
+// On init's fiber: makes every file system, mounts it, and gives init its root and working
+// directory. What failed goes to the log by name.
 Result<void> MountAll(const MountContext& context, kernel::Task& init);
 
 }  // namespace skep::boot

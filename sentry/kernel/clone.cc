@@ -1,8 +1,8 @@
 #include "sentry/kernel/clone.h"
 
-#include <algorithm>
 #include <linux/capability.h>
 #include <linux/sched.h>
+#include <algorithm>
 
 #include "base/host_call.h"
 #include "sentry/kernel/exit.h"
@@ -122,7 +122,8 @@ Result<void> Publish(Task& parent, Task& child, uint64_t flags) {
   Kernel& kernel = parent.kernel;
   MutexLock lock(kernel.tasks_mutex);
   TRY(CheckProcessLimit(parent));
-  // A signal that came during the fork is taken before it (Linux: recalc_sigpending, ERESTARTNOINTR).
+  // A signal that came during the fork is taken before it (Linux: recalc_sigpending,
+  // ERESTARTNOINTR).
   if ((flags & CLONE_THREAD) == 0 && HasDeliverable(parent)) return Fail(kRestartNoIntr);
   if (parent.group->exiting) return Fail(kKilled);
   const int pid = TRY(kernel.AllocatePid());

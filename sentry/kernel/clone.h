@@ -10,9 +10,9 @@
 namespace skep::kernel {
 
 struct CloneRequest {
-  uint64_t flags = 0;       // CLONE_*, without the exit signal
+  uint64_t flags = 0;  // CLONE_*, without the exit signal
   int exit_signal = 0;
-  uint64_t stack = 0;       // the new stack pointer; 0: the parent's
+  uint64_t stack = 0;  // the new stack pointer; 0: the parent's
   uint64_t tls = 0;
   uint64_t parent_tid = 0, child_tid = 0;
 };

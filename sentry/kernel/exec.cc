@@ -1,9 +1,9 @@
 // execve(2) from the point where the arguments are in the kernel (Linux: fs/exec.c), and init.
-#include <algorithm>
-#include <cstring>
 #include <linux/capability.h>
 #include <sys/auxv.h>
 #include <sys/mount.h>
+#include <algorithm>
+#include <cstring>
 
 #include "base/host_call.h"
 #include "sentry/kernel/clone.h"
@@ -92,7 +92,8 @@ NewIds CredentialsFor(Task& task, const Ref<vfs::File>& file) {
     }
   }
   auth::OnExec(ids.creds, setuid_root && ids.creds.uid != 0);
-  ids.changed = ids.creds.euid != task.credentials->euid || ids.creds.egid != task.credentials->egid;
+  ids.changed =
+      ids.creds.euid != task.credentials->euid || ids.creds.egid != task.credentials->egid;
   ids.secure = ids.creds.uid != ids.creds.euid || ids.creds.gid != ids.creds.egid;
   return ids;
 }

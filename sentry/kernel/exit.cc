@@ -17,7 +17,8 @@ void SendDeathSignals(Task& task) REQUIRES(task.kernel.tasks_mutex) {
     child->parent_thread = nullptr;
     for (Task* t : child->threads) {
       if (t->parent_death_signal != 0) {
-        siginfo_t info = MakeUserInfo(t->parent_death_signal, SI_USER, task.tid, task.credentials->uid);
+        siginfo_t info =
+            MakeUserInfo(t->parent_death_signal, SI_USER, task.tid, task.credentials->uid);
         (void)SendToGroup(*child, info);
       }
     }
@@ -40,8 +41,8 @@ bool NotifyParentOfExit(ThreadGroup& group) {
   if (parent == nullptr) return false;
   const int signo = group.exit_signal;
   const SignalAction action = signo == 0 ? SignalAction{} : parent->handlers->Of(signo);
-  const bool unwanted = signo == SIGCHLD && (action.handler == kSigIgn ||
-                                             (action.flags & SA_NOCLDWAIT) != 0);
+  const bool unwanted =
+      signo == SIGCHLD && (action.handler == kSigIgn || (action.flags & SA_NOCLDWAIT) != 0);
   if (signo != 0 && !(signo == SIGCHLD && action.handler == kSigIgn)) {
     const int status = group.exit_status;
     siginfo_t info = MakeInfo(signo, CLD_EXITED);
@@ -92,8 +93,7 @@ int EndSession(ThreadGroup& group) {
 }
 
 // The last thread is gone.
-void BecomeZombie(Kernel& kernel, ThreadGroup& group, int foreground)
-    REQUIRES(kernel.tasks_mutex) {
+void BecomeZombie(Kernel& kernel, ThreadGroup& group, int foreground) REQUIRES(kernel.tasks_mutex) {
   group.zombie = true;
   group.stopped = false;
   group.stop_signal = 0;
@@ -101,7 +101,8 @@ void BecomeZombie(Kernel& kernel, ThreadGroup& group, int foreground)
   const bool orphaned_before = IsOrphaned(kernel, group.pgid, nullptr);
   if (foreground != 0) HangUpOrphan(kernel, foreground);
   Reparent(kernel, group);
-  if (!orphaned_before && IsOrphaned(kernel, group.pgid, &group) && HasStopped(kernel, group.pgid)) {
+  if (!orphaned_before && IsOrphaned(kernel, group.pgid, &group) &&
+      HasStopped(kernel, group.pgid)) {
     HangUpOrphan(kernel, group.pgid);
   }
   if (&group == kernel.init.get()) {
@@ -301,7 +302,8 @@ void ExitTask(Task& task) {
     // A stop may have waited for this thread; execve certainly does.
     group->exec_queue.Wake();
     if (group->stop_signal != 0 && !group->stopped &&
-        std::all_of(group->threads.begin(), group->threads.end(), [](Task* t) { return t->stopped; })) {
+        std::all_of(group->threads.begin(), group->threads.end(),
+                    [](Task* t) { return t->stopped; })) {
       group->stopped = true;
       group->stop_unreported = true;
       NotifyParentOfStop(*group, false);

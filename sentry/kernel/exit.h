@@ -26,20 +26,21 @@ void ReleaseFiles(Task& task);
 
 struct WaitRequest {
   idtype_t type = P_ALL;
-  int id = 0;            // pid or pgid
-  int options = 0;       // WEXITED, WSTOPPED, WCONTINUED, WNOHANG, WNOWAIT, __WALL, __WCLONE, __WNOTHREAD
+  int id = 0;  // pid or pgid
+  int options =
+      0;  // WEXITED, WSTOPPED, WCONTINUED, WNOHANG, WNOWAIT, __WALL, __WCLONE, __WNOTHREAD
 };
 struct WaitedFor {
-  int pid = 0;           // 0: WNOHANG and nothing to report
-  int status = 0;        // as wait4 tells it
-  siginfo_t info{};      // as waitid tells it
+  int pid = 0;       // 0: WNOHANG and nothing to report
+  int status = 0;    // as wait4 tells it
+  siginfo_t info{};  // as waitid tells it
   Usage usage;
 };
 // wait4 and waitid. ECHILD, kRestartSys.
 Result<WaitedFor> WaitForChild(Task& task, const WaitRequest& request);
 
-// Parks the fiber while the kernel freezes (checkpoint); returns when it goes on, perhaps in another
-// process (restore): the context is then made anew.
+// Parks the fiber while the kernel freezes (checkpoint); returns when it goes on, perhaps in
+// another process (restore): the context is then made anew.
 void WaitForThaw(Task& task);
 
 }  // namespace skep::kernel

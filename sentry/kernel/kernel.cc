@@ -1,7 +1,7 @@
 #include "sentry/kernel/kernel.h"
 
-#include <algorithm>
 #include <linux/capability.h>
+#include <algorithm>
 
 #include "base/host_call.h"
 #include "base/limits.h"
@@ -152,9 +152,8 @@ bool Task::InOrphanedGroup() const {
 
 void Task::SignalGroup(int process_group, int signo) {
   MutexLock lock(kernel.tasks_mutex);
-  kernel.ForEachInProcessGroup(process_group, [&](ThreadGroup& g) {
-    (void)SendToGroup(g, MakeInfo(signo, SI_KERNEL));
-  });
+  kernel.ForEachInProcessGroup(
+      process_group, [&](ThreadGroup& g) { (void)SendToGroup(g, MakeInfo(signo, SI_KERNEL)); });
 }
 
 void Task::SignalSelf(int signo) {

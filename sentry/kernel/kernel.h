@@ -9,12 +9,12 @@
 #include <unordered_map>
 
 #include "base/mutex.h"
+#include "sentry/anon/epoll.h"
 #include "sentry/ipc/futex.h"
 #include "sentry/kernel/task.h"
 #include "sentry/mm/memory_file.h"
 #include "sentry/net/unix_names.h"
 #include "sentry/sched/scheduler.h"
-#include "sentry/anon/epoll.h"
 #include "sentry/vfs/anon_fs.h"
 #include "sentry/vfs/mount.h"
 
@@ -23,10 +23,10 @@ namespace skep::kernel {
 struct KernelConfig {
   int workers = 1;
   std::string hostname = "skep";
-  uint64_t memory_limit = 0;    // bytes; 0: none
-  uint64_t pids_limit = 0;      // tasks; 0: none
+  uint64_t memory_limit = 0;  // bytes; 0: none
+  uint64_t pids_limit = 0;    // tasks; 0: none
   std::string engine_name;
-  bool scrub_stacks = false;    // checkpoint tests: no stale words of the host's in fibers' stacks
+  bool scrub_stacks = false;  // checkpoint tests: no stale words of the host's in fibers' stacks
 };
 
 // How kernel/ reaches what is above it; set once by boot (code addresses, the same in every run of
@@ -65,7 +65,7 @@ class Kernel {
   Ref<vfs::MountNamespace> mounts;
   std::unique_ptr<VdsoClock> vdso_clock;
   std::unique_ptr<KernelSignalSource> signal_source;  // signalfd reads from it
-  void* boot = nullptr;  // what boot keeps beside the kernel, for its hooks
+  void* boot = nullptr;                // what boot keeps beside the kernel, for its hooks
   std::unique_ptr<StraceSink> strace;  // null: off
   uint64_t boot_realtime_ns = 0, boot_monotonic_ns = 0;
   Ref<vfs::AnonFs> anon_fs;  // pipes, sockets, eventfds, ...

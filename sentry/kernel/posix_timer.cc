@@ -11,7 +11,9 @@ namespace {
 
 constexpr int kMaxTimers = 4096;
 
-bool IsWallClock(clockid_t clock) { return clock == CLOCK_REALTIME || clock == CLOCK_REALTIME_ALARM; }
+bool IsWallClock(clockid_t clock) {
+  return clock == CLOCK_REALTIME || clock == CLOCK_REALTIME_ALARM;
+}
 
 uint64_t CpuTime(const Task& task) {
   if (!task.mm) return 0;
@@ -50,7 +52,8 @@ void FireLocked(PosixTimer& timer) REQUIRES(timer.group->kernel.tasks_mutex) {
     timer.queued = true;
     if (thread->pending.Add(info, ~size_t{0}, Ref<PosixTimer>(&timer)) ==
         PendingSignals::Added::kQueued) {
-      if (!thread->blocked.Has(timer.signo) || thread->sigwait_set.Has(timer.signo)) MakeLook(*thread);
+      if (!thread->blocked.Has(timer.signo) || thread->sigwait_set.Has(timer.signo))
+        MakeLook(*thread);
     } else {
       timer.queued = false;
     }
@@ -146,7 +149,8 @@ Result<int> CreatePosixTimer(Task& task, clockid_t clock, const sigevent* event)
     timer->signo = event->sigev_signo;
     timer->value = event->sigev_value;
     const int kind = event->sigev_notify;
-    if (kind != SIGEV_NONE && kind != SIGEV_SIGNAL && kind != SIGEV_THREAD && kind != SIGEV_THREAD_ID) {
+    if (kind != SIGEV_NONE && kind != SIGEV_SIGNAL && kind != SIGEV_THREAD &&
+        kind != SIGEV_THREAD_ID) {
       return Fail(EINVAL);
     }
     if (kind != SIGEV_NONE && (timer->signo <= 0 || timer->signo > kSignals)) return Fail(EINVAL);
@@ -266,7 +270,8 @@ Result<TimerSpec> SetIntervalTimer(Task& task, int which, const TimerSpec* spec)
       if (self->deadline_ns == 0) return;
       if (self->interval_ns != 0) {
         const uint64_t now = kernel.scheduler.clock().MonotonicNs();
-        self->deadline_ns += Expirations(now, self->deadline_ns, self->interval_ns) * self->interval_ns;
+        self->deadline_ns +=
+            Expirations(now, self->deadline_ns, self->interval_ns) * self->interval_ns;
         self->timer->Arm(self->deadline_ns);
       } else {
         self->deadline_ns = 0;
@@ -277,13 +282,15 @@ Result<TimerSpec> SetIntervalTimer(Task& task, int which, const TimerSpec* spec)
   const uint64_t now = kernel.scheduler.clock().MonotonicNs();
   MutexLock lock(kernel.tasks_mutex);
   TimerSpec old{itimer.interval_ns, 0};
-  if (itimer.deadline_ns != 0) old.value_ns = itimer.deadline_ns > now ? itimer.deadline_ns - now : 1000;
+  if (itimer.deadline_ns != 0)
+    old.value_ns = itimer.deadline_ns > now ? itimer.deadline_ns - now : 1000;
   if (spec == nullptr) return old;
   itimer.timer->Cancel();
   itimer.interval_ns = spec->interval_ns;
   itimer.deadline_ns = 0;
   if (spec->value_ns != 0) {
-    if (__builtin_add_overflow(now, spec->value_ns, &itimer.deadline_ns)) itimer.deadline_ns = ~uint64_t{0};
+    if (__builtin_add_overflow(now, spec->value_ns, &itimer.deadline_ns))
+      itimer.deadline_ns = ~uint64_t{0};
     itimer.timer->Arm(itimer.deadline_ns);
   }
   return old;

@@ -20,18 +20,18 @@ class PosixTimer final : public RefCounted<PosixTimer> {
  public:
   int id = 0;
   clockid_t clock = 0;
-  int notify = 0;         // SIGEV_*
+  int notify = 0;  // SIGEV_*
   int signo = 0;
   sigval value{};
-  int thread = 0;         // SIGEV_THREAD_ID: tid
+  int thread = 0;                // SIGEV_THREAD_ID: tid
   ThreadGroup* group = nullptr;  // owns it; null once deleted (tasks_mutex)
 
   // -- tasks_mutex --
   uint64_t interval_ns = 0;
-  uint64_t deadline_ns = 0;   // monotonic; 0: disarmed
-  bool queued = false;        // its signal is pending: more expirations count as overruns
-  int overrun = 0;            // since the signal was queued
-  int overrun_last = 0;       // of the signal last taken: timer_getoverrun
+  uint64_t deadline_ns = 0;  // monotonic; 0: disarmed
+  bool queued = false;       // its signal is pending: more expirations count as overruns
+  int overrun = 0;           // since the signal was queued
+  int overrun_last = 0;      // of the signal last taken: timer_getoverrun
   std::unique_ptr<sched::Timer> timer;
 };
 

@@ -1,7 +1,7 @@
 // The life of a guest thread, as seen by its fiber: run the guest, serve its stop, deal with
 // signals, go on.
-#include <cstring>
 #include <sys/syscall.h>
+#include <cstring>
 
 #include "sentry/arena/arena.h"
 #include "sentry/kernel/exit.h"
@@ -165,8 +165,8 @@ void Task::FinishCall() {
     return;
   }
   in_syscall = false;
-  const uint64_t rax = pending_result ? *pending_result
-                                      : -static_cast<uint64_t>(pending_result.error().code());
+  const uint64_t rax =
+      pending_result ? *pending_result : -static_cast<uint64_t>(pending_result.error().code());
   context().SetReturn(rax);
 }
 

@@ -57,7 +57,8 @@ siginfo_t MakeFaultInfo(int signo, int code, uint64_t address) {
   return info;
 }
 
-PendingSignals::Added PendingSignals::Add(const siginfo_t& info, size_t limit, Ref<PosixTimer> timer) {
+PendingSignals::Added PendingSignals::Add(const siginfo_t& info, size_t limit,
+                                          Ref<PosixTimer> timer) {
   const int signo = info.si_signo;
   if (signo < kFirstRealtime && set_.Has(signo)) return Added::kAlready;
   // Linux: __send_signal_locked: the kernel's own and kill()'s signals are never lost for want of

@@ -1,4 +1,5 @@
-// Signals as values: numbers, sets, siginfo, dispositions and queues (Linux: include/linux/signal.h).
+// Signals as values: numbers, sets, siginfo, dispositions and queues (Linux:
+// include/linux/signal.h).
 #pragma once
 
 #include <array>
@@ -64,7 +65,6 @@ inline constexpr uint64_t kSaRestorer = 0x04000000;
 siginfo_t MakeInfo(int signo, int code);
 siginfo_t MakeUserInfo(int signo, int code, int pid, uint32_t uid);
 siginfo_t MakeFaultInfo(int signo, int code, uint64_t address);
-
 
 // Signals that wait: one of each standard signal, a bounded queue of real-time ones.
 class PendingSignals {

@@ -23,7 +23,8 @@ constexpr uint64_t kFlagsClear = 0x100 | 0x400 | 0x10000;       // TF, DF, RF at
 
 // struct sigcontext of x86-64.
 struct SigContext {
-  uint64_t r8, r9, r10, r11, r12, r13, r14, r15, rdi, rsi, rbp, rbx, rdx, rax, rcx, rsp, rip, rflags;
+  uint64_t r8, r9, r10, r11, r12, r13, r14, r15, rdi, rsi, rbp, rbx, rdx, rax, rcx, rsp, rip,
+      rflags;
   uint16_t cs, gs, fs, ss;
   uint64_t err, trapno, oldmask, cr2, fpstate;
   uint64_t reserved[8];
@@ -195,8 +196,8 @@ Result<void> PushSignalFrame(Task& task, platform::Registers& r, const siginfo_t
   frame.return_address = action.restorer;
   frame.uc_flags = kUcFpXstate | kUcSigcontextSs | kUcStrictRestoreSs;
   const stack_t shown = CurrentAltStack(task, r.rsp);
-  frame.uc_stack = {reinterpret_cast<uint64_t>(shown.ss_sp), static_cast<uint32_t>(shown.ss_flags), 0,
-                    shown.ss_size};
+  frame.uc_stack = {reinterpret_cast<uint64_t>(shown.ss_sp), static_cast<uint32_t>(shown.ss_flags),
+                    0, shown.ss_size};
   frame.context = ToContext(r);
   if (const auto* fault = std::get_if<platform::FaultStop>(&task.last_stop)) {
     frame.context.err = fault->error_code;

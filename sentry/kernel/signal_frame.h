@@ -6,8 +6,8 @@
 
 namespace skep::kernel {
 
-// Pushes a frame for `info` and points the registers at the handler. `mask`: what sigreturn restores.
-// EFAULT: the stack cannot take it (the caller forces SIGSEGV).
+// Pushes a frame for `info` and points the registers at the handler. `mask`: what sigreturn
+// restores. EFAULT: the stack cannot take it (the caller forces SIGSEGV).
 Result<void> PushSignalFrame(Task& task, platform::Registers& registers, const siginfo_t& info,
                              const SignalAction& action, SignalSet mask);
 // rt_sigreturn(2): registers, xsave state, mask and alternate stack as the frame says.

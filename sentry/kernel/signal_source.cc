@@ -30,7 +30,8 @@ bool KernelSignalSource::DequeueForCurrent(uint64_t mask, signalfd_siginfo& out)
   if (in.si_code == SI_TIMER) {
     out.ssi_tid = static_cast<uint32_t>(in.si_timerid);
     out.ssi_overrun = static_cast<uint32_t>(in.si_overrun);
-  } else if ((kSynchronous & SignalSet::Of(in.si_signo)) == SignalSet::Of(in.si_signo) && in.si_code > 0) {
+  } else if ((kSynchronous & SignalSet::Of(in.si_signo)) == SignalSet::Of(in.si_signo) &&
+             in.si_code > 0) {
     out.ssi_addr = reinterpret_cast<uint64_t>(in.si_addr);
     return true;
   } else {

@@ -1,7 +1,7 @@
 #include "sentry/kernel/signals.h"
 
-#include <algorithm>
 #include <linux/capability.h>
+#include <algorithm>
 
 #include "sentry/kernel/posix_timer.h"
 #include "sentry/kernel/signal_source.h"
@@ -95,7 +95,8 @@ Result<void> SendToTask(Task& task, const siginfo_t& info) {
   if (group.exiting || task.exited) return {};
   PrepareSignal(group, signo);
   if (IsIgnored(task, signo, false)) return {};
-  if (task.pending.Add(info, QueueLimit(group)) == PendingSignals::Added::kFull) return Fail(EAGAIN);
+  if (task.pending.Add(info, QueueLimit(group)) == PendingSignals::Added::kFull)
+    return Fail(EAGAIN);
   task.kernel.signal_source->Arrivals().Wake(EPOLLIN, 1 << 30);
   if (Wants(task, signo)) Complete(group, &task, signo);
   return {};
@@ -117,7 +118,8 @@ Result<void> SendToGroupAs(ThreadGroup& group, const siginfo_t& info, Ref<PosixT
   }
   Task& judge = chosen != nullptr ? *chosen : *group.threads.front();
   if (IsIgnored(judge, signo, from_operator)) return {};
-  if (group.pending.Add(info, QueueLimit(group), std::move(timer)) == PendingSignals::Added::kFull) {
+  if (group.pending.Add(info, QueueLimit(group), std::move(timer)) ==
+      PendingSignals::Added::kFull) {
     return Fail(EAGAIN);
   }
   group.kernel.signal_source->Arrivals().Wake(EPOLLIN, 1 << 30);
@@ -257,7 +259,8 @@ void SetBlocked(Task& task, SignalSet blocked) {
   MutexLock lock(task.kernel.tasks_mutex);
   const SignalSet newly = blocked & ~task.blocked & ~kUnblockable;
   task.blocked = blocked & ~kUnblockable;
-  // Signals of the group that this thread no longer takes go to another (Linux: retarget_shared_pending).
+  // Signals of the group that this thread no longer takes go to another (Linux:
+  // retarget_shared_pending).
   const SignalSet orphaned = task.group->pending.set() & newly;
   if (!orphaned.empty()) {
     for (Task* t : task.group->threads) {

@@ -1,8 +1,8 @@
 #include "sentry/kernel/system_info.h"
 
-#include <algorithm>
 #include <sys/syscall.h>
 #include <sys/sysinfo.h>
+#include <algorithm>
 
 #include "base/host_call.h"
 #include "sentry/kernel/kernel.h"
@@ -11,7 +11,7 @@ namespace skep::kernel {
 
 MemoryTotals TotalsOf(Kernel& kernel) {
   MemoryTotals totals;
-  struct sysinfo host {};
+  struct sysinfo host{};
   if (host::Call(SYS_sysinfo, reinterpret_cast<uint64_t>(&host))) {
     totals.total = host.totalram * host.mem_unit;
     totals.free = host.freeram * host.mem_unit;

@@ -4,18 +4,18 @@
 // ThreadGroup -> process group and session by number; parents point to children by bare pointer and
 // children to parents likewise, both under Kernel::tasks_mutex.
 //
-// Locks: everything marked "tasks_mutex" is guarded by Kernel::tasks_mutex (Linux's tasklist_lock and
-// siglock in one: sections are short and two workers rarely meet there). "Fiber": only the task's
-// own fiber touches it. Others name their lock.
+// Locks: everything marked "tasks_mutex" is guarded by Kernel::tasks_mutex (Linux's tasklist_lock
+// and siglock in one: sections are short and two workers rarely meet there). "Fiber": only the
+// task's own fiber touches it. Others name their lock.
 #pragma once
 
+#include <sys/resource.h>
 #include <array>
 #include <atomic>
 #include <cstdint>
 #include <list>
 #include <memory>
 #include <string>
-#include <sys/resource.h>
 #include <vector>
 
 #include "base/ref.h"
@@ -69,32 +69,32 @@ class ThreadGroup final : public RefCounted<ThreadGroup> {
   Ref<Task> leader;            // also while a zombie; cut when reaped (it holds this group)
   std::vector<Task*> threads;  // alive (not yet past ExitTask)
   int pgid = 0, sid = 0;
-  ThreadGroup* parent = nullptr;  // null: the sandbox's init
-  Task* parent_thread = nullptr;  // who forked it, for PDEATHSIG and __WNOTHREAD; null: gone
+  ThreadGroup* parent = nullptr;         // null: the sandbox's init
+  Task* parent_thread = nullptr;         // who forked it, for PDEATHSIG and __WNOTHREAD; null: gone
   std::list<Ref<ThreadGroup>> children;  // alive and zombies
-  int exit_signal = SIGCHLD;   // to the parent; 0: none
+  int exit_signal = SIGCHLD;             // to the parent; 0: none
   bool is_subreaper = false;
-  bool has_exec = false;       // execve since fork: setpgid by the parent answers EACCES
+  bool has_exec = false;  // execve since fork: setpgid by the parent answers EACCES
 
-  bool exiting = false;        // exit_group or a fatal signal
-  int exit_status = 0;         // wait status, once exiting or the last thread is gone
-  Task* exec_by = nullptr;     // this thread's execve is ending the others
-  bool zombie = false;         // all threads are gone; waits for its parent
+  bool exiting = false;     // exit_group or a fatal signal
+  int exit_status = 0;      // wait status, once exiting or the last thread is gone
+  Task* exec_by = nullptr;  // this thread's execve is ending the others
+  bool zombie = false;      // all threads are gone; waits for its parent
   bool reaped = false;
 
   // Group stop (Linux: signal_struct's group_stop_count, SIGNAL_STOP_*).
-  int stop_signal = 0;         // 0: not stopping
-  bool stopped = false;        // all threads have stopped
+  int stop_signal = 0;                                        // 0: not stopping
+  bool stopped = false;                                       // all threads have stopped
   bool stop_unreported = false, continue_unreported = false;  // for wait4
-  sched::WaitQueue stop_queue;   // stopped threads sleep here
+  sched::WaitQueue stop_queue;                                // stopped threads sleep here
   sched::WaitQueue child_queue;  // wait4 sleeps here: a child changed state
   sched::WaitQueue exec_queue;   // execve waits for the other threads
 
   Ref<SignalHandlers> handlers;
-  PendingSignals pending;        // of the group
+  PendingSignals pending;  // of the group
   Limits limits;
   Usage dead_threads, children_usage;
-  uint64_t start_ns = 0;         // monotonic
+  uint64_t start_ns = 0;  // monotonic
 
   // ITIMER_REAL, VIRTUAL, PROF; POSIX timers by id.
   struct IntervalTimer {
@@ -139,24 +139,24 @@ class Task final : public vfs::Caller, public RefCounted<Task> {
   uint64_t robust_list = 0;
   RestartBlock restart;
   platform::Stop last_stop = platform::Interrupted{};  // survives the context it came from
-  bool in_syscall = false;       // registers().rax is the call's number until the result is set
+  bool in_syscall = false;  // registers().rax is the call's number until the result is set
   uint64_t syscall_number = 0;
   int parent_death_signal = 0;
   uint32_t personality = 0;
   uint64_t timer_slack_ns = 50000;
   bool no_thp = false;
-  stack_t alt_stack{};           // ss_flags as sigaltstack tells it back, without SS_ONSTACK
-  SignalSet mask_to_restore;     // sigsuspend, pselect...: back to this after the handler
+  stack_t alt_stack{};        // ss_flags as sigaltstack tells it back, without SS_ONSTACK
+  SignalSet mask_to_restore;  // sigsuspend, pselect...: back to this after the handler
   bool restore_mask = false;
-  Ref<vfs::File> executable;     // /proc/<pid>/exe  (tasks_mutex for others)
+  Ref<vfs::File> executable;  // /proc/<pid>/exe  (tasks_mutex for others)
   int nice = 0;
   uint64_t cpu_mask = ~uint64_t{0};
 
   // -- tasks_mutex --
-  SignalSet blocked;             // written by the own fiber only
+  SignalSet blocked;  // written by the own fiber only
   PendingSignals pending;
   std::array<char, 16> comm{};
-  bool stopped = false;          // sleeps in a group stop
+  bool stopped = false;  // sleeps in a group stop
   bool exited = false;
   auth::CredentialsRef credentials;  // published whole
   std::vector<uint64_t> auxv;        // /proc/<pid>/auxv

@@ -1,8 +1,8 @@
 #include "sentry/kernel/vdso_clock.h"
 
-#include <algorithm>
 #include <cpuid.h>
 #include <x86intrin.h>
+#include <algorithm>
 
 #include "sentry/loader/vdso/page.h"
 
@@ -49,7 +49,8 @@ void VdsoClock::RefreshLocked(uint64_t) {
   const uint64_t elapsed_ns = host - first_ns_;
   if (elapsed_ns < 1'000'000 || elapsed_ticks == 0) return;
   __extension__ using Wide = unsigned __int128;
-  const uint64_t mult = static_cast<uint64_t>((static_cast<Wide>(elapsed_ns) << 32) / elapsed_ticks);
+  const uint64_t mult =
+      static_cast<uint64_t>((static_cast<Wide>(elapsed_ns) << 32) / elapsed_ticks);
   skep_vdso_page& page = pages_->page();
   uint64_t monotonic = host, realtime = real;
   if (page.usable != 0) {

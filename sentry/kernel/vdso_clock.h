@@ -2,8 +2,8 @@
 // backwards between them.
 //
 // Parameters (a TSC base and a rate) live in a page that every guest maps. They are refreshed
-// whenever a worker serves a call and they are older than kRefreshNs; a guest that finds them stale,
-// or a host without an invariant TSC, makes the system call.
+// whenever a worker serves a call and they are older than kRefreshNs; a guest that finds them
+// stale, or a host without an invariant TSC, makes the system call.
 #pragma once
 
 #include <cstdint>

@@ -4,9 +4,9 @@
 // fail; Load() fills an empty address space and fails only for want of memory.
 #pragma once
 
+#include <elf.h>
 #include <array>
 #include <cstdint>
-#include <elf.h>
 #include <string>
 #include <vector>
 
@@ -28,30 +28,32 @@ struct ElfFile {
 // A program that is going to be loaded.
 struct Program {
   ElfFile main;
-  ElfFile interpreter;             // file is null: static
-  std::vector<std::string> argv;   // after #! rewriting
+  ElfFile interpreter;            // file is null: static
+  std::vector<std::string> argv;  // after #! rewriting
   std::vector<std::string> envp;
-  std::string execfn;              // AT_EXECFN: the path as it was given
-  std::string comm;                // last component of it
-  Ref<vfs::File> script;           // the file named in execve if it was a script, else null
+  std::string execfn;     // AT_EXECFN: the path as it was given
+  std::string comm;       // last component of it
+  Ref<vfs::File> script;  // the file named in execve if it was a script, else null
 };
 
 // Follows #! lines (at most 5 levels, else ELOOP) and PT_INTERP. `file` was opened for execution
 // (permission, type and mount checked by OpenExecutable). `path_inaccessible`: the path names a
-// descriptor that execve closes, so a script's interpreter could not open it (ENOENT). Errors: ENOEXEC, ELIBBAD, EACCES, E2BIG...
+// descriptor that execve closes, so a script's interpreter could not open it (ENOENT). Errors:
+// ENOEXEC, ELIBBAD, EACCES, E2BIG...
 Result<Program> Prepare(vfs::Walker& walker, Ref<vfs::File> file, std::string path,
                         std::vector<std::string> argv, std::vector<std::string> envp,
                         bool path_inaccessible = false);
 
-// Linux: do_open_execat: a regular file, execute permission, no noexec mount. EACCES, ENOENT, ELOOP...
+// Linux: do_open_execat: a regular file, execute permission, no noexec mount. EACCES, ENOENT,
+// ELOOP...
 Result<Ref<vfs::File>> OpenExecutable(vfs::Walker& walker, const vfs::Path& path);
 
 struct LoadContext {
   VdsoPages* vdso = nullptr;
   uint32_t uid = 0, euid = 0, gid = 0, egid = 0;
-  bool secure = false;           // AT_SECURE
+  bool secure = false;  // AT_SECURE
   uint64_t stack_limit = 8u << 20;
-  uint64_t random = 0;           // seed of the layout; 0: no randomisation (personality)
+  uint64_t random = 0;  // seed of the layout; 0: no randomisation (personality)
   std::array<std::byte, 16> random_bytes{};  // AT_RANDOM
   std::string platform_name = "x86_64";
   uint64_t hwcap = 0, hwcap2 = 0, minsigstksz = 2048;

@@ -1,7 +1,7 @@
 // execve's second step: segments, stack and auxiliary vector.
+#include <sys/auxv.h>
 #include <algorithm>
 #include <cstring>
-#include <sys/auxv.h>
 
 #include "base/limits.h"
 #include "base/missing_defs.h"
@@ -11,9 +11,9 @@
 namespace skep::loader {
 namespace {
 
-constexpr uint64_t kStackGap = uint64_t{128} << 20;       // Linux: MIN_GAP without its random part
+constexpr uint64_t kStackGap = uint64_t{128} << 20;  // Linux: MIN_GAP without its random part
 constexpr uint64_t kStackGuardGap = uint64_t{1} << 20;
-constexpr uint64_t kPieBase = 0x5555'5555'4000;           // Linux: ELF_ET_DYN_BASE, 2/3 of TASK_SIZE
+constexpr uint64_t kPieBase = 0x5555'5555'4000;  // Linux: ELF_ET_DYN_BASE, 2/3 of TASK_SIZE
 
 // A few pseudo-random bits from the seed (splitmix64); 0 stays 0: no randomisation.
 class Random {
@@ -41,8 +41,8 @@ int ProtOf(const Elf64_Phdr& p) {
 struct Mapped {
   uint64_t bias = 0;
   uint64_t entry = 0;
-  uint64_t phdr = 0;   // address of the program headers in the guest
-  uint64_t end = 0;    // end of the highest segment
+  uint64_t phdr = 0;  // address of the program headers in the guest
+  uint64_t end = 0;   // end of the highest segment
   uint64_t start = ~uint64_t{0};
 };
 
@@ -69,8 +69,10 @@ class Loader {
       const uint64_t span = PageCeil(high - low);
       if (base == 0) {
         // Room for the whole object, found by mmap's own rule, given back at once.
-        base = TRY(mm_.Mmap({.size = span + align, .prot = PROT_NONE,
-                             .flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE}, limits_));
+        base = TRY(mm_.Mmap({.size = span + align,
+                             .prot = PROT_NONE,
+                             .flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE},
+                            limits_));
         TRY(mm_.Munmap(base, span + align));
         base += align - kPageSize;
       }
@@ -103,17 +105,25 @@ class Loader {
     uint64_t mapped_end = start;
     if (p.p_filesz != 0) {
       mapped_end = PageCeil(file_end);
-      TRY(mm_.Mmap({.address = start, .size = mapped_end - start, .prot = prot,
-                    .flags = MAP_PRIVATE | MAP_FIXED, .file = file,
-                    .offset = PageFloor(p.p_offset)}, limits_));
+      TRY(mm_.Mmap({.address = start,
+                    .size = mapped_end - start,
+                    .prot = prot,
+                    .flags = MAP_PRIVATE | MAP_FIXED,
+                    .file = file,
+                    .offset = PageFloor(p.p_offset)},
+                   limits_));
     }
     if (memory_end > mapped_end) {
-      TRY(mm_.Mmap({.address = mapped_end, .size = memory_end - mapped_end, .prot = prot,
-                    .flags = MAP_PRIVATE | MAP_FIXED | MAP_ANONYMOUS}, limits_));
+      TRY(mm_.Mmap({.address = mapped_end,
+                    .size = memory_end - mapped_end,
+                    .prot = prot,
+                    .flags = MAP_PRIVATE | MAP_FIXED | MAP_ANONYMOUS},
+                   limits_));
     }
     // The tail of the last file page belongs to bss: zeros (Linux: padzero). Only where it is
     // writable, as there.
-    if (p.p_memsz > p.p_filesz && p.p_filesz != 0 && file_end < mapped_end && (prot & PROT_WRITE) != 0) {
+    if (p.p_memsz > p.p_filesz && p.p_filesz != 0 && file_end < mapped_end &&
+        (prot & PROT_WRITE) != 0) {
       mm_.ZeroOut(mm::UserAddr{file_end}, mapped_end - file_end);
     }
     return {};
@@ -168,7 +178,8 @@ class StackBuilder {
   }
   Result<uint64_t> PushString(std::string_view text) {
     sp_ -= text.size() + 1;
-    if (mm_.CopyOut(mm::UserAddr{sp_}, std::as_bytes(std::span(text))).fault != 0) return Fail(ENOMEM);
+    if (mm_.CopyOut(mm::UserAddr{sp_}, std::as_bytes(std::span(text))).fault != 0)
+      return Fail(ENOMEM);
     return sp_;  // fresh pages are zero: the NUL is there
   }
   // All strings of a list at once, in ascending order; returns the first one's address.
@@ -188,7 +199,8 @@ class StackBuilder {
   uint64_t sp_;
 };
 
-void AddAddresses(std::vector<uint64_t>& words, const std::vector<std::string>& list, uint64_t first) {
+void AddAddresses(std::vector<uint64_t>& words, const std::vector<std::string>& list,
+                  uint64_t first) {
   for (const std::string& s : list) {
     words.push_back(first);
     first += s.size() + 1;
@@ -196,8 +208,8 @@ void AddAddresses(std::vector<uint64_t>& words, const std::vector<std::string>& 
   words.push_back(0);
 }
 
-std::vector<uint64_t> MakeAuxv(const Program& program, const LoadContext& context, const Mapped& main,
-                               const Mapped* interpreter, uint64_t vdso) {
+std::vector<uint64_t> MakeAuxv(const Program& program, const LoadContext& context,
+                               const Mapped& main, const Mapped* interpreter, uint64_t vdso) {
   std::vector<uint64_t> v;
   const auto add = [&](uint64_t type, uint64_t value) {
     v.push_back(type);
@@ -238,16 +250,21 @@ Result<Loaded> Load(mm::MemoryManager& mm, vfs::Caller& caller, const Program& p
   Loader loader(mm, context);
   // The stack first: mmap's search starts below it.
   const uint64_t stack_top = kGuestAddressEnd - kPageSize - loader.random().Pages(22);
-  const uint64_t room = std::clamp<uint64_t>(context.stack_limit, kStackGap, kGuestAddressEnd / 6 * 5);
+  const uint64_t room =
+      std::clamp<uint64_t>(context.stack_limit, kStackGap, kGuestAddressEnd / 6 * 5);
   mm.SetMmapTop(PageFloor(stack_top - room - kStackGuardGap - loader.random().Pages(28)));
   size_t strings = program.execfn.size() + 64;
   for (const auto* list : {&program.argv, &program.envp}) {
     for (const std::string& s : *list) strings += s.size() + 1 + 8;
   }
   const uint64_t stack_size = PageCeil(strings + 4096) + (uint64_t{128} << 10);
-  const int stack_prot = PROT_READ | PROT_WRITE | (WantsExecutableStack(program.main) ? PROT_EXEC : 0);
-  TRY(mm.Mmap({.address = stack_top - stack_size, .size = stack_size, .prot = stack_prot,
-               .flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_GROWSDOWN, .name = "[stack]"},
+  const int stack_prot =
+      PROT_READ | PROT_WRITE | (WantsExecutableStack(program.main) ? PROT_EXEC : 0);
+  TRY(mm.Mmap({.address = stack_top - stack_size,
+               .size = stack_size,
+               .prot = stack_prot,
+               .flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_GROWSDOWN,
+               .name = "[stack]"},
               loader.limits()));
 
   const bool has_interpreter = static_cast<bool>(program.interpreter.file);
@@ -262,15 +279,27 @@ Result<Loaded> Load(mm::MemoryManager& mm, vfs::Caller& caller, const Program& p
   uint64_t vdso = 0;
   if (context.vdso != nullptr) {
     const uint64_t size = kPageSize + VdsoPages::ImageSize();
-    const uint64_t at = TRY(mm.Mmap({.size = size, .prot = PROT_NONE,
-                                     .flags = MAP_PRIVATE | MAP_ANONYMOUS}, loader.limits()));
+    const uint64_t at = TRY(mm.Mmap(
+        {.size = size, .prot = PROT_NONE, .flags = MAP_PRIVATE | MAP_ANONYMOUS}, loader.limits()));
     const Ref<mm::Mappable> pages(context.vdso);
-    TRY(mm.Mmap({.address = at, .size = kPageSize, .prot = PROT_READ, .flags = MAP_SHARED | MAP_FIXED,
-                 .file = pages, .max_prot = PROT_READ, .name = "[vvar]"}, loader.limits()));
+    TRY(mm.Mmap({.address = at,
+                 .size = kPageSize,
+                 .prot = PROT_READ,
+                 .flags = MAP_SHARED | MAP_FIXED,
+                 .file = pages,
+                 .max_prot = PROT_READ,
+                 .name = "[vvar]"},
+                loader.limits()));
     vdso = at + kPageSize;
-    TRY(mm.Mmap({.address = vdso, .size = VdsoPages::ImageSize(), .prot = PROT_READ | PROT_EXEC,
-                 .flags = MAP_SHARED | MAP_FIXED, .file = pages, .offset = kPageSize,
-                 .max_prot = PROT_READ | PROT_EXEC, .name = "[vdso]"}, loader.limits()));
+    TRY(mm.Mmap({.address = vdso,
+                 .size = VdsoPages::ImageSize(),
+                 .prot = PROT_READ | PROT_EXEC,
+                 .flags = MAP_SHARED | MAP_FIXED,
+                 .file = pages,
+                 .offset = kPageSize,
+                 .max_prot = PROT_READ | PROT_EXEC,
+                 .name = "[vdso]"},
+                loader.limits()));
   }
 
   StackBuilder stack(mm, stack_top - 8);
@@ -289,8 +318,8 @@ Result<Loaded> Load(mm::MemoryManager& mm, vfs::Caller& caller, const Program& p
 
   Loaded out;
   out.auxv = MakeAuxv(program, context, main, has_interpreter ? &interpreter : nullptr, vdso);
-  for (uint64_t word : {uint64_t{AT_RANDOM}, random, uint64_t{AT_EXECFN}, execfn, uint64_t{AT_PLATFORM},
-                        platform, uint64_t{AT_NULL}, uint64_t{0}}) {
+  for (uint64_t word : {uint64_t{AT_RANDOM}, random, uint64_t{AT_EXECFN}, execfn,
+                        uint64_t{AT_PLATFORM}, platform, uint64_t{AT_NULL}, uint64_t{0}}) {
     out.auxv.push_back(word);
   }
   std::vector<uint64_t> words;

@@ -1,7 +1,7 @@
 // execve's first step: which program a file stands for.
+#include <sys/mount.h>
 #include <algorithm>
 #include <cstring>
-#include <sys/mount.h>
 
 #include "base/limits.h"
 #include "sentry/loader/elf.h"
@@ -11,11 +11,12 @@
 namespace skep::loader {
 namespace {
 
-constexpr size_t kScriptLine = 256;      // Linux: BINPRM_BUF_SIZE
-constexpr int kMaxScripts = 5;           // Linux: exec_binprm's depth
+constexpr size_t kScriptLine = 256;  // Linux: BINPRM_BUF_SIZE
+constexpr int kMaxScripts = 5;       // Linux: exec_binprm's depth
 constexpr size_t kMaxSegments = 65536 / sizeof(Elf64_Phdr);
 
-Result<size_t> ReadAt(vfs::Caller& caller, vfs::File& file, uint64_t offset, std::span<std::byte> to) {
+Result<size_t> ReadAt(vfs::Caller& caller, vfs::File& file, uint64_t offset,
+                      std::span<std::byte> to) {
   size_t done = 0;
   while (done < to.size()) {
     mm::IoSequence io = mm::IoSequence::FromKernel(to.subspan(done));
@@ -100,7 +101,8 @@ Result<std::string> InterpreterOf(vfs::Caller& caller, const ElfFile& elf) {
     if (p.p_type != PT_INTERP) continue;
     if (p.p_filesz < 2 || p.p_filesz > kPathMax) return Fail(ENOEXEC);
     std::string path(p.p_filesz, '\0');
-    const size_t n = TRY(ReadAt(caller, *elf.file, p.p_offset, std::as_writable_bytes(std::span(path))));
+    const size_t n =
+        TRY(ReadAt(caller, *elf.file, p.p_offset, std::as_writable_bytes(std::span(path))));
     if (n < path.size()) return Fail(EIO);
     if (path.back() != '\0') return Fail(ENOEXEC);
     path.resize(strlen(path.c_str()));

@@ -1,7 +1,7 @@
 #include "sentry/loader/vdso.h"
 
-#include <cstring>
 #include <elf.h>
+#include <cstring>
 
 #include "base/limits.h"
 #include "sentry/loader/vdso/page.h"
@@ -25,7 +25,8 @@ uint64_t VdsoSymbol(std::string_view name) {
     if (segments[i].p_type != PT_DYNAMIC) continue;
     for (const auto* d = reinterpret_cast<const Elf64_Dyn*>(image + segments[i].p_offset);
          d->d_tag != DT_NULL; ++d) {
-      if (d->d_tag == DT_SYMTAB) symbols = reinterpret_cast<const Elf64_Sym*>(image + d->d_un.d_ptr);
+      if (d->d_tag == DT_SYMTAB)
+        symbols = reinterpret_cast<const Elf64_Sym*>(image + d->d_un.d_ptr);
       if (d->d_tag == DT_STRTAB) strings = reinterpret_cast<const char*>(image + d->d_un.d_ptr);
       if (d->d_tag == DT_HASH) hash = reinterpret_cast<const uint32_t*>(image + d->d_un.d_ptr);
     }

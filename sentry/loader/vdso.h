@@ -18,7 +18,8 @@ std::span<const std::byte> VdsoImage();
 // Offset of a symbol in the image, or 0.
 uint64_t VdsoSymbol(std::string_view name);
 
-// A few pages of the memory file that every guest maps: the clock page, then the vDSO. In the arena.
+// A few pages of the memory file that every guest maps: the clock page, then the vDSO. In the
+// arena.
 class VdsoPages final : public mm::Mappable {
  public:
   static HostResult<Ref<VdsoPages>> Make(mm::MemoryFile& memory);

@@ -80,11 +80,10 @@ void ProtectAndBack(MemoryManager& mm, uint64_t page) {
 }
 
 void MapAndUnmap(MemoryManager& mm) {
-  const uint64_t extra = mm.Mmap({.size = kPage,
-                                  .prot = PROT_READ | PROT_WRITE,
-                                  .flags = MAP_PRIVATE | MAP_ANONYMOUS},
-                                 {})
-                             .value();
+  const uint64_t extra =
+      mm.Mmap({.size = kPage, .prot = PROT_READ | PROT_WRITE, .flags = MAP_PRIVATE | MAP_ANONYMOUS},
+              {})
+          .value();
   EXPECT_EQ(Get(mm, extra), 0u);
   Put(mm, extra, 1, false);
   EXPECT_TRUE(mm.Munmap(extra, kPage));

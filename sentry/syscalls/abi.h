@@ -2,9 +2,6 @@
 // padding. Each is declared safe to copy because its maker zeroes it first.
 #pragma once
 
-#include <csignal>
-#include <cstdint>
-#include <ctime>
 #include <poll.h>
 #include <sys/epoll.h>
 #include <sys/resource.h>
@@ -15,6 +12,9 @@
 #include <sys/uio.h>
 #include <sys/utsname.h>
 #include <utime.h>
+#include <csignal>
+#include <cstdint>
+#include <ctime>
 
 #include "sentry/kernel/signal.h"
 #include "sentry/mm/user_memory.h"

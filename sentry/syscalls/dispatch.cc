@@ -11,9 +11,8 @@ Result<uint64_t> Dispatch(Task& task, uint64_t number, const RawArgs& args, bool
   const Syscall& call = kSyscalls[number];
   auto* strace = static_cast<Strace*>(task.kernel.strace.get());
   if (strace != nullptr) strace->Enter(task, call, number, args);
-  Result<uint64_t> result = call.handler != nullptr
-                                ? call.handler(task, args)
-                                : Result<uint64_t>(Fail(call.refusal));
+  Result<uint64_t> result =
+      call.handler != nullptr ? call.handler(task, args) : Result<uint64_t>(Fail(call.refusal));
   if (strace != nullptr) strace->Leave(task, call, number, args, result);
   return result;
 }

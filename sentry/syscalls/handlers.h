@@ -100,7 +100,8 @@ Result<void> Settimeofday(Task&, UserPtr<const timeval> time, UserPtr<const uint
 Result<int64_t> Time(Task&, UserPtr<int64_t> out);
 Result<int64_t> Times(Task&, UserPtr<tms> out);
 Result<void> Getitimer(Task&, int32_t which, UserPtr<itimerval> out);
-Result<void> Setitimer(Task&, int32_t which, UserPtr<const itimerval> value, UserPtr<itimerval> old);
+Result<void> Setitimer(Task&, int32_t which, UserPtr<const itimerval> value,
+                       UserPtr<itimerval> old);
 Result<uint32_t> Alarm(Task&, uint32_t seconds);
 Result<void> TimerCreate(Task&, int32_t clock, UserPtr<const sigevent> event, UserPtr<int32_t> id);
 Result<void> TimerSettime(Task&, int32_t id, int32_t flags, UserPtr<const itimerspec> value,
@@ -130,12 +131,13 @@ Result<void> Munlock(Task&, uint64_t start, uint64_t size);
 Result<void> Mlockall(Task&, int32_t flags);
 Result<void> Munlockall(Task&);
 Result<int32_t> Membarrier(Task&, int32_t command, uint32_t flags, int32_t cpu);
-Result<int64_t> Futex(Task&, UserPtr<uint32_t> address, int32_t op, uint32_t value, uint64_t timeout,
-                      UserPtr<uint32_t> address2, uint32_t value3);
+Result<int64_t> Futex(Task&, UserPtr<uint32_t> address, int32_t op, uint32_t value,
+                      uint64_t timeout, UserPtr<uint32_t> address2, uint32_t value3);
 Result<int64_t> ProcessVmReadv(Task&, int32_t pid, UserPtr<const iovec> local, uint64_t local_count,
                                UserPtr<const iovec> remote, uint64_t remote_count, uint64_t flags);
-Result<int64_t> ProcessVmWritev(Task&, int32_t pid, UserPtr<const iovec> local, uint64_t local_count,
-                                UserPtr<const iovec> remote, uint64_t remote_count, uint64_t flags);
+Result<int64_t> ProcessVmWritev(Task&, int32_t pid, UserPtr<const iovec> local,
+                                uint64_t local_count, UserPtr<const iovec> remote,
+                                uint64_t remote_count, uint64_t flags);
 Result<Fd> MemfdCreate(Task&, Path name, uint32_t flags);
 
 // -- sys_ids.cc --
@@ -243,8 +245,10 @@ Result<void> Utimensat(Task&, Fd dir, Path path, UserPtr<const timespec> times, 
 Result<int64_t> Getxattr(Task&, Path path, Path name, UserPtr<void> value, uint64_t size);
 Result<int64_t> Lgetxattr(Task&, Path path, Path name, UserPtr<void> value, uint64_t size);
 Result<int64_t> Fgetxattr(Task&, Fd fd, Path name, UserPtr<void> value, uint64_t size);
-Result<void> Setxattr(Task&, Path path, Path name, UserPtr<void> value, uint64_t size, int32_t flags);
-Result<void> Lsetxattr(Task&, Path path, Path name, UserPtr<void> value, uint64_t size, int32_t flags);
+Result<void> Setxattr(Task&, Path path, Path name, UserPtr<void> value, uint64_t size,
+                      int32_t flags);
+Result<void> Lsetxattr(Task&, Path path, Path name, UserPtr<void> value, uint64_t size,
+                       int32_t flags);
 Result<void> Fsetxattr(Task&, Fd fd, Path name, UserPtr<void> value, uint64_t size, int32_t flags);
 Result<int64_t> Listxattr(Task&, Path path, UserPtr<void> list, uint64_t size);
 Result<int64_t> Llistxattr(Task&, Path path, UserPtr<void> list, uint64_t size);
@@ -277,7 +281,8 @@ Result<void> Symlink(Task&, Path target, Path path);
 Result<void> Symlinkat(Task&, Path target, Fd dir, Path path);
 Result<int64_t> Readlink(Task&, Path path, UserPtr<char> to, int32_t size);
 Result<int64_t> Readlinkat(Task&, Fd dir, Path path, UserPtr<char> to, int32_t size);
-Result<void> MountCall(Task&, Path source, Path target, Path type, uint64_t flags, UserPtr<void> data);
+Result<void> MountCall(Task&, Path source, Path target, Path type, uint64_t flags,
+                       UserPtr<void> data);
 Result<void> Umount2(Task&, Path target, int32_t flags);
 
 // -- sys_poll.cc --
@@ -287,7 +292,8 @@ Result<int32_t> Ppoll(Task&, UserPtr<pollfd> fds, uint32_t count, UserPtr<timesp
 Result<int32_t> Select(Task&, int32_t count, UserPtr<uint64_t> read, UserPtr<uint64_t> write,
                        UserPtr<uint64_t> except, UserPtr<timeval> timeout);
 Result<int32_t> Pselect6(Task&, int32_t count, UserPtr<uint64_t> read, UserPtr<uint64_t> write,
-                         UserPtr<uint64_t> except, UserPtr<timespec> timeout, UserPtr<const uint64_t> mask);
+                         UserPtr<uint64_t> except, UserPtr<timespec> timeout,
+                         UserPtr<const uint64_t> mask);
 Result<Fd> EpollCreate(Task&, int32_t size);
 Result<Fd> EpollCreate1(Task&, int32_t flags);
 Result<void> EpollCtl(Task&, Fd epoll, int32_t op, Fd fd, UserPtr<const AbiEpollEvent> event);

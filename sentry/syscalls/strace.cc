@@ -1,10 +1,10 @@
 #include "sentry/syscalls/strace.h"
 
-#include <cstring>
 #include <fcntl.h>
 #include <fmt/format.h>
-#include <iterator>
 #include <sys/syscall.h>
+#include <cstring>
+#include <iterator>
 
 #include "base/host_call.h"
 
@@ -45,8 +45,9 @@ const char* RestartName(int code) {
 }
 
 bool TellsAtStart(const Syscall& call) {
-  return call.name != nullptr && (strcmp(call.name, "execve") == 0 || strcmp(call.name, "execveat") == 0 ||
-                                  strcmp(call.name, "exit") == 0 || strcmp(call.name, "exit_group") == 0);
+  return call.name != nullptr &&
+         (strcmp(call.name, "execve") == 0 || strcmp(call.name, "execveat") == 0 ||
+          strcmp(call.name, "exit") == 0 || strcmp(call.name, "exit_group") == 0);
 }
 
 }  // namespace
@@ -120,12 +121,15 @@ void Text(Task& task, uint64_t raw, std::string& out) {
 }
 
 void Flags(Task&, uint64_t raw, std::string& out) {
-  struct Name { uint32_t bit; const char* name; };
+  struct Name {
+    uint32_t bit;
+    const char* name;
+  };
   static constexpr Name kNames[] = {
-      {O_CREAT, "O_CREAT"},       {O_EXCL, "O_EXCL"},         {O_NOCTTY, "O_NOCTTY"},
-      {O_TRUNC, "O_TRUNC"},       {O_APPEND, "O_APPEND"},     {O_NONBLOCK, "O_NONBLOCK"},
+      {O_CREAT, "O_CREAT"},         {O_EXCL, "O_EXCL"},         {O_NOCTTY, "O_NOCTTY"},
+      {O_TRUNC, "O_TRUNC"},         {O_APPEND, "O_APPEND"},     {O_NONBLOCK, "O_NONBLOCK"},
       {O_DIRECTORY, "O_DIRECTORY"}, {O_NOFOLLOW, "O_NOFOLLOW"}, {O_CLOEXEC, "O_CLOEXEC"},
-      {O_PATH, "O_PATH"},         {O_DIRECT, "O_DIRECT"},     {O_NOATIME, "O_NOATIME"}};
+      {O_PATH, "O_PATH"},           {O_DIRECT, "O_DIRECT"},     {O_NOATIME, "O_NOATIME"}};
   const auto flags = static_cast<uint32_t>(raw);
   constexpr const char* kModes[] = {"O_RDONLY", "O_WRONLY", "O_RDWR", "O_ACCMODE"};
   out += kModes[flags & O_ACCMODE];
@@ -183,8 +187,9 @@ void Strace::Signal(Task& task, const siginfo_t& info) {
 
 void Strace::Exited(Task& task) {
   const int status = task.group->exit_status;
-  Write((status & 0x7f) == 0 ? fmt::format("[{:>5}] +++ exited with {} +++", task.tid, status >> 8)
-                             : fmt::format("[{:>5}] +++ killed by signal {} +++", task.tid, status & 0x7f));
+  Write((status & 0x7f) == 0
+            ? fmt::format("[{:>5}] +++ exited with {} +++", task.tid, status >> 8)
+            : fmt::format("[{:>5}] +++ killed by signal {} +++", task.tid, status & 0x7f));
 }
 
 }  // namespace skep::syscalls

@@ -1,9 +1,9 @@
 // Directories and names.
-#include <cstring>
 #include <fcntl.h>
 #include <linux/capability.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
+#include <cstring>
 
 #include "sentry/kernel/kernel.h"
 #include "sentry/syscalls/handlers.h"
@@ -62,8 +62,8 @@ Result<int64_t> DoGetdents(Task& task, Fd fd, UserPtr<void> to, uint32_t size, b
   if (file->path().dentry->unlinked()) return Fail(ENOENT);
   sched::SleepLockHold hold(file->position_lock());
   DirentPacker packer(std::min<size_t>(size, 256 << 10), wide);
-  const uint64_t next = TRY(file->ReadDir(task, file->position,
-                                          [&](const vfs::DirEntry& entry) { return packer.Add(entry); }));
+  const uint64_t next = TRY(file->ReadDir(
+      task, file->position, [&](const vfs::DirEntry& entry) { return packer.Add(entry); }));
   if (packer.bytes().empty()) return packer.full() ? Result<int64_t>(Fail(EINVAL)) : 0;
   if (task.mm->CopyOut(to.addr(), packer.bytes()).fault != 0) return Fail(EFAULT);
   file->position = next;
@@ -183,7 +183,9 @@ Result<void> Renameat2(Task& task, Fd from_dir, Path from, Fd to_dir, Path to, u
 Result<void> Renameat(Task& task, Fd from_dir, Path from, Fd to_dir, Path to) {
   return Renameat2(task, from_dir, from, to_dir, to, 0);
 }
-Result<void> Rename(Task& task, Path from, Path to) { return Renameat2(task, kCwd, from, kCwd, to, 0); }
+Result<void> Rename(Task& task, Path from, Path to) {
+  return Renameat2(task, kCwd, from, kCwd, to, 0);
+}
 
 Result<void> Linkat(Task& task, Fd from_dir, Path from, Fd to_dir, Path to, int32_t flags) {
   if ((flags & ~(AT_SYMLINK_FOLLOW | AT_EMPTY_PATH)) != 0) return Fail(EINVAL);
@@ -204,7 +206,9 @@ Result<void> Symlinkat(Task& task, Path target_address, Fd dir, Path address) {
   vfs::Walker walker = TRY(WalkerAt(task, dir, path));
   return walker.Symlink(target, path);
 }
-Result<void> Symlink(Task& task, Path target, Path path) { return Symlinkat(task, target, kCwd, path); }
+Result<void> Symlink(Task& task, Path target, Path path) {
+  return Symlinkat(task, target, kCwd, path);
+}
 
 Result<int64_t> Readlinkat(Task& task, Fd dir, Path address, UserPtr<char> to, int32_t size) {
   if (size <= 0) return Fail(EINVAL);

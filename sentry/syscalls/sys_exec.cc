@@ -10,7 +10,8 @@ namespace skep::syscalls {
 namespace {
 
 // A NULL-terminated array of strings. Linux: count() and copy_strings(): EFAULT, E2BIG.
-Result<std::vector<std::string>> CopyInStrings(Task& task, UserPtr<const uint64_t> list, size_t& budget) {
+Result<std::vector<std::string>> CopyInStrings(Task& task, UserPtr<const uint64_t> list,
+                                               size_t& budget) {
   std::vector<std::string> out;
   if (list.is_null()) return out;
   for (uint64_t i = 0;; ++i) {
@@ -50,16 +51,17 @@ Result<void> DoExec(Task& task, Fd dir, Path address, UserPtr<const uint64_t> ar
     inaccessible = task.files->GetCloexec(dir.value).value_or(false);
     name = "/dev/fd/" + std::to_string(dir.value) + (path.empty() ? "" : "/" + path);
   }
-  loader::Program program = TRY(loader::Prepare(walker, std::move(file), std::move(name),
-                                                std::move(arguments), std::move(environment),
-                                                inaccessible));
+  loader::Program program =
+      TRY(loader::Prepare(walker, std::move(file), std::move(name), std::move(arguments),
+                          std::move(environment), inaccessible));
   Ref<vfs::File> main = program.main.file;
   return kernel::Exec(task, std::move(program), std::move(main));
 }
 
 }  // namespace
 
-Result<void> Execve(Task& task, Path path, UserPtr<const uint64_t> argv, UserPtr<const uint64_t> envp) {
+Result<void> Execve(Task& task, Path path, UserPtr<const uint64_t> argv,
+                    UserPtr<const uint64_t> envp) {
   return DoExec(task, Fd{AT_FDCWD}, path, argv, envp, 0);
 }
 

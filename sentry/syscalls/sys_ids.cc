@@ -1,7 +1,7 @@
 // Credentials, capabilities, resource limits and usage.
-#include <algorithm>
 #include <linux/capability.h>
 #include <sys/resource.h>
+#include <algorithm>
 
 #include "base/limits.h"
 #include "sentry/kernel/kernel.h"
@@ -193,7 +193,8 @@ Result<size_t> CapWords(Task& task, UserPtr<AbiCapHeader> address, AbiCapHeader&
     case _LINUX_CAPABILITY_VERSION_3:
       return size_t{2};
     default:
-      TRY(task.mm->CopyOut(UserPtr<uint32_t>(address.addr()), uint32_t{_LINUX_CAPABILITY_VERSION_3}));
+      TRY(task.mm->CopyOut(UserPtr<uint32_t>(address.addr()),
+                           uint32_t{_LINUX_CAPABILITY_VERSION_3}));
       return Fail(EINVAL);
   }
 }
@@ -232,14 +233,15 @@ Result<void> Capset(Task& task, UserPtr<AbiCapHeader> address, UserPtr<const Abi
   if (header.pid != 0 && header.pid != task.tid) return Fail(EPERM);
   std::array<AbiCapData, 2> in{};
   TRY(task.mm->CopyInArray(data, std::span(in).first(words)));
-  const auto join = [&](uint32_t AbiCapData::*field) {
+  const auto join = [&](uint32_t AbiCapData::* field) {
     return (uint64_t{in[1].*field} << 32 | in[0].*field) & auth::kAllCapabilities;
   };
   const uint64_t effective = join(&AbiCapData::effective), permitted = join(&AbiCapData::permitted),
                  inheritable = join(&AbiCapData::inheritable);
   const Credentials& old = task.creds();
   // Linux: cap_capset.
-  if (!old.Has(CAP_SETPCAP) && (inheritable & ~(old.inheritable | old.permitted)) != 0) return Fail(EPERM);
+  if (!old.Has(CAP_SETPCAP) && (inheritable & ~(old.inheritable | old.permitted)) != 0)
+    return Fail(EPERM);
   if ((inheritable & ~(old.inheritable | old.bounding)) != 0) return Fail(EPERM);
   if ((permitted & ~old.permitted) != 0 || (effective & ~permitted) != 0) return Fail(EPERM);
   ChangeCredentials(task, [&](Credentials& c) {
@@ -270,15 +272,17 @@ Result<void> Prlimit64(Task& task, int32_t pid, uint32_t resource, UserPtr<const
     Task* target = pid == 0 ? &task : task.kernel.FindTask(pid);
     if (target == nullptr) return Fail(ESRCH);
     const Credentials &mine = task.creds(), &theirs = *target->credentials;
-    const bool same = mine.uid == theirs.euid && mine.uid == theirs.suid && mine.uid == theirs.uid &&
-                      mine.gid == theirs.egid && mine.gid == theirs.sgid && mine.gid == theirs.gid;
+    const bool same = mine.uid == theirs.euid && mine.uid == theirs.suid &&
+                      mine.uid == theirs.uid && mine.gid == theirs.egid &&
+                      mine.gid == theirs.sgid && mine.gid == theirs.gid;
     if (target->group != task.group && !same && !mine.Has(CAP_SYS_RESOURCE)) return Fail(EPERM);
     if (resource >= RLIM_NLIMITS) return Fail(EINVAL);
     rlimit& value = target->group->limits.values[resource];
     before = value;
     if (!limit.is_null()) {
       if (wanted.rlim_cur > wanted.rlim_max) return Fail(EINVAL);
-      if (resource == RLIMIT_NOFILE && wanted.rlim_max > static_cast<rlim_t>(kMaxFds)) return Fail(EPERM);
+      if (resource == RLIMIT_NOFILE && wanted.rlim_max > static_cast<rlim_t>(kMaxFds))
+        return Fail(EPERM);
       if (wanted.rlim_max > value.rlim_max && !mine.Has(CAP_SYS_RESOURCE)) return Fail(EPERM);
       value = wanted;
     }

@@ -39,8 +39,8 @@ Result<void> CheckFileMapping(vfs::File& file, int32_t prot, int32_t flags, int&
 
 }  // namespace
 
-Result<uint64_t> Mmap(Task& task, uint64_t address, uint64_t size, int32_t prot, int32_t flags, Fd fd,
-                      uint64_t offset) {
+Result<uint64_t> Mmap(Task& task, uint64_t address, uint64_t size, int32_t prot, int32_t flags,
+                      Fd fd, uint64_t offset) {
   if (!IsPageAligned(offset)) return Fail(EINVAL);
   mm::MmapRequest request{.address = address, .size = size, .prot = prot, .flags = flags};
   request.offset = offset;
@@ -53,7 +53,9 @@ Result<uint64_t> Mmap(Task& task, uint64_t address, uint64_t size, int32_t prot,
   return task.mm->Mmap(request, task.MemoryLimits());
 }
 
-Result<void> Munmap(Task& task, uint64_t start, uint64_t size) { return task.mm->Munmap(start, size); }
+Result<void> Munmap(Task& task, uint64_t start, uint64_t size) {
+  return task.mm->Munmap(start, size);
+}
 
 Result<void> Mprotect(Task& task, uint64_t start, uint64_t size, int32_t prot) {
   constexpr int kGrows = PROT_GROWSDOWN | PROT_GROWSUP;
@@ -67,7 +69,9 @@ Result<uint64_t> Mremap(Task& task, uint64_t start, uint64_t size, uint64_t new_
   return task.mm->Mremap(start, size, new_size, flags, new_start, task.MemoryLimits());
 }
 
-Result<uint64_t> Brk(Task& task, uint64_t wanted) { return task.mm->Brk(wanted, task.MemoryLimits()); }
+Result<uint64_t> Brk(Task& task, uint64_t wanted) {
+  return task.mm->Brk(wanted, task.MemoryLimits());
+}
 
 Result<void> Madvise(Task& task, uint64_t start, uint64_t size, int32_t advice) {
   return task.mm->Madvise(start, size, advice);
@@ -95,8 +99,12 @@ Result<void> Mlock2(Task& task, uint64_t start, uint64_t size, int32_t flags) {
   return task.mm->Mlock(start, size, flags != 0, task.MemoryLimits());
 }
 
-Result<void> Munlock(Task& task, uint64_t start, uint64_t size) { return task.mm->Munlock(start, size); }
-Result<void> Mlockall(Task& task, int32_t flags) { return task.mm->MlockAll(flags, task.MemoryLimits()); }
+Result<void> Munlock(Task& task, uint64_t start, uint64_t size) {
+  return task.mm->Munlock(start, size);
+}
+Result<void> Mlockall(Task& task, int32_t flags) {
+  return task.mm->MlockAll(flags, task.MemoryLimits());
+}
 Result<void> Munlockall(Task& task) { return task.mm->MunlockAll(); }
 
 // Guest threads of one process run on one worker's engine and every stop is a full barrier; the
@@ -118,7 +126,8 @@ Result<Fd> MemfdCreate(Task& task, Path name, uint32_t flags) {
       (flags & (kNoexecSeal | kExec)) == (kNoexecSeal | kExec)) {
     return Fail(EINVAL);
   }
-  Ref<vfs::File> file = TRY(anon::MakeMemfd(*task.kernel.memory, *task.kernel.anon_fs, text, flags));
+  Ref<vfs::File> file =
+      TRY(anon::MakeMemfd(*task.kernel.memory, *task.kernel.anon_fs, text, flags));
   return InstallFile(task, std::move(file), (flags & MFD_CLOEXEC) != 0);
 }
 
@@ -134,10 +143,11 @@ Result<sched::Deadline> DeadlineOf(Task& task, int32_t command, int32_t op, uint
   return sched::Deadline(kernel::ToMonotonic(task.kernel, clock, ns));
 }
 
-Result<int64_t> FutexWait(Task& task, uint64_t address, uint32_t value, uint32_t bits, bool is_private,
-                          sched::Deadline deadline) {
+Result<int64_t> FutexWait(Task& task, uint64_t address, uint32_t value, uint32_t bits,
+                          bool is_private, sched::Deadline deadline) {
   ipc::MemoryWords words(*task.mm);
-  auto waited = task.kernel.futexes.Wait({words, UserAddr{address}, is_private}, value, bits, deadline);
+  auto waited =
+      task.kernel.futexes.Wait({words, UserAddr{address}, is_private}, value, bits, deadline);
   if (waited) return 0;
   if (waited.error().code() == kRestartBlock) {
     task.restart = {.kind = kernel::RestartBlock::Kind::kFutexWait,
@@ -154,11 +164,12 @@ Result<int64_t> FutexWait(Task& task, uint64_t address, uint32_t value, uint32_t
 
 Result<int64_t> FutexRestart(Task& task) {
   const kernel::RestartBlock block = task.restart;
-  return FutexWait(task, block.address, block.value, block.bits, block.flags != 0, block.deadline_ns);
+  return FutexWait(task, block.address, block.value, block.bits, block.flags != 0,
+                   block.deadline_ns);
 }
 
-Result<int64_t> Futex(Task& task, UserPtr<uint32_t> address, int32_t op, uint32_t value, uint64_t timeout,
-                      UserPtr<uint32_t> address2, uint32_t value3) {
+Result<int64_t> Futex(Task& task, UserPtr<uint32_t> address, int32_t op, uint32_t value,
+                      uint64_t timeout, UserPtr<uint32_t> address2, uint32_t value3) {
   const int32_t command = op & FUTEX_CMD_MASK;
   const bool is_private = (op & FUTEX_PRIVATE_FLAG) != 0;
   if ((op & FUTEX_CLOCK_REALTIME) != 0 && command != FUTEX_WAIT_BITSET && command != FUTEX_WAIT) {
@@ -174,8 +185,8 @@ Result<int64_t> Futex(Task& task, UserPtr<uint32_t> address, int32_t op, uint32_
     case FUTEX_WAIT:
     case FUTEX_WAIT_BITSET: {
       const sched::Deadline deadline = TRY(DeadlineOf(task, command, op, timeout));
-      return FutexWait(task, Raw(address.addr()), value, command == FUTEX_WAIT ? ~0u : value3, is_private,
-                       deadline);
+      return FutexWait(task, Raw(address.addr()), value, command == FUTEX_WAIT ? ~0u : value3,
+                       is_private, deadline);
     }
     case FUTEX_WAKE:
       return table.Wake(first, count, ~0u);
@@ -196,7 +207,8 @@ namespace {
 
 // process_vm_readv/writev: between this process and another's memory, in bounded chunks.
 Result<int64_t> ProcessVm(Task& task, int32_t pid, UserPtr<const iovec> local, uint64_t local_count,
-                          UserPtr<const iovec> remote, uint64_t remote_count, uint64_t flags, bool write) {
+                          UserPtr<const iovec> remote, uint64_t remote_count, uint64_t flags,
+                          bool write) {
   if (flags != 0) return Fail(EINVAL);
   mm::IoSequence here = TRY(mm::IoSequence::FromIovec(*task.mm, local, local_count));
   Ref<mm::MemoryManager> memory;
@@ -204,7 +216,8 @@ Result<int64_t> ProcessVm(Task& task, int32_t pid, UserPtr<const iovec> local, u
     MutexLock lock(task.kernel.tasks_mutex);
     Task* target = task.kernel.FindTask(pid);
     if (target == nullptr || !target->mm) return Fail(ESRCH);
-    if (target->group != task.group && !kernel::MayKill(task, *target->group, SIGKILL)) return Fail(EPERM);
+    if (target->group != task.group && !kernel::MayKill(task, *target->group, SIGKILL))
+      return Fail(EPERM);
     memory = target->mm;
   }
   if (remote_count > kMaxIov) return Fail(EINVAL);
@@ -232,13 +245,15 @@ Result<int64_t> ProcessVm(Task& task, int32_t pid, UserPtr<const iovec> local, u
 
 }  // namespace
 
-Result<int64_t> ProcessVmReadv(Task& task, int32_t pid, UserPtr<const iovec> local, uint64_t local_count,
-                               UserPtr<const iovec> remote, uint64_t remote_count, uint64_t flags) {
+Result<int64_t> ProcessVmReadv(Task& task, int32_t pid, UserPtr<const iovec> local,
+                               uint64_t local_count, UserPtr<const iovec> remote,
+                               uint64_t remote_count, uint64_t flags) {
   return ProcessVm(task, pid, local, local_count, remote, remote_count, flags, false);
 }
 
-Result<int64_t> ProcessVmWritev(Task& task, int32_t pid, UserPtr<const iovec> local, uint64_t local_count,
-                                UserPtr<const iovec> remote, uint64_t remote_count, uint64_t flags) {
+Result<int64_t> ProcessVmWritev(Task& task, int32_t pid, UserPtr<const iovec> local,
+                                uint64_t local_count, UserPtr<const iovec> remote,
+                                uint64_t remote_count, uint64_t flags) {
   return ProcessVm(task, pid, local, local_count, remote, remote_count, flags, true);
 }
 

@@ -1,11 +1,11 @@
 // Opening, closing, duplicating and controlling descriptors.
 #include <fcntl.h>
+#include <linux/capability.h>
 #include <linux/close_range.h>
 #include <linux/openat2.h>
 #include <sys/file.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
-#include <linux/capability.h>
 
 #include "base/limits.h"
 #include "sentry/anon/memfd.h"
@@ -20,16 +20,17 @@ namespace skep::syscalls {
 namespace {
 
 constexpr uint32_t kValidOpenFlags = O_ACCMODE | O_CREAT | O_EXCL | O_NOCTTY | O_TRUNC | O_APPEND |
-                                     O_NONBLOCK | O_SYNC | O_DSYNC | O_ASYNC | O_DIRECT | O_LARGEFILE |
-                                     O_DIRECTORY | O_NOFOLLOW | O_NOATIME | O_CLOEXEC | O_PATH |
-                                     O_TMPFILE;
+                                     O_NONBLOCK | O_SYNC | O_DSYNC | O_ASYNC | O_DIRECT |
+                                     O_LARGEFILE | O_DIRECTORY | O_NOFOLLOW | O_NOATIME |
+                                     O_CLOEXEC | O_PATH | O_TMPFILE;
 constexpr uint32_t kKernelLargeFile = 0100000;  // libc's O_LARGEFILE is 0 on x86-64
 
 vfs::CloseOnExec Cloexec(uint32_t flags) {
   return (flags & O_CLOEXEC) != 0 ? vfs::CloseOnExec::kYes : vfs::CloseOnExec::kNo;
 }
 
-Result<Fd> DoOpen(Task& task, Fd dir, Path address, uint32_t flags, uint32_t mode, uint64_t resolve) {
+Result<Fd> DoOpen(Task& task, Fd dir, Path address, uint32_t flags, uint32_t mode,
+                  uint64_t resolve) {
   const std::string path = TRY(CopyInPath(task, address));
   if (path.empty()) return Fail(ENOENT);
   // A root or a fence of its own starts absolute paths at the descriptor too.
@@ -86,8 +87,10 @@ Result<Fd> OpenAt2(Task& task, Fd dir, Path path, UserPtr<void> address, uint64_
     return Fail(EINVAL);
   }
   if ((flags & (O_CREAT | O_DIRECTORY)) == (O_CREAT | O_DIRECTORY)) return Fail(EINVAL);
-  if (tmpfile && ((flags & O_TMPFILE) != O_TMPFILE || (flags & O_ACCMODE) == O_RDONLY)) return Fail(EINVAL);
-  if ((flags & O_PATH) != 0 && (flags & ~uint32_t{O_DIRECTORY | O_NOFOLLOW | O_PATH | O_CLOEXEC}) != 0) {
+  if (tmpfile && ((flags & O_TMPFILE) != O_TMPFILE || (flags & O_ACCMODE) == O_RDONLY))
+    return Fail(EINVAL);
+  if ((flags & O_PATH) != 0 &&
+      (flags & ~uint32_t{O_DIRECTORY | O_NOFOLLOW | O_PATH | O_CLOEXEC}) != 0) {
     return Fail(EINVAL);
   }
   if ((how.resolve & RESOLVE_CACHED) != 0 && (flags & (O_TRUNC | O_CREAT | O_TMPFILE)) != 0) {
@@ -136,7 +139,8 @@ Result<Fd> DupOnto(Task& task, Fd from, Fd to, vfs::CloseOnExec cloexec) {
   const uint64_t limit = task.Limit(RLIMIT_NOFILE);
   if (to.value < 0 || static_cast<uint64_t>(to.value) >= limit) return Fail(EBADF);
   Ref<vfs::File> file = TRY(task.files->GetAny(from.value));
-  const Ref<vfs::File> displaced = TRY(task.files->Replace(to.value, std::move(file), cloexec, limit));
+  const Ref<vfs::File> displaced =
+      TRY(task.files->Replace(to.value, std::move(file), cloexec, limit));
   if (displaced) (void)vfs::FinishClose(task, *task.files, *displaced);
   return to;
 }
@@ -237,7 +241,9 @@ Result<int64_t> RecordLockCall(Task& task, vfs::File& file, int32_t command, uin
       out.type = conflict->type == vfs::LockType::kRead ? F_RDLCK : F_WRLCK;
       out.whence = SEEK_SET;
       out.start = static_cast<int64_t>(conflict->start);
-      out.length = conflict->end == vfs::kLockEnd ? 0 : static_cast<int64_t>(conflict->end - conflict->start + 1);
+      out.length = conflict->end == vfs::kLockEnd
+                       ? 0
+                       : static_cast<int64_t>(conflict->end - conflict->start + 1);
       out.pid = conflict->pid;
     }
     TRY(task.mm->CopyOut(address, out));
@@ -267,7 +273,9 @@ Result<int64_t> PipeSizeCall(Task& task, vfs::File& file, int32_t command, uint6
 }
 
 Result<int64_t> OwnerCall(Task& task, vfs::File& file, int32_t command, uint64_t argument) {
-  struct AbiOwner { int32_t type, pid; };
+  struct AbiOwner {
+    int32_t type, pid;
+  };
   switch (command) {
     case F_GETOWN:
       return file.owner.load();
@@ -282,8 +290,9 @@ Result<int64_t> OwnerCall(Task& task, vfs::File& file, int32_t command, uint64_t
       return 0;
     case F_GETOWN_EX: {
       const int owner = file.owner.load();
-      TRY(task.mm->CopyOut(UserPtr<AbiOwner>(argument),
-                           AbiOwner{owner < 0 ? F_OWNER_PGRP : F_OWNER_PID, owner < 0 ? -owner : owner}));
+      TRY(task.mm->CopyOut(
+          UserPtr<AbiOwner>(argument),
+          AbiOwner{owner < 0 ? F_OWNER_PGRP : F_OWNER_PID, owner < 0 ? -owner : owner}));
       return 0;
     }
     default: {
@@ -318,8 +327,8 @@ Result<int64_t> Fcntl(Task& task, Fd fd, int32_t command, uint64_t argument) {
       return cloexec ? FD_CLOEXEC : 0;
     }
     case F_SETFD:
-      TRY(task.files->SetCloexec(fd.value, (argument & FD_CLOEXEC) != 0 ? vfs::CloseOnExec::kYes
-                                                                       : vfs::CloseOnExec::kNo));
+      TRY(task.files->SetCloexec(
+          fd.value, (argument & FD_CLOEXEC) != 0 ? vfs::CloseOnExec::kYes : vfs::CloseOnExec::kNo));
       return 0;
     case F_GETFL:
       return file->flags();
@@ -396,7 +405,8 @@ Result<uint64_t> Ioctl(Task& task, Fd fd, uint32_t command, uint64_t argument) {
     case FIONREAD:
       if (file->inode() != nullptr && file->inode()->type() == S_IFREG) {
         const vfs::Attributes attributes = TRY(file->inode()->GetAttributes());
-        const int64_t left = static_cast<int64_t>(attributes.size) - static_cast<int64_t>(file->position);
+        const int64_t left =
+            static_cast<int64_t>(attributes.size) - static_cast<int64_t>(file->position);
         TRY(task.mm->CopyOut(UserPtr<int32_t>(argument), static_cast<int32_t>(left)));
         return uint64_t{0};
       }

@@ -1,9 +1,9 @@
 // Waiting for several files: poll, select, epoll; eventfd, signalfd and timerfd.
-#include <cstring>
 #include <fcntl.h>
 #include <sys/eventfd.h>
 #include <sys/signalfd.h>
 #include <sys/timerfd.h>
+#include <cstring>
 
 #include "sentry/anon/epoll.h"
 #include "sentry/anon/eventfd.h"
@@ -21,7 +21,8 @@ namespace skep::syscalls {
 namespace {
 
 // Linux: do_sys_poll.
-Result<int32_t> DoPoll(Task& task, UserPtr<pollfd> address, uint32_t count, sched::Deadline deadline) {
+Result<int32_t> DoPoll(Task& task, UserPtr<pollfd> address, uint32_t count,
+                       sched::Deadline deadline) {
   if (count > task.Limit(RLIMIT_NOFILE)) return Fail(EINVAL);
   std::vector<pollfd> fds(count);
   TRY(task.mm->CopyInArray(UserPtr<const pollfd>(address.addr()), std::span(fds)));
@@ -89,7 +90,8 @@ Result<int32_t> Poll(Task& task, UserPtr<pollfd> fds, uint32_t count, int32_t ti
 
 Result<int32_t> PollRestart(Task& task) {
   const kernel::RestartBlock block = task.restart;
-  const auto deadline = block.deadline_ns == UINT64_MAX ? std::nullopt : sched::Deadline(block.deadline_ns);
+  const auto deadline =
+      block.deadline_ns == UINT64_MAX ? std::nullopt : sched::Deadline(block.deadline_ns);
   auto ready = DoPoll(task, UserPtr<pollfd>(block.address), block.value, deadline);
   if (!ready && ready.error().code() == kRestartNoHand) return Fail(kRestartBlock);
   return ready;
@@ -116,13 +118,15 @@ struct SelectSets {
 
 Result<int32_t> DoSelect(Task& task, int32_t count, SelectSets& sets, sched::Deadline deadline) {
   if (count < 0) return Fail(EINVAL);
-  count = static_cast<int32_t>(std::min<uint64_t>(static_cast<uint64_t>(count), task.Limit(RLIMIT_NOFILE)));
+  count = static_cast<int32_t>(
+      std::min<uint64_t>(static_cast<uint64_t>(count), task.Limit(RLIMIT_NOFILE)));
   const size_t words = (static_cast<size_t>(count) + kSelectWord - 1) / kSelectWord;
   for (int k = 0; k < 3; ++k) {
     sets.in[k].assign(words, 0);
     if (sets.address[k].is_null()) continue;
     // Linux reads and writes whole longs.
-    TRY(task.mm->CopyInArray(UserPtr<const uint64_t>(sets.address[k].addr()), std::span(sets.in[k])));
+    TRY(task.mm->CopyInArray(UserPtr<const uint64_t>(sets.address[k].addr()),
+                             std::span(sets.in[k])));
   }
   constexpr uint32_t kMasks[3] = {EPOLLIN | EPOLLRDNORM | EPOLLRDBAND | EPOLLHUP | EPOLLERR,
                                   EPOLLOUT | EPOLLWRNORM | EPOLLWRBAND | EPOLLERR, EPOLLPRI};
@@ -168,7 +172,8 @@ Result<int32_t> Select(Task& task, int32_t count, UserPtr<uint64_t> read, UserPt
   if (!timeout.is_null()) {
     const timeval t = TRY(task.mm->CopyIn(timeout));
     if (t.tv_sec < 0 || t.tv_usec < 0) return Fail(EINVAL);
-    const uint64_t ns = static_cast<uint64_t>(t.tv_sec) * 1'000'000'000 + static_cast<uint64_t>(t.tv_usec) * 1000;
+    const uint64_t ns =
+        static_cast<uint64_t>(t.tv_sec) * 1'000'000'000 + static_cast<uint64_t>(t.tv_usec) * 1000;
     deadline = ns == 0 ? sched::Deadline(0) : After(task, ns);
   }
   SelectSets sets{.in = {}, .address = {read, write, except}};
@@ -178,7 +183,8 @@ Result<int32_t> Select(Task& task, int32_t count, UserPtr<uint64_t> read, UserPt
 }
 
 Result<int32_t> Pselect6(Task& task, int32_t count, UserPtr<uint64_t> read, UserPtr<uint64_t> write,
-                         UserPtr<uint64_t> except, UserPtr<timespec> timeout, UserPtr<const uint64_t> mask) {
+                         UserPtr<uint64_t> except, UserPtr<timespec> timeout,
+                         UserPtr<const uint64_t> mask) {
   UserPtr<const uint64_t> set;
   uint64_t set_size = 8;
   if (!mask.is_null()) {
@@ -230,7 +236,8 @@ Result<int32_t> DoEpollWait(Task& task, Fd fd, UserPtr<AbiEpollEvent> out, int32
 }
 
 Result<int32_t> MaskedEpollWait(Task& task, Fd fd, UserPtr<AbiEpollEvent> out, int32_t max,
-                                sched::Deadline deadline, UserPtr<const uint64_t> mask, uint64_t size) {
+                                sched::Deadline deadline, UserPtr<const uint64_t> mask,
+                                uint64_t size) {
   TRY(InstallTemporaryMask(task, mask, size));
   auto ready = DoEpollWait(task, fd, out, max, deadline);
   if (ready || ready.error().code() != EINTR) DropTemporaryMask(task);
@@ -239,7 +246,8 @@ Result<int32_t> MaskedEpollWait(Task& task, Fd fd, UserPtr<AbiEpollEvent> out, i
 
 }  // namespace
 
-Result<void> EpollCtl(Task& task, Fd epoll_fd, int32_t op, Fd fd, UserPtr<const AbiEpollEvent> address) {
+Result<void> EpollCtl(Task& task, Fd epoll_fd, int32_t op, Fd fd,
+                      UserPtr<const AbiEpollEvent> address) {
   epoll_event event{};
   if (op != EPOLL_CTL_DEL) {
     const AbiEpollEvent in = TRY(task.mm->CopyIn(address));
@@ -254,7 +262,8 @@ Result<void> EpollCtl(Task& task, Fd epoll_fd, int32_t op, Fd fd, UserPtr<const 
   return target->Control(op, std::move(file), fd.value, event);
 }
 
-Result<int32_t> EpollWait(Task& task, Fd fd, UserPtr<AbiEpollEvent> events, int32_t max, int32_t timeout_ms) {
+Result<int32_t> EpollWait(Task& task, Fd fd, UserPtr<AbiEpollEvent> events, int32_t max,
+                          int32_t timeout_ms) {
   return DoEpollWait(task, fd, events, max, FromMs(task, timeout_ms));
 }
 
@@ -279,7 +288,8 @@ Result<Fd> Eventfd2(Task& task, uint32_t initial, int32_t flags) {
 }
 Result<Fd> Eventfd(Task& task, uint32_t initial) { return Eventfd2(task, initial, 0); }
 
-Result<Fd> SignalFd4(Task& task, Fd fd, UserPtr<const uint64_t> address, uint64_t size, int32_t flags) {
+Result<Fd> SignalFd4(Task& task, Fd fd, UserPtr<const uint64_t> address, uint64_t size,
+                     int32_t flags) {
   if (size != sizeof(uint64_t)) return Fail(EINVAL);
   const uint64_t mask = TRY(task.mm->CopyIn(address));
   if ((flags & ~(SFD_CLOEXEC | SFD_NONBLOCK)) != 0) return Fail(EINVAL);
@@ -301,12 +311,13 @@ Result<Fd> SignalFd(Task& task, Fd fd, UserPtr<const uint64_t> mask, uint64_t si
 
 Result<Fd> TimerfdCreate(Task& task, int32_t clock, int32_t flags) {
   if ((flags & ~(TFD_CLOEXEC | TFD_NONBLOCK)) != 0) return Fail(EINVAL);
-  if (clock != CLOCK_REALTIME && clock != CLOCK_MONOTONIC && clock != CLOCK_BOOTTIME) return Fail(EINVAL);
+  if (clock != CLOCK_REALTIME && clock != CLOCK_MONOTONIC && clock != CLOCK_BOOTTIME)
+    return Fail(EINVAL);
   const auto kind = clock == CLOCK_REALTIME ? anon::TimerFd::ClockKind::kRealtime
                                             : anon::TimerFd::ClockKind::kMonotonic;
   const uint32_t nonblock = (flags & TFD_NONBLOCK) != 0 ? O_NONBLOCK : 0;
-  auto file = MakeRef<anon::TimerFd>(task.kernel.anon_fs->SharedInode("[timerfd]"), task.kernel.scheduler,
-                                     kind, nonblock);
+  auto file = MakeRef<anon::TimerFd>(task.kernel.anon_fs->SharedInode("[timerfd]"),
+                                     task.kernel.scheduler, kind, nonblock);
   return InstallFile(task, file, (flags & TFD_CLOEXEC) != 0);
 }
 
@@ -332,7 +343,8 @@ Result<void> TimerfdSettime(Task& task, Fd fd, int32_t flags, UserPtr<const itim
   setting.interval_ns = TRY(ToNs(in.it_interval));
   if ((flags & ~(TFD_TIMER_ABSTIME | TFD_TIMER_CANCEL_ON_SET)) != 0) return Fail(EINVAL);
   const Ref<vfs::File> file = TRY(TimerFile(task, fd));
-  const auto before = static_cast<anon::TimerFd&>(*file).Set(setting, (flags & TFD_TIMER_ABSTIME) != 0);
+  const auto before =
+      static_cast<anon::TimerFd&>(*file).Set(setting, (flags & TFD_TIMER_ABSTIME) != 0);
   if (!old.is_null()) TRY(task.mm->CopyOut(old, ToItimerspec(before)));
   return {};
 }

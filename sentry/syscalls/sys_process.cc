@@ -1,9 +1,9 @@
 // Processes: clone, exit, wait, ids of processes, prctl.
+#include <asm/prctl.h>
 #include <linux/capability.h>
 #include <linux/sched.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
-#include <asm/prctl.h>
 
 #include "sentry/kernel/clone.h"
 #include "sentry/kernel/exit.h"
@@ -43,16 +43,19 @@ Result<int32_t> Clone3(Task& task, UserPtr<void> address, uint64_t size) {
   TRY(CopyInStruct(task, address, size, std::as_writable_bytes(std::span(&args, 1))));
   if (args.set_tid == 0 && args.set_tid_size > 0) return Fail(EINVAL);
   if (args.set_tid != 0) return Fail(args.set_tid_size == 0 ? EINVAL : EPERM);
-  if (args.exit_signal > CSIGNAL || (args.exit_signal != 0 && args.exit_signal > kernel::kSignals)) {
+  if (args.exit_signal > CSIGNAL ||
+      (args.exit_signal != 0 && args.exit_signal > kernel::kSignals)) {
     return Fail(EINVAL);
   }
   constexpr uint64_t kClearSighand = 0x100000000, kIntoCgroup = 0x200000000;
-  if ((args.flags & ~(uint64_t{0xffffffff} | kClearSighand | kIntoCgroup)) != 0) return Fail(EINVAL);
+  if ((args.flags & ~(uint64_t{0xffffffff} | kClearSighand | kIntoCgroup)) != 0)
+    return Fail(EINVAL);
   if ((args.flags & (CLONE_DETACHED | (CSIGNAL & ~uint64_t{0x80}))) != 0) return Fail(EINVAL);
   if ((args.flags & (CLONE_SIGHAND | kClearSighand)) == (CLONE_SIGHAND | kClearSighand)) {
     return Fail(EINVAL);
   }
-  if ((args.flags & (CLONE_THREAD | CLONE_PARENT)) != 0 && args.exit_signal != 0) return Fail(EINVAL);
+  if ((args.flags & (CLONE_THREAD | CLONE_PARENT)) != 0 && args.exit_signal != 0)
+    return Fail(EINVAL);
   if ((args.stack == 0) != (args.stack_size == 0)) return Fail(EINVAL);
   if ((args.flags & (CLONE_PIDFD | kIntoCgroup)) != 0) return Fail(EINVAL);
   return kernel::Clone(task, {.flags = args.flags,
@@ -102,7 +105,8 @@ Result<KeepRegisters> ExitGroupCall(Task& task, int32_t code) {
 rusage ToRusage(const kernel::Usage& usage) {
   rusage out{};
   const auto to_timeval = [](uint64_t ns) {
-    return timeval{static_cast<time_t>(ns / 1'000'000'000), static_cast<suseconds_t>(ns / 1000 % 1'000'000)};
+    return timeval{static_cast<time_t>(ns / 1'000'000'000),
+                   static_cast<suseconds_t>(ns / 1000 % 1'000'000)};
   };
   out.ru_utime = to_timeval(usage.user_ns);
   out.ru_stime = to_timeval(usage.system_ns);
@@ -249,7 +253,8 @@ Result<void> SetRobustList(Task& task, uint64_t head, uint64_t size) {
   return {};
 }
 
-Result<void> GetRobustList(Task& task, int32_t pid, UserPtr<uint64_t> head, UserPtr<uint64_t> size) {
+Result<void> GetRobustList(Task& task, int32_t pid, UserPtr<uint64_t> head,
+                           UserPtr<uint64_t> size) {
   uint64_t value = 0;
   {
     MutexLock lock(task.kernel.tasks_mutex);
@@ -315,7 +320,8 @@ Result<int32_t> PrctlName(Task& task, bool set, UserPtr<char> address) {
   return 0;
 }
 
-Result<int32_t> PrctlAmbient(Task& task, uint64_t what, uint64_t capability, uint64_t c, uint64_t d) {
+Result<int32_t> PrctlAmbient(Task& task, uint64_t what, uint64_t capability, uint64_t c,
+                             uint64_t d) {
   if (what == PR_CAP_AMBIENT_CLEAR_ALL) {
     if ((capability | c | d) != 0) return Fail(EINVAL);
     ChangeCredentials(task, [](auth::Credentials& creds) { creds.ambient = 0; });
@@ -366,7 +372,8 @@ Result<int32_t> PrctlCapabilities(Task& task, int32_t option, uint64_t a) {
     case PR_CAPBSET_DROP:
       if (!creds.Has(CAP_SETPCAP)) return Fail(EPERM);
       if (a > CAP_LAST_CAP) return Fail(EINVAL);
-      ChangeCredentials(task, [&](auth::Credentials& changed) { changed.bounding &= ~(uint64_t{1} << a); });
+      ChangeCredentials(
+          task, [&](auth::Credentials& changed) { changed.bounding &= ~(uint64_t{1} << a); });
       return 0;
     default:
       return Fail(EINVAL);

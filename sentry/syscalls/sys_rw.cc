@@ -1,9 +1,9 @@
 // Reading, writing, seeking, and the calls that change a file's length.
 #include <fcntl.h>
-#include <sys/uio.h>
-#include <unistd.h>
 #include <linux/falloc.h>
 #include <linux/fs.h>
+#include <sys/uio.h>
+#include <unistd.h>
 
 #include "base/limits.h"
 #include "sentry/kernel/kernel.h"
@@ -25,8 +25,8 @@ Result<int64_t> ReadStream(Task& task, vfs::File& file, IoSequence& to, bool non
     const net::Received received = TRY(socket->Receive(task, to, flags));
     return static_cast<int64_t>(received.size);
   }
-  auto n = BlockUntilReady(file, EPOLLIN | EPOLLRDHUP, nonblocking || file.nonblocking(), std::nullopt,
-                           [&] { return file.Read(task, to, 0); });
+  auto n = BlockUntilReady(file, EPOLLIN | EPOLLRDHUP, nonblocking || file.nonblocking(),
+                           std::nullopt, [&] { return file.Read(task, to, 0); });
   if (!n) return std::unexpected(n.error());
   return static_cast<int64_t>(*n);
 }
@@ -62,10 +62,12 @@ Result<int64_t> ReadAtPosition(Task& task, vfs::File& file, IoSequence& to, bool
   return static_cast<int64_t>(n);
 }
 
-// Linux: generic_write_checks' RLIMIT_FSIZE part. Cuts the sequence or fails with EFBIG and SIGXFSZ.
+// Linux: generic_write_checks' RLIMIT_FSIZE part. Cuts the sequence or fails with EFBIG and
+// SIGXFSZ.
 Result<void> CheckFileSize(Task& task, vfs::File& file, IoSequence& from, uint64_t offset) {
   const uint64_t limit = task.Limit(RLIMIT_FSIZE);
-  if (limit == RLIM_INFINITY || file.inode() == nullptr || file.inode()->type() != S_IFREG) return {};
+  if (limit == RLIM_INFINITY || file.inode() == nullptr || file.inode()->type() != S_IFREG)
+    return {};
   uint64_t at = offset;
   if ((file.flags() & O_APPEND) != 0) {
     const vfs::Attributes attributes = TRY(file.inode()->GetAttributes());
@@ -164,7 +166,8 @@ Result<int64_t> Writev(Task& task, Fd fd, UserPtr<const iovec> list, uint64_t co
   return WriteAtPosition(task, *file, io, false);
 }
 
-Result<int64_t> Preadv(Task& task, Fd fd, UserPtr<const iovec> list, uint64_t count, int64_t offset) {
+Result<int64_t> Preadv(Task& task, Fd fd, UserPtr<const iovec> list, uint64_t count,
+                       int64_t offset) {
   if (offset < 0) return Fail(EINVAL);
   const Ref<vfs::File> file = TRY(task.files->Get(fd.value));
   if (!file->seekable()) return Fail(ESPIPE);
@@ -173,7 +176,8 @@ Result<int64_t> Preadv(Task& task, Fd fd, UserPtr<const iovec> list, uint64_t co
   return ReadAt(task, *file, io, offset);
 }
 
-Result<int64_t> Pwritev(Task& task, Fd fd, UserPtr<const iovec> list, uint64_t count, int64_t offset) {
+Result<int64_t> Pwritev(Task& task, Fd fd, UserPtr<const iovec> list, uint64_t count,
+                        int64_t offset) {
   if (offset < 0) return Fail(EINVAL);
   const Ref<vfs::File> file = TRY(task.files->Get(fd.value));
   if (!file->seekable()) return Fail(ESPIPE);
@@ -182,8 +186,8 @@ Result<int64_t> Pwritev(Task& task, Fd fd, UserPtr<const iovec> list, uint64_t c
   return WriteAt(task, *file, io, offset);
 }
 
-Result<int64_t> Preadv2(Task& task, Fd fd, UserPtr<const iovec> list, uint64_t count, int64_t offset,
-                        uint64_t, int32_t flags) {
+Result<int64_t> Preadv2(Task& task, Fd fd, UserPtr<const iovec> list, uint64_t count,
+                        int64_t offset, uint64_t, int32_t flags) {
   if (offset < -1) return Fail(EINVAL);
   const Ref<vfs::File> file = TRY(ReadableFile(task, fd));
   if ((flags & ~kRwKnown) != 0) return Fail(EOPNOTSUPP);
@@ -192,8 +196,8 @@ Result<int64_t> Preadv2(Task& task, Fd fd, UserPtr<const iovec> list, uint64_t c
   return ReadAt(task, *file, io, offset);
 }
 
-Result<int64_t> Pwritev2(Task& task, Fd fd, UserPtr<const iovec> list, uint64_t count, int64_t offset,
-                         uint64_t, int32_t flags) {
+Result<int64_t> Pwritev2(Task& task, Fd fd, UserPtr<const iovec> list, uint64_t count,
+                         int64_t offset, uint64_t, int32_t flags) {
   if (offset < -1) return Fail(EINVAL);
   const Ref<vfs::File> file = TRY(WritableFile(task, fd));
   if ((flags & ~kRwKnown) != 0) return Fail(EOPNOTSUPP);
@@ -286,7 +290,8 @@ Result<int64_t> CopyFileRange(Task& task, Fd in_fd, UserPtr<int64_t> in_offset, 
   if (!in->readable() || !out->writable() || (out->flags() & O_APPEND) != 0) return Fail(EBADF);
   const uint64_t in_at = from.at_position ? in->position : from.offset;
   const uint64_t out_at = to.at_position ? out->position : to.offset;
-  if (in->inode() == out->inode() && in_at < out_at + size && out_at < in_at + size) return Fail(EINVAL);
+  if (in->inode() == out->inode() && in_at < out_at + size && out_at < in_at + size)
+    return Fail(EINVAL);
   auto done = CopyBetween(task, *in, from, *out, to, std::min<uint64_t>(size, kMaxRwCount));
   if (!done) return done;
   if (!in_offset.is_null()) TRY(task.mm->CopyOut(in_offset, static_cast<int64_t>(from.offset)));
@@ -349,14 +354,16 @@ Result<void> CheckTruncateLimit(Task& task, int64_t size) {
 Result<void> Truncate(Task& task, Path address, int64_t size) {
   if (size < 0) return Fail(EINVAL);
   const vfs::Path path = TRY(ResolveAt(task, Fd{AT_FDCWD}, address, 0, vfs::FollowFinal::kYes));
-  if (path.inode() != nullptr && path.inode()->type() == S_IFREG) TRY(CheckTruncateLimit(task, size));
+  if (path.inode() != nullptr && path.inode()->type() == S_IFREG)
+    TRY(CheckTruncateLimit(task, size));
   return WalkerFor(task).Truncate(path, static_cast<uint64_t>(size));
 }
 
 Result<void> Ftruncate(Task& task, Fd fd, int64_t size) {
   if (size < 0) return Fail(EINVAL);
   const Ref<vfs::File> file = TRY(task.files->Get(fd.value));
-  if (file->inode() == nullptr || file->inode()->type() != S_IFREG || !file->writable()) return Fail(EINVAL);
+  if (file->inode() == nullptr || file->inode()->type() != S_IFREG || !file->writable())
+    return Fail(EINVAL);
   TRY(CheckTruncateLimit(task, size));
   return file->Truncate(task, static_cast<uint64_t>(size));
 }
@@ -366,13 +373,15 @@ Result<void> Fallocate(Task& task, Fd fd, int32_t mode, int64_t offset, int64_t 
   const Ref<vfs::File> file = TRY(task.files->Get(fd.value));
   if (offset < 0 || size <= 0) return Fail(EINVAL);
   constexpr int32_t kKnown = FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE | FALLOC_FL_COLLAPSE_RANGE |
-                             FALLOC_FL_ZERO_RANGE | FALLOC_FL_INSERT_RANGE | FALLOC_FL_UNSHARE_RANGE;
+                             FALLOC_FL_ZERO_RANGE | FALLOC_FL_INSERT_RANGE |
+                             FALLOC_FL_UNSHARE_RANGE;
   if ((mode & ~kKnown) != 0) return Fail(EOPNOTSUPP);
   if ((mode & (FALLOC_FL_PUNCH_HOLE | FALLOC_FL_ZERO_RANGE)) ==
       (FALLOC_FL_PUNCH_HOLE | FALLOC_FL_ZERO_RANGE)) {
     return Fail(EOPNOTSUPP);
   }
-  if ((mode & FALLOC_FL_PUNCH_HOLE) != 0 && (mode & FALLOC_FL_KEEP_SIZE) == 0) return Fail(EOPNOTSUPP);
+  if ((mode & FALLOC_FL_PUNCH_HOLE) != 0 && (mode & FALLOC_FL_KEEP_SIZE) == 0)
+    return Fail(EOPNOTSUPP);
   if (!file->writable()) return Fail(EBADF);
   vfs::Inode* inode = file->inode();
   if (inode != nullptr && inode->type() == S_IFIFO) return Fail(ESPIPE);

@@ -41,7 +41,8 @@ Result<int32_t> SchedGetAffinity(Task& task, int32_t pid, uint32_t size, UserPtr
   return static_cast<int32_t>(sizeof value);
 }
 
-Result<void> SchedSetAffinity(Task& task, int32_t pid, uint32_t size, UserPtr<const uint64_t> mask) {
+Result<void> SchedSetAffinity(Task& task, int32_t pid, uint32_t size,
+                              UserPtr<const uint64_t> mask) {
   uint64_t value = 0;
   const auto bytes = std::as_writable_bytes(std::span(&value, 1)).first(std::min<size_t>(size, 8));
   if (task.mm->CopyIn(mask.addr(), bytes).fault != 0) return Fail(EFAULT);
@@ -58,7 +59,8 @@ Result<int32_t> SchedGetScheduler(Task& task, int32_t pid) {
   return SCHED_OTHER;
 }
 
-Result<void> SchedSetScheduler(Task& task, int32_t pid, int32_t policy, UserPtr<const int32_t> param) {
+Result<void> SchedSetScheduler(Task& task, int32_t pid, int32_t policy,
+                               UserPtr<const int32_t> param) {
   if (policy < 0) return Fail(EINVAL);
   const int32_t priority = TRY(task.mm->CopyIn(param));
   MutexLock lock(task.kernel.tasks_mutex);
@@ -124,8 +126,8 @@ Result<int32_t> GetPriority(Task& task, int32_t which, int32_t who) {
   const int pgid = who == 0 ? task.group->pgid : who;
   for (const auto& [pid, entry] : task.kernel.pids) {
     if (entry.task == nullptr) continue;
-    const bool match = which == PRIO_PGRP ? entry.task->group->pgid == pgid
-                                          : entry.task->credentials->uid == uid;
+    const bool match =
+        which == PRIO_PGRP ? entry.task->group->pgid == pgid : entry.task->credentials->uid == uid;
     if (match) best = std::max(best, 20 - entry.task->nice);
   }
   if (best < 0) return Fail(ESRCH);
@@ -152,8 +154,8 @@ Result<void> SetPriority(Task& task, int32_t which, int32_t who, int32_t nice) {
   const int pgid = who == 0 ? task.group->pgid : who;
   for (const auto& [pid, entry] : task.kernel.pids) {
     if (entry.task == nullptr) continue;
-    const bool match = which == PRIO_PGRP ? entry.task->group->pgid == pgid
-                                          : entry.task->credentials->uid == uid;
+    const bool match =
+        which == PRIO_PGRP ? entry.task->group->pgid == pgid : entry.task->credentials->uid == uid;
     if (match) last = set(*entry.task);
   }
   return last;

@@ -15,8 +15,9 @@ using kernel::ThreadGroup;
 namespace {
 
 constexpr uint64_t kMaskSize = sizeof(uint64_t);
-constexpr uint64_t kKnownFlags = SA_NOCLDSTOP | SA_NOCLDWAIT | SA_SIGINFO | SA_ONSTACK | SA_RESTART |
-                                 SA_NODEFER | SA_RESETHAND | kernel::kSaRestorer | 0x800;
+constexpr uint64_t kKnownFlags = SA_NOCLDSTOP | SA_NOCLDWAIT | SA_SIGINFO | SA_ONSTACK |
+                                 SA_RESTART | SA_NODEFER | SA_RESETHAND | kernel::kSaRestorer |
+                                 0x800;
 
 }  // namespace
 
@@ -38,9 +39,9 @@ Result<void> RtSigaction(Task& task, int32_t signo, UserPtr<const AbiSigaction> 
                 wanted.mask & ~kernel::kUnblockable.bits()};
       // POSIX: a pending signal that is ignored from now on is discarded.
       const auto d = kernel::DefaultActionOf(signo);
-      const bool ignored = action.handler == 1 ||
-                           (action.handler == 0 && (d == kernel::DefaultAction::kIgnore ||
-                                                    d == kernel::DefaultAction::kContinue));
+      const bool ignored =
+          action.handler == 1 || (action.handler == 0 && (d == kernel::DefaultAction::kIgnore ||
+                                                          d == kernel::DefaultAction::kContinue));
       if (ignored) {
         task.group->pending.Discard(SignalSet::Of(signo));
         for (Task* t : task.group->threads) t->pending.Discard(SignalSet::Of(signo));
@@ -51,8 +52,8 @@ Result<void> RtSigaction(Task& task, int32_t signo, UserPtr<const AbiSigaction> 
   return {};
 }
 
-Result<void> RtSigprocmask(Task& task, int32_t how, UserPtr<const uint64_t> set, UserPtr<uint64_t> old,
-                           uint64_t size) {
+Result<void> RtSigprocmask(Task& task, int32_t how, UserPtr<const uint64_t> set,
+                           UserPtr<uint64_t> old, uint64_t size) {
   if (size != kMaskSize) return Fail(EINVAL);
   const SignalSet previous = task.blocked;
   if (!set.is_null()) {
@@ -240,7 +241,8 @@ Result<void> Kill(Task& task, int32_t pid, SignalNumber signo) {
 
 namespace {
 
-Result<void> SendToThread(Task& task, int32_t tgid, int32_t tid, int32_t signo, const siginfo_t& info) {
+Result<void> SendToThread(Task& task, int32_t tgid, int32_t tid, int32_t signo,
+                          const siginfo_t& info) {
   kernel::Kernel& kernel = task.kernel;
   MutexLock lock(kernel.tasks_mutex);
   Task* thread = kernel.FindTask(tid);
@@ -274,7 +276,8 @@ Result<void> Tgkill(Task& task, int32_t tgid, int32_t tid, SignalNumber signo) {
   return SendToThread(task, tgid, tid, signo.value, UserInfo(task, signo.value, SI_TKILL));
 }
 
-Result<void> RtSigqueueinfo(Task& task, int32_t tgid, SignalNumber signo, UserPtr<const siginfo_t> address) {
+Result<void> RtSigqueueinfo(Task& task, int32_t tgid, SignalNumber signo,
+                            UserPtr<const siginfo_t> address) {
   const siginfo_t info = TRY(CopyInInfo(task, signo, address));
   if (!MayForge(task, info, tgid)) return Fail(EPERM);
   kernel::Kernel& kernel = task.kernel;

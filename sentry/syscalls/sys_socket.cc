@@ -1,7 +1,7 @@
 // Sockets: addresses and messages between the guest's structures and net::Socket.
-#include <cstring>
 #include <fcntl.h>
 #include <sys/un.h>
+#include <cstring>
 
 #include "base/limits.h"
 #include "sentry/kernel/kernel.h"
@@ -45,7 +45,8 @@ Result<void> CopyOutAddress(Task& task, const net::Address& address, UserPtr<uin
   const auto room = static_cast<int32_t>(TRY(task.mm->CopyIn(size)));
   if (room < 0) return Fail(EINVAL);
   const size_t n = std::min(address.size(), static_cast<size_t>(room));
-  if (task.mm->CopyOut(to.addr(), std::as_bytes(std::span(address)).first(n)).fault != 0) return Fail(EFAULT);
+  if (task.mm->CopyOut(to.addr(), std::as_bytes(std::span(address)).first(n)).fault != 0)
+    return Fail(EFAULT);
   return task.mm->CopyOut(size, static_cast<uint32_t>(address.size()));
 }
 
@@ -58,8 +59,8 @@ Result<Fd> Socket(Task& task, int32_t family, int32_t type, int32_t protocol) {
   if (family < 0 || family > AF_MAX) return Fail(EAFNOSUPPORT);
   if ((type & kTypeMask) > SOCK_PACKET) return Fail(EINVAL);
   if (family != AF_UNIX) return Fail(EAFNOSUPPORT);
-  Ref<net::Socket> socket = TRY(net::MakeUnixSocket(*task.kernel.unix_sockets, task, type & kTypeMask,
-                                                    protocol, FileFlags(type)));
+  Ref<net::Socket> socket = TRY(net::MakeUnixSocket(*task.kernel.unix_sockets, task,
+                                                    type & kTypeMask, protocol, FileFlags(type)));
   return InstallFile(task, std::move(socket), (type & SOCK_CLOEXEC) != 0);
 }
 
@@ -72,9 +73,10 @@ Result<void> Socketpair(Task& task, int32_t family, int32_t type, int32_t protoc
   // Linux copies the numbers before it makes the sockets.
   TRY(task.mm->CopyOut(out, {first.fd(), second.fd()}));
   if (family < 0 || family > AF_MAX) return Fail(EAFNOSUPPORT);
-  if (family != AF_UNIX) return Fail(family == AF_INET || family == AF_INET6 ? EOPNOTSUPP : EAFNOSUPPORT);
-  net::SocketPair pair = TRY(net::MakeUnixPair(*task.kernel.unix_sockets, task, type & kTypeMask, protocol,
-                                    FileFlags(type)));
+  if (family != AF_UNIX)
+    return Fail(family == AF_INET || family == AF_INET6 ? EOPNOTSUPP : EAFNOSUPPORT);
+  net::SocketPair pair = TRY(net::MakeUnixPair(*task.kernel.unix_sockets, task, type & kTypeMask,
+                                               protocol, FileFlags(type)));
   const auto cloexec = (type & SOCK_CLOEXEC) != 0 ? vfs::CloseOnExec::kYes : vfs::CloseOnExec::kNo;
   std::move(first).Commit(std::move(pair.first), cloexec);
   std::move(second).Commit(std::move(pair.second), cloexec);
@@ -98,7 +100,8 @@ Result<void> Listen(Task& task, Fd fd, int32_t backlog) {
   return s.socket.Listen(task, backlog);
 }
 
-Result<Fd> Accept4(Task& task, Fd fd, UserPtr<uint8_t> address, UserPtr<uint32_t> size, int32_t flags) {
+Result<Fd> Accept4(Task& task, Fd fd, UserPtr<uint8_t> address, UserPtr<uint32_t> size,
+                   int32_t flags) {
   if ((flags & ~kTypeFlags) != 0) return Fail(EINVAL);
   const SocketFile s = TRY(SocketOf(task, fd));
   vfs::FdReservation slot = TRY(task.files->Reserve(task.Limit(RLIMIT_NOFILE)));
@@ -149,8 +152,8 @@ Result<int64_t> Recvfrom(Task& task, Fd fd, UserPtr<void> data, uint64_t size, u
 
 namespace {
 
-constexpr size_t kMaxControl = 20480;       // net.core.optmem_max
-constexpr size_t kMaxPassedFiles = 253;     // Linux: SCM_MAX_FD
+constexpr size_t kMaxControl = 20480;    // net.core.optmem_max
+constexpr size_t kMaxPassedFiles = 253;  // Linux: SCM_MAX_FD
 
 constexpr size_t Align(size_t n) { return (n + 7) & ~size_t{7}; }
 
@@ -221,7 +224,8 @@ class ControlWriter {
     if (numbers.empty()) return {};
     TRY(Put(SCM_RIGHTS, std::as_bytes(std::span(numbers))));
     const auto close = cloexec ? vfs::CloseOnExec::kYes : vfs::CloseOnExec::kNo;
-    for (size_t i = 0; i < slots.size(); ++i) std::move(slots[i]).Commit(std::move(files[i]), close);
+    for (size_t i = 0; i < slots.size(); ++i)
+      std::move(slots[i]).Commit(std::move(files[i]), close);
     return {};
   }
 
@@ -257,8 +261,8 @@ class ControlWriter {
 };
 
 Result<int64_t> SendOne(Task& task, net::Socket& socket, const AbiMsghdr& message, uint32_t flags) {
-  mm::IoSequence io = TRY(mm::IoSequence::FromIovec(*task.mm, UserPtr<const iovec>(message.iov),
-                                                    message.iov_count));
+  mm::IoSequence io = TRY(
+      mm::IoSequence::FromIovec(*task.mm, UserPtr<const iovec>(message.iov), message.iov_count));
   net::SendRequest request{.data = io, .flags = static_cast<int>(flags)};
   if (message.name != 0 && message.name_size != 0) {
     request.address = TRY(CopyInAddress(task, UserPtr<const uint8_t>(message.name),
@@ -275,10 +279,11 @@ bool WantsCredentials(Task& task, net::Socket& socket) {
   return option && !option->empty() && option->front() != 0;
 }
 
-Result<int64_t> ReceiveOne(Task& task, net::Socket& socket, UserPtr<AbiMsghdr> address, uint32_t flags) {
+Result<int64_t> ReceiveOne(Task& task, net::Socket& socket, UserPtr<AbiMsghdr> address,
+                           uint32_t flags) {
   AbiMsghdr message = TRY(task.mm->CopyIn(address));
-  mm::IoSequence io = TRY(mm::IoSequence::FromIovec(*task.mm, UserPtr<const iovec>(message.iov),
-                                                    message.iov_count));
+  mm::IoSequence io = TRY(
+      mm::IoSequence::FromIovec(*task.mm, UserPtr<const iovec>(message.iov), message.iov_count));
   net::Received received = TRY(socket.Receive(task, io, static_cast<int>(flags)));
   if (message.name != 0) {
     if (static_cast<int32_t>(message.name_size) < 0) return Fail(EINVAL);
@@ -295,8 +300,10 @@ Result<int64_t> ReceiveOne(Task& task, net::Socket& socket, UserPtr<AbiMsghdr> a
   message.control_size = control.written();
   message.flags = received.flags | control.flags() | static_cast<int>(flags & MSG_CMSG_CLOEXEC);
   const UserAddr base = address.addr();
-  TRY(task.mm->CopyOut(UserPtr<uint32_t>(base + offsetof(AbiMsghdr, name_size)), message.name_size));
-  TRY(task.mm->CopyOut(UserPtr<uint64_t>(base + offsetof(AbiMsghdr, control_size)), message.control_size));
+  TRY(task.mm->CopyOut(UserPtr<uint32_t>(base + offsetof(AbiMsghdr, name_size)),
+                       message.name_size));
+  TRY(task.mm->CopyOut(UserPtr<uint64_t>(base + offsetof(AbiMsghdr, control_size)),
+                       message.control_size));
   TRY(task.mm->CopyOut(UserPtr<int32_t>(base + offsetof(AbiMsghdr, flags)), message.flags));
   return static_cast<int64_t>(received.size);
 }
@@ -314,7 +321,8 @@ Result<int64_t> Recvmsg(Task& task, Fd fd, UserPtr<AbiMsghdr> address, uint32_t 
   return ReceiveOne(task, s.socket, address, flags);
 }
 
-Result<int32_t> Sendmmsg(Task& task, Fd fd, UserPtr<AbiMmsghdr> list, uint32_t count, uint32_t flags) {
+Result<int32_t> Sendmmsg(Task& task, Fd fd, UserPtr<AbiMmsghdr> list, uint32_t count,
+                         uint32_t flags) {
   const SocketFile s = TRY(SocketOf(task, fd));
   count = std::min<uint32_t>(count, kMaxIov);
   for (uint32_t i = 0; i < count; ++i) {
@@ -326,13 +334,14 @@ Result<int32_t> Sendmmsg(Task& task, Fd fd, UserPtr<AbiMmsghdr> list, uint32_t c
       auto copied = task.mm->CopyOut(UserPtr<uint32_t>(length), static_cast<uint32_t>(*sent));
       if (!copied) sent = std::unexpected(copied.error());
     }
-    if (!sent) return i != 0 ? Result<int32_t>(static_cast<int32_t>(i)) : std::unexpected(sent.error());
+    if (!sent)
+      return i != 0 ? Result<int32_t>(static_cast<int32_t>(i)) : std::unexpected(sent.error());
   }
   return static_cast<int32_t>(count);
 }
 
-Result<int32_t> Recvmmsg(Task& task, Fd fd, UserPtr<AbiMmsghdr> list, uint32_t count, uint32_t flags,
-                         UserPtr<timespec> timeout) {
+Result<int32_t> Recvmmsg(Task& task, Fd fd, UserPtr<AbiMmsghdr> list, uint32_t count,
+                         uint32_t flags, UserPtr<timespec> timeout) {
   sched::Deadline deadline;
   if (!timeout.is_null()) {
     const timespec t = TRY(task.mm->CopyIn(timeout));
@@ -350,9 +359,11 @@ Result<int32_t> Recvmmsg(Task& task, Fd fd, UserPtr<AbiMmsghdr> list, uint32_t c
       auto copied = task.mm->CopyOut(UserPtr<uint32_t>(length), static_cast<uint32_t>(*got));
       if (!copied) got = std::unexpected(copied.error());
     }
-    if (!got) return i != 0 ? Result<int32_t>(static_cast<int32_t>(i)) : std::unexpected(got.error());
+    if (!got)
+      return i != 0 ? Result<int32_t>(static_cast<int32_t>(i)) : std::unexpected(got.error());
     // As recvmmsg(2) admits, the timeout is looked at after each message only.
-    if (deadline && task.kernel.scheduler.clock().MonotonicNs() >= *deadline) return static_cast<int32_t>(i + 1);
+    if (deadline && task.kernel.scheduler.clock().MonotonicNs() >= *deadline)
+      return static_cast<int32_t>(i + 1);
   }
   return static_cast<int32_t>(count);
 }
@@ -363,13 +374,14 @@ Result<void> Shutdown(Task& task, Fd fd, int32_t how) {
   return s.socket.Shutdown(how);
 }
 
-Result<void> Setsockopt(Task& task, Fd fd, int32_t level, int32_t name, UserPtr<const uint8_t> value,
-                        int32_t size) {
+Result<void> Setsockopt(Task& task, Fd fd, int32_t level, int32_t name,
+                        UserPtr<const uint8_t> value, int32_t size) {
   if (size < 0) return Fail(EINVAL);
   const SocketFile s = TRY(SocketOf(task, fd));
   if (static_cast<size_t>(size) > kPageSize) return Fail(EINVAL);
   std::string bytes(static_cast<size_t>(size), '\0');
-  if (task.mm->CopyIn(value.addr(), std::as_writable_bytes(std::span(bytes))).fault != 0) return Fail(EFAULT);
+  if (task.mm->CopyIn(value.addr(), std::as_writable_bytes(std::span(bytes))).fault != 0)
+    return Fail(EFAULT);
   return s.socket.SetOption(task, level, name, bytes);
 }
 
@@ -380,7 +392,8 @@ Result<void> Getsockopt(Task& task, Fd fd, int32_t level, int32_t name, UserPtr<
   if (room < 0) return Fail(EINVAL);
   const std::string bytes = TRY(s.socket.GetOption(task, level, name));
   const size_t n = std::min(bytes.size(), static_cast<size_t>(room));
-  if (task.mm->CopyOut(value.addr(), std::as_bytes(std::span(bytes)).first(n)).fault != 0) return Fail(EFAULT);
+  if (task.mm->CopyOut(value.addr(), std::as_bytes(std::span(bytes)).first(n)).fault != 0)
+    return Fail(EFAULT);
   return task.mm->CopyOut(size, static_cast<int32_t>(n));
 }
 

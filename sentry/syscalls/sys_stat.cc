@@ -1,9 +1,9 @@
 // Attributes of files: stat, access, permissions, owners, times, extended attributes.
-#include <cstring>
 #include <fcntl.h>
 #include <linux/xattr.h>
 #include <sys/sysmacros.h>
 #include <unistd.h>
+#include <cstring>
 
 #include "sentry/kernel/kernel.h"
 #include "sentry/kernel/vdso_clock.h"
@@ -70,7 +70,8 @@ Result<void> Fstat(Task& task, Fd fd, UserPtr<struct stat> out) {
 
 Result<void> Newfstatat(Task& task, Fd dir, Path path, UserPtr<struct stat> out, int32_t flags) {
   if ((flags & ~(AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT | AT_EMPTY_PATH)) != 0) return Fail(EINVAL);
-  const vfs::Path found = TRY(ResolveAt(task, dir, path, flags, FollowUnless(flags, AT_SYMLINK_NOFOLLOW)));
+  const vfs::Path found =
+      TRY(ResolveAt(task, dir, path, flags, FollowUnless(flags, AT_SYMLINK_NOFOLLOW)));
   return StatPath(task, found, out);
 }
 
@@ -78,8 +79,10 @@ Result<void> StatxCall(Task& task, Fd dir, Path path, int32_t flags, uint32_t ma
                        UserPtr<struct statx> address) {
   constexpr int32_t kSync = AT_STATX_FORCE_SYNC | AT_STATX_DONT_SYNC;
   if ((mask & 0x80000000u) != 0 || (flags & kSync) == kSync) return Fail(EINVAL);
-  if ((flags & ~(AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT | AT_EMPTY_PATH | kSync)) != 0) return Fail(EINVAL);
-  const vfs::Path found = TRY(ResolveAt(task, dir, path, flags, FollowUnless(flags, AT_SYMLINK_NOFOLLOW)));
+  if ((flags & ~(AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT | AT_EMPTY_PATH | kSync)) != 0)
+    return Fail(EINVAL);
+  const vfs::Path found =
+      TRY(ResolveAt(task, dir, path, flags, FollowUnless(flags, AT_SYMLINK_NOFOLLOW)));
   const vfs::Attributes a = TRY(AttributesOf(found));
   struct statx out;
   memset(&out, 0, sizeof out);
@@ -119,12 +122,15 @@ Result<void> Faccessat2(Task& task, Fd dir, Path path, int32_t mode, int32_t fla
     creds.fsgid = creds.gid;
     creds.effective = creds.uid == 0 ? creds.permitted : 0;
   }
-  const vfs::Path found = TRY(ResolveAt(task, dir, path, flags, FollowUnless(flags, AT_SYMLINK_NOFOLLOW)));
+  const vfs::Path found =
+      TRY(ResolveAt(task, dir, path, flags, FollowUnless(flags, AT_SYMLINK_NOFOLLOW)));
   if (found.inode() == nullptr) return Fail(ENOENT);
   return WalkerFor(task).Access(found, mode, creds);
 }
 
-Result<void> Access(Task& task, Path path, int32_t mode) { return Faccessat2(task, kCwd, path, mode, 0); }
+Result<void> Access(Task& task, Path path, int32_t mode) {
+  return Faccessat2(task, kCwd, path, mode, 0);
+}
 Result<void> Faccessat(Task& task, Fd dir, Path path, int32_t mode) {
   return Faccessat2(task, dir, path, mode, 0);
 }
@@ -167,7 +173,8 @@ Result<void> Fstatfs(Task& task, Fd fd, UserPtr<struct statfs> out) {
 Result<void> Fchmodat2(Task& task, Fd dir, Path path, FileMode mode, uint32_t flags) {
   if ((flags & ~uint32_t{AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH}) != 0) return Fail(EINVAL);
   const auto at = static_cast<int32_t>(flags);
-  const vfs::Path found = TRY(ResolveAt(task, dir, path, at, FollowUnless(at, AT_SYMLINK_NOFOLLOW)));
+  const vfs::Path found =
+      TRY(ResolveAt(task, dir, path, at, FollowUnless(at, AT_SYMLINK_NOFOLLOW)));
   if (found.inode() != nullptr && found.inode()->IsSymlink()) return Fail(EOPNOTSUPP);
   return WalkerFor(task).Chmod(found, mode.value & 07777);
 }
@@ -175,7 +182,9 @@ Result<void> Fchmodat2(Task& task, Fd dir, Path path, FileMode mode, uint32_t fl
 Result<void> Fchmodat(Task& task, Fd dir, Path path, FileMode mode) {
   return Fchmodat2(task, dir, path, mode, 0);
 }
-Result<void> Chmod(Task& task, Path path, FileMode mode) { return Fchmodat2(task, kCwd, path, mode, 0); }
+Result<void> Chmod(Task& task, Path path, FileMode mode) {
+  return Fchmodat2(task, kCwd, path, mode, 0);
+}
 
 Result<void> Fchmod(Task& task, Fd fd, FileMode mode) {
   const Ref<vfs::File> file = TRY(task.files->Get(fd.value));
@@ -192,7 +201,8 @@ std::optional<uint32_t> IdOrKeep(uint32_t id) {
 
 Result<void> Fchownat(Task& task, Fd dir, Path path, uint32_t uid, uint32_t gid, int32_t flags) {
   if ((flags & ~(AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH)) != 0) return Fail(EINVAL);
-  const vfs::Path found = TRY(ResolveAt(task, dir, path, flags, FollowUnless(flags, AT_SYMLINK_NOFOLLOW)));
+  const vfs::Path found =
+      TRY(ResolveAt(task, dir, path, flags, FollowUnless(flags, AT_SYMLINK_NOFOLLOW)));
   return WalkerFor(task).Chown(found, IdOrKeep(uid), IdOrKeep(gid));
 }
 
@@ -232,7 +242,8 @@ Result<WantedTimes> TimesFrom(Task& task, UserPtr<const timespec> address) {
   std::array<timespec, 2> in{};
   TRY(task.mm->CopyInArray(address, std::span<timespec>(in)));
   for (const timespec& t : in) {
-    if (t.tv_nsec != UTIME_NOW && t.tv_nsec != UTIME_OMIT && (t.tv_nsec < 0 || t.tv_nsec > 999'999'999)) {
+    if (t.tv_nsec != UTIME_NOW && t.tv_nsec != UTIME_OMIT &&
+        (t.tv_nsec < 0 || t.tv_nsec > 999'999'999)) {
       return Fail(EINVAL);
     }
   }
@@ -263,7 +274,8 @@ Result<WantedTimes> TimesFromTimeval(Task& task, UserPtr<const timeval> address)
 
 }  // namespace
 
-Result<void> Utimensat(Task& task, Fd dir, Path path, UserPtr<const timespec> address, int32_t flags) {
+Result<void> Utimensat(Task& task, Fd dir, Path path, UserPtr<const timespec> address,
+                       int32_t flags) {
   if ((flags & ~(AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH)) != 0) return Fail(EINVAL);
   const WantedTimes times = TRY(TimesFrom(task, address));
   if (!times.atime && !times.mtime && !address.is_null()) return {};
@@ -272,7 +284,8 @@ Result<void> Utimensat(Task& task, Fd dir, Path path, UserPtr<const timespec> ad
     const Ref<vfs::File> file = TRY(task.files->Get(dir.value));
     return SetTimes(task, file->path(), times);
   }
-  const vfs::Path found = TRY(ResolveAt(task, dir, path, flags, FollowUnless(flags, AT_SYMLINK_NOFOLLOW)));
+  const vfs::Path found =
+      TRY(ResolveAt(task, dir, path, flags, FollowUnless(flags, AT_SYMLINK_NOFOLLOW)));
   return SetTimes(task, found, times);
 }
 
@@ -327,14 +340,15 @@ Result<void> MayXattr(Task& task, const vfs::Path& path, std::string_view name, 
   }
   if (name.starts_with("user.")) {
     const uint32_t type = path.inode()->type();
-    if (type != S_IFREG && type != S_IFDIR) return Fail((mask & vfs::kMayWrite) != 0 ? EPERM : ENODATA);
+    if (type != S_IFREG && type != S_IFDIR)
+      return Fail((mask & vfs::kMayWrite) != 0 ? EPERM : ENODATA);
     return path.inode()->CheckPermission(task.creds(), mask);
   }
   return {};
 }
 
-Result<int64_t> GetXattrAt(Task& task, const vfs::Path& path, Path name_address, UserPtr<void> value,
-                           uint64_t size) {
+Result<int64_t> GetXattrAt(Task& task, const vfs::Path& path, Path name_address,
+                           UserPtr<void> value, uint64_t size) {
   const std::string name = TRY(CopyInXattrName(task, name_address));
   if (path.inode() == nullptr) return Fail(ENOENT);
   TRY(MayXattr(task, path, name, vfs::kMayRead));
@@ -348,7 +362,8 @@ Result<void> SetXattrAt(Task& task, const vfs::Path& path, Path name_address, Us
   const std::string name = TRY(CopyInXattrName(task, name_address));
   if (size > XATTR_SIZE_MAX) return Fail(E2BIG);
   std::string data(size, '\0');
-  if (task.mm->CopyIn(value.addr(), std::as_writable_bytes(std::span(data))).fault != 0) return Fail(EFAULT);
+  if (task.mm->CopyIn(value.addr(), std::as_writable_bytes(std::span(data))).fault != 0)
+    return Fail(EFAULT);
   if (path.inode() == nullptr) return Fail(ENOENT);
   TRY(MayXattr(task, path, name, vfs::kMayWrite));
   return path.inode()->SetXattr(name, data, flags);
@@ -397,15 +412,18 @@ Result<int64_t> Fgetxattr(Task& task, Fd fd, Path name, UserPtr<void> value, uin
   const vfs::Path found = TRY(OfFd(task, fd));
   return GetXattrAt(task, found, name, value, size);
 }
-Result<void> Setxattr(Task& task, Path path, Path name, UserPtr<void> value, uint64_t size, int32_t flags) {
+Result<void> Setxattr(Task& task, Path path, Path name, UserPtr<void> value, uint64_t size,
+                      int32_t flags) {
   const vfs::Path found = TRY(Follow(task, path));
   return SetXattrAt(task, found, name, value, size, flags);
 }
-Result<void> Lsetxattr(Task& task, Path path, Path name, UserPtr<void> value, uint64_t size, int32_t flags) {
+Result<void> Lsetxattr(Task& task, Path path, Path name, UserPtr<void> value, uint64_t size,
+                       int32_t flags) {
   const vfs::Path found = TRY(NoFollow(task, path));
   return SetXattrAt(task, found, name, value, size, flags);
 }
-Result<void> Fsetxattr(Task& task, Fd fd, Path name, UserPtr<void> value, uint64_t size, int32_t flags) {
+Result<void> Fsetxattr(Task& task, Fd fd, Path name, UserPtr<void> value, uint64_t size,
+                       int32_t flags) {
   const vfs::Path found = TRY(OfFd(task, fd));
   return SetXattrAt(task, found, name, value, size, flags);
 }

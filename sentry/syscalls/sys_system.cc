@@ -1,8 +1,8 @@
 // The system as a whole: names, numbers, randomness.
-#include <cstring>
 #include <linux/capability.h>
 #include <linux/random.h>
 #include <sys/syscall.h>
+#include <cstring>
 
 #include "base/host_call.h"
 #include "base/limits.h"
@@ -16,7 +16,7 @@ namespace skep::syscalls {
 Result<void> Uname(Task& task, UserPtr<utsname> address) {
   utsname out;
   memset(&out, 0, sizeof out);
-  const auto put = [](char (&to)[65], std::string_view text) { text.copy(to, 64); };
+  const auto put = [](char(&to)[65], std::string_view text) { text.copy(to, 64); };
   put(out.sysname, "Linux");
   put(out.release, kernel::kRelease);
   put(out.version, kernel::kVersion);
@@ -100,8 +100,8 @@ Result<int32_t> Syslog(Task& task, int32_t type, UserPtr<char>, int32_t) {
 
 Result<void> Reboot(Task& task, uint32_t magic, uint32_t magic2, uint32_t, uint64_t) {
   if (!task.creds().Has(CAP_SYS_BOOT)) return Fail(EPERM);
-  if (magic != 0xfee1dead || (magic2 != 672274793 && magic2 != 85072278 && magic2 != 369367448 &&
-                              magic2 != 537993216)) {
+  if (magic != 0xfee1dead ||
+      (magic2 != 672274793 && magic2 != 85072278 && magic2 != 369367448 && magic2 != 537993216)) {
     return Fail(EINVAL);
   }
   return Fail(EPERM);  // a container's reboot is its runtime's business

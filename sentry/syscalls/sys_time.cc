@@ -1,6 +1,6 @@
 // Clocks, sleeping, timers.
-#include <ctime>
 #include <sys/timerfd.h>
+#include <ctime>
 
 #include "sentry/kernel/kernel.h"
 #include "sentry/kernel/posix_timer.h"
@@ -56,8 +56,8 @@ Result<void> SleepUntil(Task& task, uint64_t deadline, bool absolute, UserPtr<ti
 
 }  // namespace
 
-Result<void> ClockNanosleep(Task& task, int32_t clock, int32_t flags, UserPtr<const timespec> request,
-                            UserPtr<timespec> remain) {
+Result<void> ClockNanosleep(Task& task, int32_t clock, int32_t flags,
+                            UserPtr<const timespec> request, UserPtr<timespec> remain) {
   switch (clock) {
     case CLOCK_REALTIME:
     case CLOCK_MONOTONIC:
@@ -77,8 +77,8 @@ Result<void> ClockNanosleep(Task& task, int32_t clock, int32_t flags, UserPtr<co
   const timespec wanted = TRY(task.mm->CopyIn(request));
   const uint64_t ns = TRY(ToNs(wanted));
   const bool absolute = (flags & TIMER_ABSTIME) != 0;
-  const uint64_t deadline = absolute ? kernel::ToMonotonic(task.kernel, clock, ns)
-                                     : After(task, ns).value_or(UINT64_MAX);
+  const uint64_t deadline =
+      absolute ? kernel::ToMonotonic(task.kernel, clock, ns) : After(task, ns).value_or(UINT64_MAX);
   return SleepUntil(task, deadline, absolute, remain);
 }
 
@@ -115,7 +115,9 @@ Result<void> Gettimeofday(Task& task, UserPtr<timeval> out, UserPtr<uint64_t> zo
   return {};
 }
 
-Result<void> Settimeofday(Task&, UserPtr<const timeval>, UserPtr<const uint64_t>) { return Fail(EPERM); }
+Result<void> Settimeofday(Task&, UserPtr<const timeval>, UserPtr<const uint64_t>) {
+  return Fail(EPERM);
+}
 
 Result<int64_t> Time(Task& task, UserPtr<int64_t> out) {
   const auto now = static_cast<int64_t>(task.kernel.vdso_clock->RealtimeNs() / 1'000'000'000);
@@ -144,7 +146,9 @@ namespace {
 uint64_t FromTimeval(const timeval& t) {
   return static_cast<uint64_t>(t.tv_sec) * 1'000'000'000 + static_cast<uint64_t>(t.tv_usec) * 1000;
 }
-itimerval ToItimerval(const TimerSpec& spec) { return {ToTimeval(spec.interval_ns), ToTimeval(spec.value_ns)}; }
+itimerval ToItimerval(const TimerSpec& spec) {
+  return {ToTimeval(spec.interval_ns), ToTimeval(spec.value_ns)};
+}
 itimerspec ToItimerspec(const TimerSpec& spec) {
   return {ToTimespec(spec.interval_ns), ToTimespec(spec.value_ns)};
 }
@@ -164,7 +168,8 @@ Result<void> Getitimer(Task& task, int32_t which, UserPtr<itimerval> out) {
   return task.mm->CopyOut(out, ToItimerval(spec));
 }
 
-Result<void> Setitimer(Task& task, int32_t which, UserPtr<const itimerval> value, UserPtr<itimerval> old) {
+Result<void> Setitimer(Task& task, int32_t which, UserPtr<const itimerval> value,
+                       UserPtr<itimerval> old) {
   itimerval wanted{};
   if (!value.is_null()) wanted = TRY(task.mm->CopyIn(value));
   if (!IsValid(wanted.it_interval) || !IsValid(wanted.it_value)) return Fail(EINVAL);
@@ -178,14 +183,17 @@ Result<uint32_t> Alarm(Task& task, uint32_t seconds) {
   const TimerSpec spec{0, uint64_t{seconds} * 1'000'000'000};
   const TimerSpec before = TRY(kernel::SetIntervalTimer(task, ITIMER_REAL, &spec));
   // Rounded to the nearest second, but never down to "not set".
-  const uint64_t left = before.value_ns / 1'000'000'000 + (before.value_ns % 1'000'000'000 >= 500'000'000);
+  const uint64_t left =
+      before.value_ns / 1'000'000'000 + (before.value_ns % 1'000'000'000 >= 500'000'000);
   return static_cast<uint32_t>(left == 0 && before.value_ns != 0 ? 1 : left);
 }
 
-Result<void> TimerCreate(Task& task, int32_t clock, UserPtr<const sigevent> event, UserPtr<int32_t> id) {
+Result<void> TimerCreate(Task& task, int32_t clock, UserPtr<const sigevent> event,
+                         UserPtr<int32_t> id) {
   sigevent wanted{};
   if (!event.is_null()) wanted = TRY(task.mm->CopyIn(event));
-  const int created = TRY(kernel::CreatePosixTimer(task, clock, event.is_null() ? nullptr : &wanted));
+  const int created =
+      TRY(kernel::CreatePosixTimer(task, clock, event.is_null() ? nullptr : &wanted));
   if (auto copied = task.mm->CopyOut(id, created); !copied) {
     (void)kernel::DeletePosixTimer(task, created);
     return copied;
@@ -208,7 +216,9 @@ Result<void> TimerGettime(Task& task, int32_t id, UserPtr<itimerspec> out) {
   return task.mm->CopyOut(out, ToItimerspec(spec));
 }
 
-Result<int32_t> TimerGetoverrun(Task& task, int32_t id) { return kernel::GetPosixTimerOverrun(task, id); }
+Result<int32_t> TimerGetoverrun(Task& task, int32_t id) {
+  return kernel::GetPosixTimerOverrun(task, id);
+}
 Result<void> TimerDelete(Task& task, int32_t id) { return kernel::DeletePosixTimer(task, id); }
 
 }  // namespace skep::syscalls

@@ -1,4 +1,5 @@
-// The system calls of x86-64, by number: the one list that dispatch, strace and docs/syscalls.md use.
+// The system calls of x86-64, by number: the one list that dispatch, strace and docs/syscalls.md
+// use.
 #include <sys/syscall.h>
 
 #include "sentry/syscalls/handlers.h"
@@ -67,7 +68,7 @@ constexpr std::array<Syscall, kSyscallCount> kSyscalls = BuildTable({
     Full<Msync>(26, "msync"),
     Full<Mincore>(27, "mincore"),
     Partial<Madvise>(28, "madvise",
-        "advice about huge pages, KSM and core dumps is accepted without effect"),
+                     "advice about huge pages, KSM and core dumps is accepted without effect"),
     Refused(29, "shmget", ENOSYS, "System V shared memory comes with a later version"),
     Refused(30, "shmat", ENOSYS, "System V shared memory comes with a later version"),
     Refused(31, "shmctl", ENOSYS, "System V shared memory comes with a later version"),
@@ -184,7 +185,7 @@ constexpr std::array<Syscall, kSyscallCount> kSyscalls = BuildTable({
     Full<SchedSetParam>(142, "sched_setparam"),
     Full<SchedGetParam>(143, "sched_getparam"),
     Partial<SchedSetScheduler>(144, "sched_setscheduler",
-        "SCHED_OTHER, SCHED_BATCH and SCHED_IDLE"),
+                               "SCHED_OTHER, SCHED_BATCH and SCHED_IDLE"),
     Full<SchedGetScheduler>(145, "sched_getscheduler"),
     Full<SchedGetPriorityMax>(146, "sched_get_priority_max"),
     Full<SchedGetPriorityMin>(147, "sched_get_priority_min"),
@@ -198,7 +199,7 @@ constexpr std::array<Syscall, kSyscallCount> kSyscalls = BuildTable({
     Refused(155, "pivot_root", EPERM, "mounts are the sandbox's configuration"),
     Refused(156, "_sysctl", ENOSYS, "removed from Linux"),
     Partial<Prctl>(157, "prctl",
-        "names, death signals, dumpable, subreaper, capabilities, timer slack, THP"),
+                   "names, death signals, dumpable, subreaper, capabilities, timer slack, THP"),
     Partial<ArchPrctl>(158, "arch_prctl", "FS and GS bases"),
     Refused(159, "adjtimex", EPERM, "as without CAP_SYS_TIME"),
     Full<Setrlimit>(160, "setrlimit"),
@@ -245,7 +246,7 @@ constexpr std::array<Syscall, kSyscallCount> kSyscalls = BuildTable({
     Full<Time>(201, "time"),
     Partial<Futex>(202, "futex", "no priority inheritance"),
     Partial<SchedSetAffinity>(203, "sched_setaffinity",
-        "kept; threads of one process stay on one worker"),
+                              "kept; threads of one process stay on one worker"),
     Full<SchedGetAffinity>(204, "sched_getaffinity"),
     Refused(205, "set_thread_area", ENOSYS, "32-bit only"),
     Refused(206, "io_setup", ENOSYS, "asynchronous I/O comes with a later version"),

@@ -1,7 +1,7 @@
 #include "sentry/syscalls/util.h"
 
-#include <algorithm>
 #include <fcntl.h>
+#include <algorithm>
 
 #include "base/limits.h"
 #include "sentry/kernel/kernel.h"
@@ -31,7 +31,9 @@ void ChangeCredentials(Task& task, const std::function<void(auth::Credentials&)>
   task.credentials = std::move(changed);
 }
 
-Result<std::string> CopyInPath(Task& task, Path path) { return task.mm->CopyInString(path, kPathMax); }
+Result<std::string> CopyInPath(Task& task, Path path) {
+  return task.mm->CopyInString(path, kPathMax);
+}
 
 Result<vfs::Walker> WalkerAt(Task& task, Fd dir, std::string_view path) {
   if (dir.value == AT_FDCWD || path.starts_with('/')) return WalkerFor(task);
@@ -66,7 +68,8 @@ timeval ToTimeval(uint64_t ns) {
 
 sched::Deadline After(Task& task, uint64_t ns) {
   uint64_t sum = 0;
-  if (__builtin_add_overflow(task.kernel.scheduler.clock().MonotonicNs(), ns, &sum)) return std::nullopt;
+  if (__builtin_add_overflow(task.kernel.scheduler.clock().MonotonicNs(), ns, &sum))
+    return std::nullopt;
   return sum;
 }
 

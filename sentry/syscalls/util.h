@@ -1,10 +1,10 @@
 // What several families of handlers share.
 #pragma once
 
+#include <sys/epoll.h>
 #include <functional>
 #include <span>
 #include <string>
-#include <sys/epoll.h>
 
 #include "base/result.h"
 #include "sentry/kernel/task.h"
@@ -14,8 +14,8 @@
 
 namespace skep::syscalls {
 
-// Linux: copy_struct_from_user: a structure that grew over time. Bytes the guest has beyond ours must
-// be zero (E2BIG); bytes it lacks are zero.
+// Linux: copy_struct_from_user: a structure that grew over time. Bytes the guest has beyond ours
+// must be zero (E2BIG); bytes it lacks are zero.
 Result<void> CopyInStruct(Task& task, UserPtr<void> from, uint64_t size, std::span<std::byte> to);
 
 // Publishes changed credentials of the calling task.
@@ -49,8 +49,8 @@ void DropTemporaryMask(Task& task);
 // tries. Interrupted with nothing done: kRestartSys. Deadline passed: EAGAIN. With O_NONBLOCK (or
 // `nonblocking`) EAGAIN goes straight to the guest.
 template <class Attempt>
-auto BlockUntilReady(vfs::File& file, vfs::EventMask events, bool nonblocking, sched::Deadline deadline,
-                     Attempt attempt) -> decltype(attempt()) {
+auto BlockUntilReady(vfs::File& file, vfs::EventMask events, bool nonblocking,
+                     sched::Deadline deadline, Attempt attempt) -> decltype(attempt()) {
   auto result = attempt();
   if (nonblocking || result || result.error().code() != EAGAIN) return result;
   sched::WaitQueue* queue = file.Waiters();

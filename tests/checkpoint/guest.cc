@@ -152,11 +152,16 @@ int main(int, char** argv) {
     if (children[i] != 0) continue;
     close(pipe_fds[1]);
     switch (i) {
-      case 0: _exit(ComputeProcess());
-      case 1: _exit(ReaderProcess(pipe_fds[0]));
-      case 2: _exit(SleeperProcess());
-      case 3: _exit(ForkerProcess());
-      default: _exit(FileProcess(argv[0]));
+      case 0:
+        _exit(ComputeProcess());
+      case 1:
+        _exit(ReaderProcess(pipe_fds[0]));
+      case 2:
+        _exit(SleeperProcess());
+      case 3:
+        _exit(ForkerProcess());
+      default:
+        _exit(FileProcess(argv[0]));
     }
   }
   close(pipe_fds[0]);

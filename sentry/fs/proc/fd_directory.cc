@@ -1,7 +1,7 @@
 // /proc/<pid>/fd and fdinfo: a task's descriptors.
-#include <algorithm>
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <algorithm>
 
 #include "sentry/fs/proc/process.h"
 #include "sentry/vfs/walk.h"
@@ -60,8 +60,8 @@ class FdLink final : public OfSubject<PseudoInode> {
       attributes.mode = S_IFLNK;
       return;
     }
-    attributes.mode = S_IFLNK | ((*file)->readable() ? 0500u : 0u) |
-                      ((*file)->writable() ? 0300u : 0u);
+    attributes.mode =
+        S_IFLNK | ((*file)->readable() ? 0500u : 0u) | ((*file)->writable() ? 0300u : 0u);
   }
 
  private:
@@ -132,7 +132,8 @@ class DescriptorDirectory final : public OfSubject<PseudoDirectory> {
       const uint64_t cookie = vfs::kFirstEntryCookie + static_cast<uint64_t>(fd);
       if (cookie <= after) continue;
       if (to.size() == max) return;
-      to.push_back({.cookie = cookie, .name = std::to_string(fd),
+      to.push_back({.cookie = cookie,
+                    .name = std::to_string(fd),
                     .ino = DescriptorIno(subject(), fd, kInfo),
                     .type = kInfo ? uint32_t{S_IFREG} : uint32_t{S_IFLNK}});
     }

@@ -1,6 +1,6 @@
 // /proc/<pid>/exe, cwd and root, and ns/.
-#include <array>
 #include <fmt/format.h>
+#include <array>
 #include <iterator>
 
 #include "sentry/fs/proc/process.h"
@@ -49,11 +49,11 @@ struct Namespace {
 };
 // The numbers of Linux's initial namespaces.
 constexpr Namespace kNamespaces[] = {
-    {"cgroup", "cgroup", 4026531835},          {"ipc", "ipc", 4026531839},
-    {"mnt", "mnt", 4026531841},                {"net", "net", 4026531840},
-    {"pid", "pid", 4026531836},                {"pid_for_children", "pid", 4026531836},
-    {"time", "time", 4026531834},              {"time_for_children", "time", 4026531834},
-    {"user", "user", 4026531837},              {"uts", "uts", 4026531838},
+    {"cgroup", "cgroup", 4026531835}, {"ipc", "ipc", 4026531839},
+    {"mnt", "mnt", 4026531841},       {"net", "net", 4026531840},
+    {"pid", "pid", 4026531836},       {"pid_for_children", "pid", 4026531836},
+    {"time", "time", 4026531834},     {"time_for_children", "time", 4026531834},
+    {"user", "user", 4026531837},     {"uts", "uts", 4026531838},
 };
 
 class NsFile final : public vfs::File {
@@ -115,7 +115,9 @@ class NsDirectory final : public OfSubject<PseudoDirectory> {
     for (size_t i = 0; i < std::size(kNamespaces) && to.size() < max; ++i) {
       const uint64_t cookie = vfs::kFirstEntryCookie + i;
       if (cookie <= after) continue;
-      to.push_back({.cookie = cookie, .name = std::string(kNamespaces[i].name), .ino = InoOf(i),
+      to.push_back({.cookie = cookie,
+                    .name = std::string(kNamespaces[i].name),
+                    .ino = InoOf(i),
                     .type = S_IFLNK});
     }
   }

@@ -1,6 +1,6 @@
 // What /proc says of the machine: memory, processors, time, and what is not there.
-#include <algorithm>
 #include <fmt/format.h>
+#include <algorithm>
 #include <iterator>
 
 #include "sentry/fs/proc/process.h"
@@ -48,8 +48,7 @@ Processes Count(kernel::Kernel& kernel) {
 }
 
 uint64_t IdleNs(ProcFs& fs, const Processes& count) {
-  const uint64_t all =
-      kernel::UptimeNs(fs.kernel()) * static_cast<uint64_t>(fs.cpu_count());
+  const uint64_t all = kernel::UptimeNs(fs.kernel()) * static_cast<uint64_t>(fs.cpu_count());
   return all - std::min(all, count.user_ns + count.system_ns);
 }
 
@@ -105,21 +104,21 @@ std::string MeminfoText(ProcFs& fs) {
     line(name, 0);
   }
   line("AnonPages:", used);
-  for (const char* name : {"Mapped:", "Shmem:", "KReclaimable:", "Slab:", "SReclaimable:",
-                           "SUnreclaim:", "KernelStack:", "PageTables:", "NFS_Unstable:",
-                           "Bounce:", "WritebackTmp:"}) {
+  for (const char* name :
+       {"Mapped:", "Shmem:", "KReclaimable:", "Slab:", "SReclaimable:", "SUnreclaim:",
+        "KernelStack:", "PageTables:", "NFS_Unstable:", "Bounce:", "WritebackTmp:"}) {
     line(name, 0);
   }
   line("CommitLimit:", totals.total);
   line("Committed_AS:", used);
   line("VmallocTotal:", uint64_t{34359738367} << 10);
-  for (const char* name : {"VmallocUsed:", "VmallocChunk:", "Percpu:", "AnonHugePages:",
-                           "ShmemHugePages:", "ShmemPmdMapped:", "FileHugePages:",
-                           "FilePmdMapped:"}) {
+  for (const char* name :
+       {"VmallocUsed:", "VmallocChunk:", "Percpu:", "AnonHugePages:", "ShmemHugePages:",
+        "ShmemPmdMapped:", "FileHugePages:", "FilePmdMapped:"}) {
     line(name, 0);
   }
-  for (const char* name : {"HugePages_Total:", "HugePages_Free:", "HugePages_Rsvd:",
-                           "HugePages_Surp:"}) {
+  for (const char* name :
+       {"HugePages_Total:", "HugePages_Free:", "HugePages_Rsvd:", "HugePages_Surp:"}) {
     Append(text, "{:<15} {:>8}\n", name, 0);
   }
   line("Hugepagesize:", 2 << 20);
@@ -154,9 +153,10 @@ struct MachineFile {
 };
 
 constexpr MachineFile kFiles[] = {
-    {"cpuinfo", CpuinfoText},   {"interrupts", InterruptsText}, {"loadavg", LoadavgText},
-    {"meminfo", MeminfoText},   {"stat", StatText},             {"uptime", UptimeText},
-    {"version", VersionText},   {"vmstat", VmstatText},
+    {"cpuinfo", CpuinfoText}, {"interrupts", InterruptsText},
+    {"loadavg", LoadavgText}, {"meminfo", MeminfoText},
+    {"stat", StatText},       {"uptime", UptimeText},
+    {"version", VersionText}, {"vmstat", VmstatText},
 };
 
 struct ConstantFile {

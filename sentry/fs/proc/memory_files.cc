@@ -1,11 +1,11 @@
 // What /proc/<pid> tells of a task's memory: cmdline, environ, auxv, maps, smaps, mem.
+#include <fmt/format.h>
+#include <unistd.h>
 #include <algorithm>
 #include <array>
 #include <cstring>
-#include <fmt/format.h>
 #include <iterator>
 #include <optional>
-#include <unistd.h>
 
 #include "base/limits.h"
 #include "sentry/fs/proc/process.h"
@@ -147,8 +147,7 @@ class MemoryViewInode final : public OfSubject<PseudoInode> {
  public:
   MemoryViewInode(const Subject& subject, ProcFs& fs, uint64_t ino, uint32_t mode, bool inspectors)
       : OfSubject(subject, fs, ino, S_IFREG | mode), inspectors_(inspectors) {}
-  Result<Ref<vfs::File>> Open(vfs::Caller& caller, const vfs::Path& path,
-                              uint32_t flags) override {
+  Result<Ref<vfs::File>> Open(vfs::Caller& caller, const vfs::Path& path, uint32_t flags) override {
     if (inspectors_) {
       const Result<void> may = subject().MayInspect(caller);
       if (!may) return Fail(may.error() == Errno(EPERM) ? EACCES : ESRCH);
@@ -234,8 +233,7 @@ void AppendRollup(std::string& text, const Rollup& r, bool whole) {
   line("Referenced:", r.rss);
   line("Anonymous:", r.anonymous);
   for (const char* name : {"LazyFree:", "AnonHugePages:", "ShmemPmdMapped:", "FilePmdMapped:",
-                           "Shared_Hugetlb:", "Private_Hugetlb:", "Swap:", "SwapPss:",
-                           "Locked:"}) {
+                           "Shared_Hugetlb:", "Private_Hugetlb:", "Swap:", "SwapPss:", "Locked:"}) {
     line(name, 0);
   }
 }

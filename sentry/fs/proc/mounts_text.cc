@@ -1,7 +1,7 @@
 // /proc/<pid>/mounts and mountinfo (Linux: fs/proc_namespace.c).
 #include <fmt/format.h>
-#include <iterator>
 #include <sys/mount.h>
+#include <iterator>
 
 #include "sentry/fs/proc/process.h"
 #include "sentry/vfs/walk.h"
@@ -91,8 +91,8 @@ Result<std::string> MountinfoText(const TaskView& view) {
     const vfs::Path parent = mount.point();
     const std::string root = vfs::NameOf(vfs::Path({}, mount.root()), {});
     fmt::format_to(std::back_inserter(text), "{} {} 0:{} {} {} {} - {} {} {}{}\n", mount.id(),
-                   parent ? parent.mount->id() : 0, fs->dev_minor(), Escaped(root),
-                   Escaped(point), MountFlags(mount), fs->type_name(), SourceOf(*fs),
+                   parent ? parent.mount->id() : 0, fs->dev_minor(), Escaped(root), Escaped(point),
+                   MountFlags(mount), fs->type_name(), SourceOf(*fs),
                    mount.read_only() ? "ro" : "rw", OptionsOf(*fs));
   });
   return text;

@@ -74,7 +74,9 @@ class NetDirectory final : public OfSubject<PseudoDirectory> {
     for (size_t i = 0; i < std::size(kFiles) && to.size() < max; ++i) {
       const uint64_t cookie = vfs::kFirstEntryCookie + i;
       if (cookie <= after) continue;
-      to.push_back({.cookie = cookie, .name = std::string(kFiles[i].name), .ino = InoOf(i),
+      to.push_back({.cookie = cookie,
+                    .name = std::string(kFiles[i].name),
+                    .ino = InoOf(i),
                     .type = S_IFREG});
     }
   }

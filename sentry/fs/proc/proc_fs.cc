@@ -1,8 +1,8 @@
 #include "sentry/fs/proc/proc_fs.h"
 
+#include <linux/magic.h>
 #include <algorithm>
 #include <cmath>
-#include <linux/magic.h>
 
 #include "sentry/fs/proc/process.h"
 
@@ -39,9 +39,7 @@ class RootDirectory final : public FixedDirectory {
     return Ref<vfs::Inode>(MakeTaskDirectory(proc_, subject));
   }
   // What does not exist is not found even by those who would make it (Linux: proc_root_lookup).
-  Result<Ref<vfs::Inode>> Create(std::string_view, const NewNode&) override {
-    return Fail(ENOENT);
-  }
+  Result<Ref<vfs::Inode>> Create(std::string_view, const NewNode&) override { return Fail(ENOENT); }
   Result<Ref<vfs::Inode>> Symlink(std::string_view, std::string_view, const NewNode&) override {
     return Fail(ENOENT);
   }
@@ -71,7 +69,9 @@ class RootDirectory final : public FixedDirectory {
       const int pid = it->first;
       const Subject subject{.kernel = &kernel, .tgid = pid, .tid = pid};
       to.push_back({.cookie = kFirstProcess + static_cast<uint64_t>(pid),
-                    .name = std::to_string(pid), .ino = TaskIno(subject, 0), .type = S_IFDIR});
+                    .name = std::to_string(pid),
+                    .ino = TaskIno(subject, 0),
+                    .type = S_IFDIR});
     }
   }
 
@@ -107,8 +107,10 @@ std::array<double, 3> ProcFs::SampleLoad(size_t running) {
   const uint64_t now = kernel_.scheduler.clock().MonotonicNs();
   MutexLock lock(mutex_);
   const double elapsed =
-      static_cast<double>(now - std::min(load_sampled_ns_ == 0 ? kernel_.boot_monotonic_ns
-                                                               : load_sampled_ns_, now)) / 1e9;
+      static_cast<double>(
+          now -
+          std::min(load_sampled_ns_ == 0 ? kernel_.boot_monotonic_ns : load_sampled_ns_, now)) /
+      1e9;
   load_sampled_ns_ = now;
   for (size_t i = 0; i < load_.size(); ++i) {
     const double old_share = std::exp(-elapsed / kSeconds[i]);

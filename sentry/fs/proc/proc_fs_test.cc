@@ -137,8 +137,7 @@ struct ProcTest : ::testing::Test {
   }
   vfs::Attributes Stat(std::string_view path) {
     vfs::Walker walker(*init, *fs);
-    const vfs::Path found =
-        walker.Resolve(path, {.follow = vfs::FollowFinal::kNo}).value();
+    const vfs::Path found = walker.Resolve(path, {.follow = vfs::FollowFinal::kNo}).value();
     return found.inode()->GetAttributes().value();
   }
 };
@@ -205,8 +204,9 @@ TEST_F(ProcTest, StatusTellsIdsAndSignals) {
   EXPECT_TRUE(Contains(text, "\nUid:\t1000\t1000\t1000\t1000\n"));
   EXPECT_TRUE(Contains(text, "\nFDSize:\t64\n"));
   EXPECT_TRUE(Contains(text, "\nThreads:\t1\n"));
-  EXPECT_TRUE(Contains(text, "\nSigBlk:\t0000000000000001\nSigIgn:\t0000000000000002\n"
-                             "SigCgt:\t0000000000004000\n"));
+  EXPECT_TRUE(Contains(text,
+                       "\nSigBlk:\t0000000000000001\nSigIgn:\t0000000000000002\n"
+                       "SigCgt:\t0000000000004000\n"));
   EXPECT_TRUE(Contains(text, "\nCpus_allowed:\t3\nCpus_allowed_list:\t0-1\n"));
 }
 
@@ -252,8 +252,12 @@ TEST_F(ProcTest, OthersMayNotLookInside) {
 
 TEST_F(ProcTest, WhatWasOpenedBeforeASetuidExecIsClosedAfterIt) {
   const Ref<mm::MemoryManager> memory = GiveMemory(*other);
-  const uint64_t at = memory->Mmap({.size = 4096, .prot = PROT_READ | PROT_WRITE,
-                                    .flags = MAP_PRIVATE | MAP_ANONYMOUS}, {}).value();
+  const uint64_t at =
+      memory
+          ->Mmap(
+              {.size = 4096, .prot = PROT_READ | PROT_WRITE, .flags = MAP_PRIVATE | MAP_ANONYMOUS},
+              {})
+          .value();
   const Ref<vfs::File> mem = Open("/7/mem", *other, O_RDWR).value();
   std::string word = "word";
   const auto write = [&] {
@@ -275,8 +279,12 @@ TEST_F(ProcTest, WhatWasOpenedBeforeASetuidExecIsClosedAfterIt) {
 
 TEST_F(ProcTest, CmdlineFollowsSetproctitle) {
   const Ref<mm::MemoryManager> memory = GiveMemory(*other);
-  const uint64_t at = memory->Mmap({.size = 8192, .prot = PROT_READ | PROT_WRITE,
-                                    .flags = MAP_PRIVATE | MAP_ANONYMOUS}, {}).value();
+  const uint64_t at =
+      memory
+          ->Mmap(
+              {.size = 8192, .prot = PROT_READ | PROT_WRITE, .flags = MAP_PRIVATE | MAP_ANONYMOUS},
+              {})
+          .value();
   const auto put = [&](uint64_t offset, std::string_view text) {
     ASSERT_EQ(memory->CopyOut(mm::UserAddr{at + offset}, std::as_bytes(std::span(text))).bytes,
               text.size());

@@ -64,11 +64,16 @@ Ref<PseudoInode> MakeRoot(ProcFs& fs, const Subject& subject, uint64_t ino) {
 Ref<PseudoInode> MakeThreads(ProcFs& fs, const Subject& subject, uint64_t ino);
 
 constexpr OtherFile kOthers[] = {
-    {"cmdline", S_IFREG, MakeCmdline},  {"cwd", S_IFLNK, MakeCwd},
-    {"environ", S_IFREG, MakeEnviron},  {"exe", S_IFLNK, MakeExe},
-    {"fd", S_IFDIR, MakeFdDirectory},   {"fdinfo", S_IFDIR, MakeFdinfoDirectory},
-    {"mem", S_IFREG, MakeMem},          {"net", S_IFDIR, MakeNetDirectory},
-    {"ns", S_IFDIR, MakeNsDirectory},   {"root", S_IFLNK, MakeRoot},
+    {"cmdline", S_IFREG, MakeCmdline},
+    {"cwd", S_IFLNK, MakeCwd},
+    {"environ", S_IFREG, MakeEnviron},
+    {"exe", S_IFLNK, MakeExe},
+    {"fd", S_IFDIR, MakeFdDirectory},
+    {"fdinfo", S_IFDIR, MakeFdinfoDirectory},
+    {"mem", S_IFREG, MakeMem},
+    {"net", S_IFDIR, MakeNetDirectory},
+    {"ns", S_IFDIR, MakeNsDirectory},
+    {"root", S_IFLNK, MakeRoot},
     {"task", S_IFDIR, MakeThreads, In::kProcess},
 };
 
@@ -168,7 +173,9 @@ class ThreadsDirectory final : public OfSubject<PseudoDirectory> {
       if (cookie <= after) continue;
       if (to.size() == max) return;
       thread.tid = tid;
-      to.push_back({.cookie = cookie, .name = std::to_string(tid), .ino = TaskIno(thread, 0),
+      to.push_back({.cookie = cookie,
+                    .name = std::to_string(tid),
+                    .ino = TaskIno(thread, 0),
                     .type = S_IFDIR});
     }
   }

@@ -1,8 +1,8 @@
 // /proc/<pid>/stat, statm and status (Linux: fs/proc/array.c, fs/proc/task_mmu.c).
+#include <fmt/format.h>
 #include <algorithm>
 #include <atomic>
 #include <bit>
-#include <fmt/format.h>
 #include <iterator>
 
 #include "base/limits.h"
@@ -120,12 +120,12 @@ void AppendMemory(std::string& text, const Snapshot& s) {
 
 void AppendSignals(std::string& text, const Snapshot& s) {
   Append(text, "Threads:\t{}\nSigQ:\t{}/{}\n", s.threads, s.queued, s.pending_limit);
-  Append(text, "SigPnd:\t{:016x}\nShdPnd:\t{:016x}\nSigBlk:\t{:016x}\n", s.pending,
-         s.group_pending, s.blocked);
+  Append(text, "SigPnd:\t{:016x}\nShdPnd:\t{:016x}\nSigBlk:\t{:016x}\n", s.pending, s.group_pending,
+         s.blocked);
   Append(text, "SigIgn:\t{:016x}\nSigCgt:\t{:016x}\n", s.ignored, s.caught);
   const auth::Credentials& c = *s.creds;
-  Append(text, "CapInh:\t{:016x}\nCapPrm:\t{:016x}\nCapEff:\t{:016x}\n", c.inheritable,
-         c.permitted, c.effective);
+  Append(text, "CapInh:\t{:016x}\nCapPrm:\t{:016x}\nCapEff:\t{:016x}\n", c.inheritable, c.permitted,
+         c.effective);
   Append(text, "CapBnd:\t{:016x}\nCapAmb:\t{:016x}\nNoNewPrivs:\t{}\n", c.bounding, c.ambient,
          c.no_new_privs ? 1 : 0);
   text += "Seccomp:\t0\nSeccomp_filters:\t0\n";
@@ -225,8 +225,8 @@ Result<std::string> StatText(const TaskView& view) {
   std::string text;
   Append(text, "{} ({}) {} {} {} {} {} {} {} ", s.tid, s.comm, s.state, s.parent, s.pgid, s.sid,
          terminal.device, terminal.foreground, flags);
-  Append(text, "{} {} {} {} ", s.usage.minor_faults, s.children.minor_faults,
-         s.usage.major_faults, s.children.major_faults);
+  Append(text, "{} {} {} {} ", s.usage.minor_faults, s.children.minor_faults, s.usage.major_faults,
+         s.children.major_faults);
   Append(text, "{} {} {} {} ", s.usage.user_ns / kTickNs, s.usage.system_ns / kTickNs,
          s.children.user_ns / kTickNs, s.children.system_ns / kTickNs);
   Append(text, "{} {} {} 0 {} ", 20 + s.nice, s.nice, s.threads, s.start_ns / kTickNs);

@@ -39,8 +39,7 @@ Result<void> MayInspectTask(const kernel::Task& target, const auth::Credentials&
   return {};
 }
 
-Result<void> Subject::MayInspect(const auth::Credentials& creds,
-                                 const kernel::Task* task) const {
+Result<void> Subject::MayInspect(const auth::Credentials& creds, const kernel::Task* task) const {
   MutexLock lock(kernel->tasks_mutex);
   const kernel::Task* target = Find();
   if (target == nullptr) return Fail(ESRCH);

@@ -1,7 +1,7 @@
 // /proc/sys (Linux: fs/proc/proc_sysctl.c).
-#include <array>
 #include <fmt/format.h>
 #include <sys/syscall.h>
+#include <array>
 
 #include "base/host_call.h"
 #include "sentry/fs/proc/proc_fs.h"
@@ -16,7 +16,10 @@ class Sysctl final : public PseudoFile {
   using Read = std::string (*)(ProcFs& fs, std::string_view constant);
   using Write = Result<void> (*)(ProcFs& fs, std::string_view text);
   Sysctl(ProcFs& fs, uint32_t mode, std::string_view constant, Read read, Write write)
-      : PseudoFile(fs, fs.NextIno(), S_IFREG | mode), proc_(fs), constant_(constant), read_(read),
+      : PseudoFile(fs, fs.NextIno(), S_IFREG | mode),
+        proc_(fs),
+        constant_(constant),
+        read_(read),
         write_(write) {}
 
   Result<void> CheckPermission(const auth::Credentials& creds, int mask) override {

@@ -1,8 +1,8 @@
 // The small files of /proc/<pid> (Linux: fs/proc/base.c).
-#include <algorithm>
 #include <fmt/format.h>
-#include <iterator>
 #include <linux/capability.h>
+#include <algorithm>
+#include <iterator>
 #include <optional>
 #include <utility>
 
@@ -56,14 +56,14 @@ struct LimitName {
   std::string_view name, unit;
 };
 constexpr LimitName kLimits[] = {
-    {"Max cpu time", "seconds"},       {"Max file size", "bytes"},
-    {"Max data size", "bytes"},        {"Max stack size", "bytes"},
-    {"Max core file size", "bytes"},   {"Max resident set", "bytes"},
-    {"Max processes", "processes"},    {"Max open files", "files"},
-    {"Max locked memory", "bytes"},    {"Max address space", "bytes"},
-    {"Max file locks", "locks"},       {"Max pending signals", "signals"},
-    {"Max msgqueue size", "bytes"},    {"Max nice priority", ""},
-    {"Max realtime priority", ""},     {"Max realtime timeout", "us"},
+    {"Max cpu time", "seconds"},     {"Max file size", "bytes"},
+    {"Max data size", "bytes"},      {"Max stack size", "bytes"},
+    {"Max core file size", "bytes"}, {"Max resident set", "bytes"},
+    {"Max processes", "processes"},  {"Max open files", "files"},
+    {"Max locked memory", "bytes"},  {"Max address space", "bytes"},
+    {"Max file locks", "locks"},     {"Max pending signals", "signals"},
+    {"Max msgqueue size", "bytes"},  {"Max nice priority", ""},
+    {"Max realtime priority", ""},   {"Max realtime timeout", "us"},
 };
 static_assert(std::size(kLimits) == RLIM_NLIMITS);
 

@@ -1,7 +1,7 @@
 #include "sentry/fs/pseudo/pseudo_inode.h"
 
-#include <algorithm>
 #include <unistd.h>
+#include <algorithm>
 
 #include "base/check.h"
 
@@ -74,7 +74,9 @@ class DirectoryFile final : public vfs::File {
       entries.clear();
       directory_.List(cookie, kAtOnce, entries);
       for (const PseudoDirectory::Entry& entry : entries) {
-        if (!sink({.name = entry.name, .ino = entry.ino, .type = vfs::DirEntryType(entry.type),
+        if (!sink({.name = entry.name,
+                   .ino = entry.ino,
+                   .type = vfs::DirEntryType(entry.type),
                    .next_cookie = entry.cookie})) {
           return cookie;
         }
@@ -162,8 +164,10 @@ void FixedDirectory::List(uint64_t after, size_t max, std::vector<Entry>& to) {
   size_t next = after < vfs::kFirstEntryCookie ? 0 : after - vfs::kFirstEntryCookie + 1;
   for (; next < children_.size() && max > 0; ++next, --max) {
     const Child& child = children_[next];
-    to.push_back({.cookie = vfs::kFirstEntryCookie + next, .name = child.name,
-                  .ino = child.inode->ino(), .type = child.inode->type()});
+    to.push_back({.cookie = vfs::kFirstEntryCookie + next,
+                  .name = child.name,
+                  .ino = child.inode->ino(),
+                  .type = child.inode->type()});
   }
 }
 
@@ -202,8 +206,7 @@ FixedDirectory& PseudoFs::AddDirectory(std::string_view path) {
 
 void PseudoFs::Add(std::string_view path, Ref<PseudoInode> inode) {
   const size_t slash = path.rfind('/');
-  FixedDirectory& directory =
-      slash == path.npos ? *root_ : AddDirectory(path.substr(0, slash));
+  FixedDirectory& directory = slash == path.npos ? *root_ : AddDirectory(path.substr(0, slash));
   directory.Add(slash == path.npos ? path : path.substr(slash + 1), std::move(inode));
 }
 

@@ -64,7 +64,9 @@ class PseudoText final : public PseudoFile {
   using Sink = std::function<Result<void>(vfs::Caller&, std::string_view)>;
   PseudoText(vfs::FileSystem& fs, uint64_t ino, uint32_t mode, uint64_t size, Source source,
              Sink sink)
-      : PseudoFile(fs, ino, mode), size_(size), source_(std::move(source)),
+      : PseudoFile(fs, ino, mode),
+        size_(size),
+        source_(std::move(source)),
         sink_(std::move(sink)) {}
   Result<std::string> Text(vfs::Caller& caller, const vfs::File& file) override;
   Result<void> Store(vfs::Caller& caller, std::string_view text) override;

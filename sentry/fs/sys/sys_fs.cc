@@ -1,11 +1,11 @@
 #include "sentry/fs/sys/sys_fs.h"
 
-#include <array>
 #include <cpuid.h>
 #include <fmt/format.h>
 #include <linux/magic.h>
-#include <sys/sysinfo.h>
 #include <sys/syscall.h>
+#include <sys/sysinfo.h>
+#include <array>
 
 #include "base/host_call.h"
 
@@ -13,13 +13,11 @@ namespace skep::fs {
 namespace {
 
 constexpr std::string_view kEmptyDirectories[] = {
-    "block", "bus", "class/block", "class/net", "class/tty", "dev/block", "dev/char", "firmware",
-    "fs/cgroup", "hypervisor", "module", "power",
+    "block",    "bus",      "class/block", "class/net",  "class/tty", "dev/block",
+    "dev/char", "firmware", "fs/cgroup",   "hypervisor", "module",    "power",
 };
 
-std::string RangeText(int count) {
-  return count == 1 ? "0\n" : fmt::format("0-{}\n", count - 1);
-}
+std::string RangeText(int count) { return count == 1 ? "0\n" : fmt::format("0-{}\n", count - 1); }
 
 // A mask of the CPUs [first, first + count), as Linux writes cpumasks ("%*pb").
 std::string MaskText(int first, int count) {
@@ -52,8 +50,11 @@ std::vector<Cache> HostCaches() {
   for (unsigned index = 0; index < 8; ++index) {
     __cpuid_count(leaf, index, a, b, c, d);
     if ((a & 0x1f) == 0) break;
-    caches.push_back({.level = a >> 5 & 7, .type = a & 0x1f, .line = (b & 0xfff) + 1,
-                      .partitions = (b >> 12 & 0x3ff) + 1, .ways = (b >> 22) + 1,
+    caches.push_back({.level = a >> 5 & 7,
+                      .type = a & 0x1f,
+                      .line = (b & 0xfff) + 1,
+                      .partitions = (b >> 12 & 0x3ff) + 1,
+                      .ways = (b >> 22) + 1,
                       .sets = c + 1});
   }
   return caches;
@@ -93,10 +94,9 @@ Ref<PseudoInode> CacheDirectory::IndexOf(const Cache& cache) {
   constexpr std::array<const char*, 4> kTypes = {"", "Data", "Instruction", "Unified"};
   auto made = MakeRef<FixedDirectory>(fs(), pseudo_fs_.NextIno(), uint32_t{S_IFDIR | 0755});
   const auto add = [&](std::string_view name, std::string text) {
-    made->Add(name, MakeRef<PseudoText>(fs(), pseudo_fs_.NextIno(), uint32_t{S_IFREG | 0444},
-                                        uint64_t{4096},
-                                        [text = std::move(text) + "\n"] { return text; },
-                                        PseudoText::Sink()));
+    made->Add(name, MakeRef<PseudoText>(
+                        fs(), pseudo_fs_.NextIno(), uint32_t{S_IFREG | 0444}, uint64_t{4096},
+                        [text = std::move(text) + "\n"] { return text; }, PseudoText::Sink()));
   };
   add("level", std::to_string(cache.level));
   add("type", kTypes[cache.type & 3]);
@@ -113,7 +113,7 @@ Ref<PseudoInode> CacheDirectory::IndexOf(const Cache& cache) {
 }
 
 std::string NodeMeminfo() {
-  struct sysinfo host {};
+  struct sysinfo host{};
   (void)host::Call(SYS_sysinfo, reinterpret_cast<uint64_t>(&host));
   const uint64_t total = host.totalram * host.mem_unit / 1024;
   const uint64_t free = host.freeram * host.mem_unit / 1024;

@@ -8,8 +8,7 @@ namespace skep::fs {
 namespace {
 
 struct SysTest : ::testing::Test {
-  Ref<vfs::MountNamespace> mounts =
-      MakeRef<vfs::MountNamespace>(MakeRef<SysFs>(3u, 40));
+  Ref<vfs::MountNamespace> mounts = MakeRef<vfs::MountNamespace>(MakeRef<SysFs>(3u, 40));
   Ref<vfs::FsContext> context =
       MakeRef<vfs::FsContext>(mounts, mounts->root(), mounts->root(), 022u);
   vfs::TestCaller caller;

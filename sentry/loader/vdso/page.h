@@ -6,7 +6,7 @@
 
 struct skep_vdso_page {
   uint32_t seq;
-  uint32_t usable;       /* 0: no invariant TSC, make the system call */
+  uint32_t usable; /* 0: no invariant TSC, make the system call */
   uint64_t base_tsc;
   uint64_t max_ticks;    /* older than this many ticks: stale, make the system call */
   uint64_t mult;         /* ns = base + (ticks * mult >> 32) */
