@@ -130,7 +130,8 @@ HostResult<std::string> ChooseCwd(const DoOptions& options) {
   return options.cwd;
 }
 
-HostResult<void> PlanCheckpoint(const DoOptions& options, SandboxPlan& plan) {
+HostResult<void> PlanTestModes(const DoOptions& options, SandboxPlan& plan) {
+  plan.config.jail_self_test = options.jail_self_test;
   if (options.image.empty()) return {};
   Result<OwnedFd> image =
       host::Open(options.image.c_str(), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
@@ -154,7 +155,7 @@ HostResult<SandboxPlan> MakePlan(const GlobalOptions& global, const DoOptions& o
   config.hostname = options.hostname;
   config.pids_limit = static_cast<uint64_t>(options.pids);
   config.terminal = RawTerminal::Usable();
-  TRY(PlanCheckpoint(options, plan));
+  TRY(PlanTestModes(options, plan));
   FillIdentity(user, config);
   FillRlimits(config);
   TRY(FillEnvironment(options, config));

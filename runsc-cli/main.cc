@@ -66,6 +66,8 @@ void AddDo(CLI::App& app, DoOptions& options) {
   verb->add_option("--pids", options.pids, "most processes and threads")
       ->check(CLI::Range(int64_t{1}, int64_t{4194304}));
   verb->add_option("--hostname", options.hostname, "host name inside");
+  verb->add_flag("--jail-self-test", options.jail_self_test,
+                 "a test mode: the sentry first tries to leave its jail, and says so in the log");
   CLI::Option* image = verb->add_option("--image", options.image, "file for --checkpoint-after");
   verb->add_option("--checkpoint-after", options.checkpoint_after,
                    "a test mode: after so many ms, stop, and go on from --image in a new process")

@@ -36,6 +36,7 @@ struct DoOptions {
   // there in a new sentry.
   int64_t checkpoint_after = -1;
   std::string image;
+  bool jail_self_test = false;  // a test mode: the sentry first tries to break out
   std::vector<std::string> command;
 };
 

@@ -191,6 +191,8 @@ def check_functions(path, code, report):
             match = opens.match(line)
             if match:
                 start, indent = number, match.group(1)
+                if line.lstrip().startswith(":"):  # a constructor's initializers
+                    indent = indent[4:]
         elif re.match(indent + r"\}", line):
             if number - start + 1 > MAX_FUNCTION:
                 report.add(path, start, f"a function of {number - start + 1} lines, at most "

@@ -85,11 +85,11 @@ struct Usage {
 Usage CurrentUsage();
 
 // Debug and checkpoint tests: looks at every word of the used arena for pointers into libc's heap,
-// thread stacks, TLS or other mappings outside. Calls `report(address_of_word, value)` for each and
-// returns how many there were. Free memory is skipped. Nothing may allocate or free meanwhile. A
-// hit in a stack may be a stale word of an earlier, deeper call; one in the heap is a pointer or a
-// number that looks like one.
+// thread stacks, TLS or other mappings outside. Asks `report(address_of_word, value)` whether each
+// counts (null: all do) and returns how many did. Free memory is skipped. Nothing may allocate or
+// free meanwhile. A hit in a stack may be a stale word of an earlier, deeper call; one in the heap
+// is a pointer or a number that looks like one.
 // `maps_fd`: /proc/self/maps, opened by a process that cannot do so any more; -1: opened now.
-size_t ScanForHostPointers(void (*report)(uintptr_t where, uintptr_t value), int maps_fd = -1);
+size_t ScanForHostPointers(bool (*report)(uintptr_t where, uintptr_t value), int maps_fd = -1);
 
 }  // namespace skep::arena

@@ -243,6 +243,7 @@ TEST(Scan, FindsAPlantedHostPointerAndSkipsFreeMemory) {
   EXPECT_EQ(ScanForHostPointers([](uintptr_t where, uintptr_t value) {
               reported_where = where;
               reported_value = value;
+              return true;
             }),
             1U);
   EXPECT_EQ(reported_where, reinterpret_cast<uintptr_t>(&words[2]));

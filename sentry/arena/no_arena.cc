@@ -56,7 +56,7 @@ uint64_t StackCanary() { return 0; }
 void SetThreadCache(int) {}
 uint64_t Generation() { return 0; }
 Usage CurrentUsage() { return {0, stack_count.load()}; }
-size_t ScanForHostPointers(void (*)(uintptr_t, uintptr_t), int) { return 0; }
+size_t ScanForHostPointers(bool (*)(uintptr_t, uintptr_t), int) { return 0; }
 
 }  // namespace skep::arena
 #endif

@@ -48,7 +48,7 @@ std::vector<Range> HostRanges(int maps_fd) {
 
 class Scanner {
  public:
-  Scanner(void (*report)(uintptr_t, uintptr_t), int maps_fd)
+  Scanner(bool (*report)(uintptr_t, uintptr_t), int maps_fd)
       : report_(report), ranges_(HostRanges(maps_fd)) {
     std::sort(ranges_.begin(), ranges_.end(),
               [](const Range& a, const Range& b) { return a.start < b.start; });
@@ -110,12 +110,11 @@ class Scanner {
       auto after = std::upper_bound(ranges_.begin(), ranges_.end(), value,
                                     [](uintptr_t v, const Range& r) { return v < r.start; });
       if (after == ranges_.begin() || !std::prev(after)->Contains(value)) continue;
-      ++hits_;
-      if (report_ != nullptr) report_(at, value);
+      if (report_ == nullptr || report_(at, value)) ++hits_;
     }
   }
 
-  void (*report_)(uintptr_t, uintptr_t);
+  bool (*report_)(uintptr_t, uintptr_t);
   std::vector<Range> ranges_;
   std::vector<uintptr_t> free_;  // objects in workers' caches
   size_t hits_ = 0;
@@ -123,7 +122,7 @@ class Scanner {
 
 }  // namespace
 
-size_t ScanForHostPointers(void (*report)(uintptr_t where, uintptr_t value), int maps_fd) {
+size_t ScanForHostPointers(bool (*report)(uintptr_t where, uintptr_t value), int maps_fd) {
   const HostScope host;
   Scanner scanner(report, maps_fd);
   scanner.ScanHeap();

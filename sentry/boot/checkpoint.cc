@@ -55,7 +55,8 @@ HostResult<void> ReadAt(int fd, uint64_t offset, void* to, uint64_t size) {
 HostResult<uint64_t> WritePages(mm::MemoryFile& memory, int fd, ImageHeader& header) {
   std::vector<PageRun> runs;
   uint64_t at = kPagesStart;
-  for (const Range& range : TRY(memory.DataRanges())) {
+  const std::vector<Range> ranges = TRY(memory.DataRanges());
+  for (const Range& range : ranges) {
     TRY(WriteAt(fd, at, memory.Window(range.start), range.size()));
     runs.push_back({range.start, range.size(), at});
     at += PageCeil(range.size());
@@ -91,20 +92,17 @@ bool LooksLikeNumber(uintptr_t value) {
   return true;
 }
 
-size_t host_pointers;  // of the scan in progress; the main thread's, not kernel state
-
-void ReportHit(uintptr_t where, uintptr_t value) {
-  if (LooksLikeNumber(value)) return;
-  ++host_pointers;
+bool ReportHit(uintptr_t where, uintptr_t value) {
+  if (LooksLikeNumber(value)) return false;
   SKEP_LOG(kError, "checkpoint: {} word {:#x} holds the host's {:#x}",
            where >= arena::kStacksBase ? "stack" : "heap", where, value);
+  return true;
 }
 
 HostResult<void> LookForHostPointers(int maps_fd) {
-  host_pointers = 0;
-  arena::ScanForHostPointers(&ReportHit, maps_fd);
-  if (host_pointers == 0) return {};
-  return HostFail(fmt::format("the arena has {} pointers to things of the host", host_pointers));
+  const size_t hits = arena::ScanForHostPointers(&ReportHit, maps_fd);
+  if (hits == 0) return {};
+  return HostFail(fmt::format("the arena has {} pointers to things of the host", hits));
 }
 
 // All workers are frozen.

@@ -17,7 +17,11 @@ HostResult<void> DropPrivileges();
 // EPERM instead of killing the sandbox (the jail's self-test).
 HostResult<void> InstallFilter(platform::EngineKind engine, bool errno_instead);
 
-// From inside: tries what must be refused. Empty: all was; else what was possible.
-std::string JailSelfTest();
+// From inside, with `errno_instead`: tries ways out, each of which the filter must refuse.
+struct JailTrial {
+  int attempts = 0;
+  std::string breaches;  // what was not refused; empty if the jail holds
+};
+JailTrial JailSelfTest();
 
 }  // namespace skep::boot

@@ -121,6 +121,7 @@ void CopyRest(Task& parent, Task& child, const CloneRequest& request) {
 Result<void> Publish(Task& parent, Task& child, uint64_t flags) {
   Kernel& kernel = parent.kernel;
   MutexLock lock(kernel.tasks_mutex);
+  parent.kernel.tasks_mutex.AssertHeld();
   TRY(CheckProcessLimit(parent));
   // A signal that came during the fork is taken before it (Linux: recalc_sigpending,
   // ERESTARTNOINTR).

@@ -78,6 +78,7 @@ void Reparent(Kernel& kernel, ThreadGroup& dying) REQUIRES(kernel.tasks_mutex) {
     }
     ThreadGroup& adopted = *child;
     reaper->children.push_back(std::move(child));
+    adopted.kernel.tasks_mutex.AssertHeld();
     if (zombie && NotifyParentOfExit(adopted)) Reap(adopted);
   }
   if (reaper != nullptr && reaper != &dying) reaper->child_queue.Wake(sched::kAllEvents, 1 << 30);
@@ -117,12 +118,14 @@ void BecomeZombie(Kernel& kernel, ThreadGroup& group, int foreground) REQUIRES(k
   }
   ThreadGroup* parent = group.parent;
   const bool unwanted = parent == nullptr || NotifyParentOfExit(group);
+  group.kernel.tasks_mutex.AssertHeld();
   if (unwanted) Reap(group);
   if (parent != nullptr) parent->child_queue.Wake(sched::kAllEvents, 1 << 30);
 }
 
 void Reap(ThreadGroup& group) {
   Kernel& kernel = group.kernel;
+  kernel.tasks_mutex.AssertHeld();
   if (group.reaped) return;
   group.reaped = true;
   const Ref<ThreadGroup> hold(&group);
@@ -179,6 +182,7 @@ bool Report(ThreadGroup& child, const WaitRequest& request, WaitedFor& out) {
     }
     out.usage = child.dead_threads;
     out.usage.Add(child.children_usage);
+    child.kernel.tasks_mutex.AssertHeld();
     if (!keep) Reap(child);
     return true;
   }
@@ -285,6 +289,7 @@ void ExitTask(Task& task) {
   MutexLock lock(kernel.tasks_mutex);
   std::swap(executable, task.executable);
   std::swap(fs, task.fs);
+  task.kernel.tasks_mutex.AssertHeld();
   SendDeathSignals(task);
   task.exited = true;
   task.state_letter = 'Z';

@@ -47,6 +47,7 @@ void FireLocked(PosixTimer& timer) REQUIRES(timer.group->kernel.tasks_mutex) {
   info.si_timerid = timer.id;
   info.si_value = timer.value;
   if (timer.notify == SIGEV_THREAD_ID) {
+    kernel.tasks_mutex.AssertHeld();
     Task* thread = kernel.FindTask(timer.thread);
     if (thread == nullptr || thread->group.get() != timer.group) return;
     timer.queued = true;
@@ -164,7 +165,9 @@ Result<int> CreatePosixTimer(Task& task, clockid_t clock, const sigevent* event)
   PosixTimer* raw = timer.get();
   timer->timer = std::make_unique<sched::Timer>(kernel.scheduler, [raw, &kernel] {
     MutexLock lock(kernel.tasks_mutex);
-    if (raw->group != nullptr && raw->deadline_ns != 0) FireLocked(*raw);
+    if (raw->group == nullptr || raw->deadline_ns == 0) return;
+    raw->group->kernel.tasks_mutex.AssertHeld();
+    FireLocked(*raw);
   });
   MutexLock lock(kernel.tasks_mutex);
   auto& timers = task.group->posix_timers;
@@ -184,6 +187,7 @@ Result<TimerSpec> SetPosixTimer(Task& task, int id, int flags, const TimerSpec& 
   Kernel& kernel = task.kernel;
   const uint64_t now = kernel.scheduler.clock().MonotonicNs();
   MutexLock lock(kernel.tasks_mutex);
+  task.kernel.tasks_mutex.AssertHeld();
   const Ref<PosixTimer> timer = Find(task, id);
   if (!timer) return Fail(EINVAL);
   const TimerSpec old = CurrentLocked(kernel, *timer);

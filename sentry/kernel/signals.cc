@@ -234,6 +234,7 @@ void SleepStopped(Task& task) {
 }
 
 bool IsOrphaned(Kernel& kernel, int pgid, const ThreadGroup* ignored) {
+  kernel.tasks_mutex.AssertHeld();
   bool orphaned = true;
   kernel.ForEachInProcessGroup(pgid, [&](ThreadGroup& g) {
     if (&g == ignored || g.zombie || g.parent == nullptr) return;
@@ -243,12 +244,14 @@ bool IsOrphaned(Kernel& kernel, int pgid, const ThreadGroup* ignored) {
 }
 
 bool HasStopped(Kernel& kernel, int pgid) {
+  kernel.tasks_mutex.AssertHeld();
   bool stopped = false;
   kernel.ForEachInProcessGroup(pgid, [&](ThreadGroup& g) { stopped = stopped || g.stopped; });
   return stopped;
 }
 
 void HangUpOrphan(Kernel& kernel, int pgid) {
+  kernel.tasks_mutex.AssertHeld();
   kernel.ForEachInProcessGroup(pgid, [](ThreadGroup& g) {
     (void)SendToGroup(g, MakeInfo(SIGHUP, SI_KERNEL));
     (void)SendToGroup(g, MakeInfo(SIGCONT, SI_KERNEL));

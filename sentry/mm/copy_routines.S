@@ -1,7 +1,7 @@
-// Copies that may fault: every instruction between skep_copy_begin and skep_copy_end keeps in rcx how
-// many bytes are left and nothing on the stack, so that the fault handler of copy.cc can end the
-// routine by continuing at skep_copy_fault. Each returns rax = bytes left or the value, rdx = 1 for a
-// fault.
+// Copies that may fault: every instruction between skep_copy_begin and skep_copy_end keeps in rcx
+// how many bytes are left and nothing on the stack, so that the fault handler of copy.cc can end
+// the routine by continuing at skep_copy_fault. Each returns rax = bytes left or the value, rdx = 1
+// for a fault.
 
         .text
         .globl  skep_copy_begin, skep_copy_end, skep_copy_fault

@@ -46,7 +46,8 @@ Result<void> MemoryManager::Activate(platform::Engine& engine) {
 Result<void> MemoryManager::Reactivate(platform::Engine& engine) {
   {
     const arena::HostScope host;
-    HostTable::Get().Restore(space_, TRY(engine.NewAddressSpace()));
+    std::unique_ptr<platform::AddressSpace> space = TRY(engine.NewAddressSpace());
+    HostTable::Get().Restore(space_, std::move(space));
   }
   return MapAll();
 }
@@ -57,7 +58,9 @@ Result<void> MemoryManager::RestoreContext(arena::HostContext ref,
   platform::AddressSpace* space = HostTable::Get().Get(space_);
   if (space == nullptr) return Fail(EIO);
   const arena::HostScope host;
-  HostTable::Get().Restore(ref, TRY(space->engine().NewContext(*space, registers, xsave)));
+  std::unique_ptr<platform::Context> context =
+      TRY(space->engine().NewContext(*space, registers, xsave));
+  HostTable::Get().Restore(ref, std::move(context));
   return {};
 }
 

@@ -333,7 +333,11 @@ TEST(SleepLock, KillEndsAKillableWaitOnly) {
     results += 1;
   });
   Ref<Fiber> killable = s.Spawn(0, [&] {
-    if (!lock.LockKillable()) results += 10;
+    if (lock.LockKillable()) {
+      lock.Unlock();
+    } else {
+      results += 10;
+    }
   });
   Ref<Fiber> last = s.Spawn(0, [&] {
     if (lock.LockKillable()) {

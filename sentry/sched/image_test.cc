@@ -124,6 +124,7 @@ TEST(Scan, ScrubbedStacksHoldNoStaleWords) {
     found = 0;
     arena::ScanForHostPointers([](uintptr_t where, uintptr_t value) {
       found += value == looked_for && where >= arena::kStacksBase;
+      return true;
     });
     EXPECT_EQ(found == 0, scrubbed) << found;
     s->Thaw();
@@ -242,6 +243,7 @@ void FreezeWorld(int fd) {
   EXPECT_EQ(w.done, 0U);
   const auto report = [](uintptr_t where, uintptr_t value) {
     if (first_hit[0] == 0) first_hit[0] = where, first_hit[1] = value;
+    return true;
   };
   EXPECT_EQ(arena::ScanForHostPointers(report), 0U)
       << std::hex << first_hit[0] << " holds " << first_hit[1];

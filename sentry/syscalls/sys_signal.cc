@@ -199,6 +199,7 @@ Result<void> Kill(Task& task, int32_t pid, SignalNumber signo) {
   const siginfo_t info = UserInfo(task, signo.value, SI_USER);
   kernel::Kernel& kernel = task.kernel;
   MutexLock lock(kernel.tasks_mutex);
+  task.kernel.tasks_mutex.AssertHeld();
   if (pid > 0) {
     Task* thread = kernel.FindTask(pid);
     ThreadGroup* group = thread != nullptr ? thread->group.get() : kernel.FindGroup(pid);
@@ -230,6 +231,7 @@ Result<void> Kill(Task& task, int32_t pid, SignalNumber signo) {
   }
   kernel.ForEachInProcessGroup(pgid, [&](ThreadGroup& group) {
     any = true;
+    task.kernel.tasks_mutex.AssertHeld();
     auto sent = SendTo(task, group, info);
     sent_one = sent_one || sent.has_value();
     if (!sent) last = sent;
@@ -282,6 +284,7 @@ Result<void> RtSigqueueinfo(Task& task, int32_t tgid, SignalNumber signo,
   if (!MayForge(task, info, tgid)) return Fail(EPERM);
   kernel::Kernel& kernel = task.kernel;
   MutexLock lock(kernel.tasks_mutex);
+  task.kernel.tasks_mutex.AssertHeld();
   Task* thread = kernel.FindTask(tgid);
   ThreadGroup* group = thread != nullptr ? thread->group.get() : kernel.FindGroup(tgid);
   if (group == nullptr) return Fail(ESRCH);
