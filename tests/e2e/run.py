@@ -222,6 +222,7 @@ def main():
     parser.add_argument("--verbose", action="store_true")
     parser.add_argument("cases", nargs="*")
     options = parser.parse_args()
+    options.skep = os.path.abspath(options.skep)
     root = "/" if options.root == "host" else debian_root()
     expected = expected_failures(options.root)
     sandbox = None

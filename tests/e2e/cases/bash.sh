@@ -64,10 +64,11 @@ wait "$b"; echo $?
 ### foreground_group timeout=30
 set -m
 bash -c 'kill -TSTP $$; echo continued' &
+job=$!
 for _ in $(seq 200); do [[ $(jobs -s | wc -l) == 1 ]] && break; sleep 0.01; done
 jobs -s | awk '{ print $2 }'
 kill -CONT %1
-wait %1
+wait $job
 echo $?
 
 ### wait_n
