@@ -1,4 +1,4 @@
-// Every system call number with bad pointers in every argument position.
+// Every row of the system call table with bad pointers in every argument position.
 #include <fcntl.h>
 #include <signal.h>
 #include <sys/mman.h>
@@ -13,18 +13,16 @@
 namespace skep::test {
 namespace {
 
-constexpr long kSyscalls = 463;
-// Calls whose success would end or silence the test itself, not the sandbox.
-const std::set<long> kSkipped = {SYS_exit,
-                                 SYS_exit_group,
-                                 SYS_kill,
-                                 SYS_tkill,
-                                 SYS_tgkill,
-                                 SYS_rt_sigqueueinfo,
-                                 SYS_rt_tgsigqueueinfo,
-                                 SYS_reboot,
-                                 SYS_pidfd_send_signal,
-                                 SYS_rt_sigreturn};
+struct Row {
+  long number;
+  const char* name;
+};
+constexpr Row kRows[] = {
+#include "tests/hostile/syscall_rows.inc"
+};
+constexpr size_t kSlice = 20;
+// Calls without a pointer whose success would end or silence the test itself, not the sandbox.
+const std::set<long> kSkipped = {SYS_exit, SYS_exit_group, SYS_kill, SYS_reboot, SYS_rt_sigreturn};
 
 struct Progress {
   std::atomic<int> next;           // the attempt to begin with
@@ -54,8 +52,9 @@ class Attempts {
     const size_t bad = static_cast<size_t>(index) / kFillings % bad_.size();
     const size_t position = static_cast<size_t>(index) / kFillings / bad_.size();
     const uint64_t buffer = good_.address();
-    // 2 is a descriptor; as a process id it is, unlike 1, not the test's own.
-    const std::array<uint64_t, kFillings> fillings = {0, 2, kPageSize, buffer};
+    // A descriptor; as a process id it is that of the first attacker, not the test's or its
+    // shell's.
+    const std::array<uint64_t, kFillings> fillings = {0, 3, kPageSize, buffer};
     std::array<uint64_t, 6> args;
     args.fill(fillings[filling]);
     args[position] = bad_[bad];
@@ -100,7 +99,7 @@ void AttackWith(long number) {
     ChildProcess child([&] {
       setsid();
       const Pipe pipe = MakePipe(O_NONBLOCK);  // not a file: its mode and owner would be changed
-      for (const int fd : {0, 1, 2}) dup2(fd == 0 ? pipe.reader : pipe.writer, fd);
+      for (const int fd : {0, 1, 2, 3}) dup2(fd == 0 ? pipe.reader : pipe.writer, fd);
       Attacker(number, progress);
       _exit(0);
     });
@@ -124,18 +123,18 @@ void AttackWith(long number) {
 }
 
 // In slices, so that a failure names few calls and no test runs long.
-class BadPointers : public testing::TestWithParam<long> {};
+class BadPointers : public testing::TestWithParam<size_t> {};
 
 TEST_P(BadPointers, HurtNobodyElse) {
-  for (long number = GetParam(); number < GetParam() + 20 && number < kSyscalls; ++number) {
-    if (kSkipped.count(number) != 0) continue;
-    SCOPED_TRACE(number);
-    AttackWith(number);
+  for (size_t i = GetParam(); i < GetParam() + kSlice && i < std::size(kRows); ++i) {
+    if (kSkipped.count(kRows[i].number) != 0) continue;
+    SCOPED_TRACE(kRows[i].name);
+    AttackWith(kRows[i].number);
   }
   ExpectAlive();
 }
 
-INSTANTIATE_TEST_SUITE_P(From, BadPointers, testing::Range(0L, kSyscalls, 20L));
+INSTANTIATE_TEST_SUITE_P(From, BadPointers, testing::Range(size_t{0}, std::size(kRows), kSlice));
 
 TEST(UnknownNumbers, AnswerEnosys) {
   for (const long number : {500L, 511L, 512L, 547L, 1'000L, 0x3fff'ffffL, 0x7fff'ffffL,

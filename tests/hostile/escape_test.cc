@@ -74,9 +74,9 @@ uint64_t JumpWith(uint64_t address, uint64_t number, uint64_t a0, uint64_t a1, u
 
 // A number that only the host knows: a process id that differs from the guest's.
 void ExpectGuestPid(uint64_t result, const char* how) {
-  const auto value = static_cast<int64_t>(result);
+  const auto value = static_cast<int32_t>(result);  // what 32-bit code gets of an error, too
   if (value > 0 && value != getpid()) {
-    printf("ESCAPE through %s: getpid answered %ld, the guest is %d\n", how, value, getpid());
+    printf("ESCAPE through %s: getpid answered %d, the guest is %d\n", how, value, getpid());
     fflush(stdout);
     _exit(99);
   }
