@@ -3,8 +3,8 @@
 
 usage: tools/thread_safety.py [--jobs N] COMPILE_COMMANDS
 
-Tests and benchmarks are left out: the rules are for what runs in a sentry. A file that passed is not analysed again
-until it, a header it includes or its flags change; what passed is remembered beside
+Tests and benchmarks are left out: the rules are for what runs in a sentry. A file that passed is
+not analysed again until it, a header it includes or its flags change; what passed is kept beside
 COMPILE_COMMANDS.
 """
 
