@@ -126,7 +126,8 @@ Result<void> Publish(Task& parent, Task& child, uint64_t flags) {
   // A signal that came during the fork is taken before it (Linux: recalc_sigpending,
   // ERESTARTNOINTR).
   if ((flags & CLONE_THREAD) == 0 && HasDeliverable(parent)) return Fail(kRestartNoIntr);
-  if (parent.group->exiting) return Fail(kKilled);
+  // A sibling's execve ends the threads that there are: there must be no more of them.
+  if (parent.group->exiting || parent.fiber->killed()) return Fail(kKilled);
   const int pid = TRY(kernel.AllocatePid());
   child.tid = pid;
   auto& entry = kernel.pids[pid];
