@@ -71,11 +71,17 @@ Result<void> MakeDirectory(const std::string& path) {
   return {};
 }
 
-void RemoveDirectory(const std::string& path) {
-  // Zombies stay in their group for a moment.
-  for (int tries = 0; tries < 50; ++tries) {
-    if (rmdir(path.c_str()) == 0 || access(path.c_str(), F_OK) != 0) return;
-    usleep(2000);
+// Processes that were killed stay in their group for a moment.
+void RemoveDirectories(const std::vector<std::string>& outermost_first) {
+  constexpr useconds_t kPauseUs = 2000;
+  constexpr int kTries = 2500;
+  for (size_t i = outermost_first.size(); i > 0; --i) {
+    const auto path = reinterpret_cast<uint64_t>(outermost_first[i - 1].c_str());
+    for (int tries = 0; tries < kTries; ++tries) {
+      const Result<int64_t> removed = host::Call(SYS_rmdir, path);
+      if (removed || removed.error() != Errno(EBUSY)) break;  // nobody is in it any more
+      usleep(kPauseUs);
+    }
   }
 }
 
@@ -87,6 +93,16 @@ Result<void> WriteFile(const std::string& path, const std::string& text) {
 
 bool Lock(int fd) {
   return host::Call(SYS_flock, static_cast<uint64_t>(fd), LOCK_EX | LOCK_NB).has_value();
+}
+
+// Outermost first.
+std::vector<std::string> MissingParents(const std::string& path) {
+  std::vector<std::string> missing;
+  for (size_t end = path.find('/', 1); end != std::string::npos; end = path.find('/', end + 1)) {
+    const std::string part = path.substr(0, end);
+    if (access(part.c_str(), F_OK) != 0) missing.push_back(part);
+  }
+  return missing;
 }
 
 // A group whose maker holds no lock on it any more has been left behind.
@@ -141,9 +157,13 @@ HostResult<void> StubCgroup::MakeIn(const std::string& parent, uint64_t limit_by
                                     MemoryHierarchy::Version version) {
   const std::string path =
       fmt::format("{}/{}{}-{}", parent, kPrefix, getpid(), host::MonotonicNs());
-  const Result<void> made = MakeDirectory(path);
-  if (!made) return HostFail("cannot make the control group " + path, made.error().code());
-  made_.push_back(path);
+  std::vector<std::string> missing = MissingParents(path);
+  missing.push_back(path);
+  janitor_ = TRY(Janitor::Start([missing] { RemoveDirectories(missing); }));
+  for (const std::string& directory : missing) {
+    const Result<void> made = MakeDirectory(directory);
+    if (!made) return HostFail("cannot make the control group " + directory, made.error().code());
+  }
   path_ = path;
   Result<OwnedFd> directory = host::Open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   if (directory) directory_ = std::move(*directory);
@@ -169,17 +189,10 @@ HostResult<StubCgroup> StubCgroup::Make(uint64_t limit_bytes, const std::string&
   if (!hierarchy) return HostFail("no memory controller is mounted");
   std::unexpected<Error> why = HostFail("no control group to use");
   for (const std::string& parent : ParentCandidates(*hierarchy, wanted)) {
-    StubCgroup group;
-    if (!wanted.empty()) {
-      for (size_t end = hierarchy->mount.size(); end != std::string::npos;) {
-        end = parent.find('/', end + 1);
-        const std::string part = parent.substr(0, end);
-        if (MakeDirectory(part)) group.made_.push_back(part);
-      }
-    }
     RemoveLeftovers(parent);
     // Another CLI may take a group that is not locked yet for a leftover.
     for (int tries = 0; tries < 3; ++tries) {
+      StubCgroup group;
       HostResult<void> made = group.MakeIn(parent, limit_bytes, hierarchy->version);
       if (made) return group;
       why = std::unexpected(std::move(made).error());
@@ -191,15 +204,16 @@ HostResult<StubCgroup> StubCgroup::Make(uint64_t limit_bytes, const std::string&
 
 StubCgroup& StubCgroup::operator=(StubCgroup&& other) noexcept {
   std::swap(path_, other.path_);
-  std::swap(made_, other.made_);
   std::swap(directory_, other.directory_);
   std::swap(procs_, other.procs_);
+  std::swap(janitor_, other.janitor_);
   return *this;
 }
 
 StubCgroup::~StubCgroup() {
   procs_.Reset();
-  for (size_t i = made_.size(); i > 0; --i) RemoveDirectory(made_[i - 1]);
+  directory_.Reset();
+  janitor_.Finish();
 }
 
 }  // namespace skep::cli

@@ -11,6 +11,7 @@
 
 #include "base/owned_fd.h"
 #include "base/result.h"
+#include "runsc-cli/janitor.h"
 
 namespace skep::cli {
 
@@ -30,8 +31,8 @@ std::vector<std::string> ParentCandidates(const MemoryHierarchy& hierarchy,
 
 class StubCgroup {
  public:
-  // A group with this limit, or why there is none. Groups that CLIs which were killed have left
-  // behind are removed on the way.
+  // A group with this limit, or why there is none. A janitor removes it when this object, or the
+  // whole CLI, is gone. Groups that were left behind all the same are removed on the way.
   static HostResult<StubCgroup> Make(uint64_t limit_bytes, const std::string& wanted);
   StubCgroup() = default;
   StubCgroup(StubCgroup&& other) noexcept { *this = std::move(other); }
@@ -47,9 +48,9 @@ class StubCgroup {
                           MemoryHierarchy::Version version);
 
   std::string path_;
-  std::vector<std::string> made_;  // directories, outermost first
-  OwnedFd directory_;              // locked: its maker is alive
+  OwnedFd directory_;  // locked: its maker is alive
   OwnedFd procs_;
+  Janitor janitor_;
 };
 
 }  // namespace skep::cli

@@ -17,6 +17,8 @@ namespace skep::cli {
 namespace {
 
 constexpr size_t kIdMax = 255;
+constexpr int kTries = 500;
+constexpr useconds_t kPauseUs = 2000;
 
 Result<void> MakeDirectory(const std::string& path, uint32_t mode) {
   TRY(host::Call(SYS_mkdirat, static_cast<uint64_t>(AT_FDCWD),
@@ -51,6 +53,28 @@ bool Lock(int fd) {
   return host::Call(SYS_flock, static_cast<uint64_t>(fd), LOCK_EX | LOCK_NB).has_value();
 }
 
+bool IsAt(int directory, const std::string& path) {
+  struct stat there{};
+  const Result<struct stat> here = host::Stat(directory);
+  return here && lstat(path.c_str(), &there) == 0 && here->st_ino == there.st_ino &&
+         here->st_dev == there.st_dev;
+}
+
+// Unless somebody has it: a CLI that lives, or one that has taken it over.
+void RemoveState(const std::string& path) {
+  const Result<OwnedFd> directory =
+      host::Open(path.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+  if (!directory) return;
+  // Children of a CLI that was killed may have had no time yet to let go of its lock.
+  for (int tries = 0; !Lock(directory->get()); ++tries) {
+    if (tries == kTries) return;
+    usleep(kPauseUs);
+  }
+  if (!IsAt(directory->get(), path)) return;
+  for (const char* name : {"/state.json", "/state.json.new"}) unlink((path + name).c_str());
+  rmdir(path.c_str());
+}
+
 Result<void> WriteDurably(int directory, const char* name, const std::string& text) {
   OwnedFd file = TRY(host::OpenAt(directory, name, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600));
   TRY(host::WriteAll(file.get(), std::as_bytes(std::span(text))));
@@ -83,28 +107,38 @@ HostResult<StateDirectory> StateDirectory::Make(const std::string& root, const s
   TRY(CheckOwner(root));
   StateDirectory state;
   const std::string path = root + "/" + id;
-  const Result<void> made = MakeDirectory(path, 0711);
-  if (!made && made.error() != Errno(EEXIST)) {
-    return HostFail("cannot make " + path, made.error().code());
-  }
-  Result<OwnedFd> directory =
-      host::Open(path.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-  if (!directory) return HostFail("cannot open " + path, directory.error().code());
-  if (!Lock(directory->get())) {
-    return HostFail("a container with the id '" + id + "' exists already (in " + root + ")");
-  }
-  state.directory_ = std::move(*directory);
   state.path_ = path;
-  return state;
+  state.janitor_ = TRY(Janitor::Start([path] { RemoveState(path); }));
+  // Again if a janitor removes it under our hands.
+  for (int tries = 0; tries < kTries; ++tries) {
+    const Result<void> made = MakeDirectory(path, 0711);
+    if (!made && made.error() != Errno(EEXIST)) {
+      return HostFail("cannot make " + path, made.error().code());
+    }
+    Result<OwnedFd> directory =
+        host::Open(path.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    if (!directory && directory.error() == Errno(ENOENT)) continue;
+    if (!directory) return HostFail("cannot open " + path, directory.error().code());
+    const bool locked = Lock(directory->get());
+    if (!IsAt(directory->get(), path)) continue;
+    if (!locked) {
+      state.janitor_.Dismiss();
+      break;
+    }
+    state.directory_ = std::move(*directory);
+    return state;
+  }
+  return HostFail("a container with the id '" + id + "' exists already (in " + root + ")");
 }
 
 StateDirectory::StateDirectory(StateDirectory&& other) noexcept
-    : path_(std::exchange(other.path_, "")), directory_(std::move(other.directory_)) {}
+    : path_(std::exchange(other.path_, "")),
+      directory_(std::move(other.directory_)),
+      janitor_(std::move(other.janitor_)) {}
 
 StateDirectory::~StateDirectory() {
-  if (path_.empty()) return;
-  for (const char* name : {"/state.json", "/state.json.new"}) unlink((path_ + name).c_str());
-  rmdir(path_.c_str());
+  directory_.Reset();
+  janitor_.Finish();
 }
 
 std::string StateJson(const ContainerState& state) {

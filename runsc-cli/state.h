@@ -1,13 +1,15 @@
 // What is on disk of a container: <root>/<id>/state.json, as `state` shows it.
 //
-// The directory is locked by the CLI that runs the container for as long as it lives, so a
-// directory that nobody holds was left behind by one that was killed and may be taken over.
+// The directory is locked by the CLI that runs the container for as long as it lives, and removed
+// by a janitor when that has ended, killed or not. One that nobody holds was left behind
+// nevertheless and may be taken over.
 #pragma once
 
 #include <string>
 
 #include "base/owned_fd.h"
 #include "base/result.h"
+#include "runsc-cli/janitor.h"
 
 namespace skep::cli {
 
@@ -32,6 +34,7 @@ class StateDirectory {
 
   std::string path_;
   OwnedFd directory_;
+  Janitor janitor_;
 };
 
 // The default of --root for this user.
