@@ -84,7 +84,7 @@ struct Stopped {
 struct Died {
   AddressSpace* space;
   std::string why;
-};                // all contexts of the space are gone
+};  // all contexts of the space are gone
 struct Woken {};  // kicked, deadline passed, or a watched host descriptor is ready
 using Event = std::variant<Stopped, Died, Woken>;
 
@@ -177,9 +177,12 @@ class Engine {
 enum class EngineKind : uint8_t { kAuto, kPtrace, kNotify, kKvm };
 
 struct EngineOptions {
-  int worker = 0;                // for names in logs
-  int cpu = -1;                  // pin stubs to this host CPU; -1: do not
-  HostFiles* files = nullptr;    // outlives the engine
+  int worker = 0;              // for names in logs
+  int cpu = -1;                // pin stubs to this host CPU; -1: do not
+  HostFiles* files = nullptr;  // outlives the engine
+  // cgroup.procs of the control group for processes that run guests, borrowed until the engine is
+  // made; -1: they stay in the sentry's.
+  int stub_cgroup_fd = -1;
   bool poison_unloaded = false;  // ptrace: overwrite registers that were not loaded (a test mode)
 };
 

@@ -151,6 +151,10 @@ HostResult<SandboxPlan> MakePlan(const GlobalOptions& global, const DoOptions& o
   if (!options.memory.empty()) config.memory_limit = TRY(ParseSize(options.memory));
   config.id = fmt::format("do-{}", getpid());
   config.argv = options.command;
+  // The command is the guest's process 1 for want of another, but not an init: its exit code is
+  // ours, and `kill -9 $$` in it is to mean 137. With an init of our own above it there would be a
+  // second process to see, to reap and to pass signals on.
+  config.init_is_spared = false;
   config.cwd = TRY(ChooseCwd(options));
   config.hostname = options.hostname;
   config.pids_limit = static_cast<uint64_t>(options.pids);

@@ -10,6 +10,8 @@ HostResult<Ending> RunSandbox(SandboxPlan plan, const Reporter& reporter, StartL
   const SignalSet signals = TRY(SignalSet::Block());
   plan.child_signals = signals.before();
   const bool terminal = plan.config.terminal;
+  plan.config.terminal_errors = RawTerminal::HasErrors();
+  plan.config.terminal_input = RawTerminal::Owned();
   if (terminal && plan.config.terminal_rows == 0) {
     const WindowSize size = RawTerminal().Size();
     plan.config.terminal_rows = size.rows;

@@ -7,6 +7,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 #include <array>
+#include <ctime>
 #include <optional>
 
 #include "base/host_call.h"
@@ -66,8 +67,9 @@ class Supervisor {
     const WindowSize size = raw_.Size();
     Send(CliCommand::Kind::kWindow, static_cast<uint32_t>(size.rows) << 16 | size.columns);
   }
-  // The whole sandbox and this process end or stop with the terminal as it was.
-  void StopSelf();
+  // This process stops, as the guest's first one has, and goes on with it.
+  void StopSelf(int signo);
+  void GoOn();
 
   Sandbox sandbox_;
   const SignalSet& signals_;
@@ -112,11 +114,7 @@ void Supervisor::TakeSignal() {
       if (terminal_) SendWindow();
       return;
     case SIGCONT:
-      if (terminal_) {
-        raw_.EnterRaw();
-        SendWindow();
-      }
-      Send(CliCommand::Kind::kContinue, 0);
+      GoOn();
       return;
     default:
       Send(CliCommand::Kind::kSignal, info.ssi_signo);
@@ -136,7 +134,7 @@ std::optional<Ending> Supervisor::TakeEvent() {
     case SentryEvent::Kind::kCheckpointed:
       return GoOnFromImage(*event);
     case SentryEvent::Kind::kStopped:
-      StopSelf();
+      StopSelf(event->status);
       return std::nullopt;
     case SentryEvent::Kind::kFailed:
       raw_.Restore();
@@ -182,10 +180,31 @@ std::optional<Ending> Supervisor::GoOnFromImage(const SentryEvent& event) {
   return std::nullopt;
 }
 
-void Supervisor::StopSelf() {
+// By the same signal, so that the host's rules hold: a stop by the terminal's keys means nothing to
+// a process group that nobody would continue.
+void Supervisor::StopSelf(int signo) {
   raw_.Restore();
-  (void)host::Call(SYS_kill, static_cast<uint64_t>(getpid()), SIGSTOP);
-  // SIGCONT is among the signals, and does the rest.
+  sigset_t one;
+  sigset_t before;
+  sigemptyset(&one);
+  sigaddset(&one, signo);
+  (void)sigprocmask(SIG_UNBLOCK, &one, &before);
+  (void)host::Call(SYS_kill, static_cast<uint64_t>(getpid()), static_cast<uint64_t>(signo));
+  (void)sigprocmask(SIG_SETMASK, &before, nullptr);
+  // The one that has woken us, if it did stop us.
+  sigemptyset(&one);
+  sigaddset(&one, SIGCONT);
+  const timespec now = {};
+  (void)sigtimedwait(&one, nullptr, &now);
+  GoOn();
+}
+
+void Supervisor::GoOn() {
+  if (terminal_) {
+    raw_.EnterRaw();
+    SendWindow();
+  }
+  Send(CliCommand::Kind::kContinue, terminal_ && RawTerminal::Owned() ? 1 : 0);
 }
 
 Ending Supervisor::Lost() {

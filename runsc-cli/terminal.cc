@@ -1,6 +1,7 @@
 #include "runsc-cli/terminal.h"
 
 #include <sys/ioctl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/host_call.h"
@@ -19,8 +20,16 @@ uint64_t Address(void* pointer) {
 
 bool RawTerminal::Usable() { return isatty(0) == 1 && isatty(1) == 1; }
 
+bool RawTerminal::HasErrors() {
+  const Result<struct stat> output = host::Stat(1);
+  const Result<struct stat> errors = host::Stat(2);
+  return isatty(2) == 1 && output && errors && output->st_rdev == errors->st_rdev;
+}
+
+bool RawTerminal::Owned() { return tcgetpgrp(kInput) == getpgrp(); }
+
 void RawTerminal::EnterRaw() {
-  if (saved_ || tcgetpgrp(kInput) != getpgrp()) return;
+  if (saved_ || !Owned()) return;
   termios now{};
   if (tcgetattr(kInput, &now) != 0) return;
   termios raw = now;

@@ -17,6 +17,10 @@ class RawTerminal {
  public:
   // Both standard input and output are terminals.
   static bool Usable();
+  // ... and standard error is the same one.
+  static bool HasErrors();
+  // This process group is in the foreground.
+  static bool Owned();
 
   RawTerminal() = default;
   RawTerminal(const RawTerminal&) = delete;

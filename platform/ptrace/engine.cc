@@ -63,7 +63,7 @@ HostResult<void> PtraceEngine::Start() {
   Result<host::SocketPair> sockets = host::MakeSocketPair(SOCK_DGRAM);
   if (!sockets) return HostFail("socketpair", sockets.error().code());
   socket_ = std::move(sockets->a);
-  template_ = TRY(SpawnTemplate(memory_, sockets->b.get(), socket_.get(), options_.cpu));
+  template_ = TRY(SpawnTemplate(memory_, sockets->b.get(), socket_.get(), options_));
   tracees_[template_] = {};
   std::vector<std::byte> area(kXsaveMax);
   Result<size_t> size = GetXsave(template_, area);

@@ -185,7 +185,8 @@ Result<uint32_t> StubMemory::TakeSlot() {
 
 void StubMemory::FreeSlot(uint32_t slot) { used_[slot / 64] &= ~(uint64_t{1} << (slot % 64)); }
 
-HostResult<pid_t> SpawnTemplate(StubMemory& memory, int socket, int peer, int cpu) {
+HostResult<pid_t> SpawnTemplate(StubMemory& memory, int socket, int peer,
+                                const EngineOptions& options) {
   CommandPage& page = memory.commands(0);
   page.calls[0] = {SYS_munmap, {0, kStubCode}};
   page.calls[1] = {SYS_munmap, {kStubEnd, kUserEnd - kStubEnd}};
@@ -208,10 +209,17 @@ HostResult<pid_t> SpawnTemplate(StubMemory& memory, int socket, int peer, int cp
     return HostFail(std::move(why), error);
   };
   if (auto r = Seize(pid); !r) return give_up("ptrace is refused here", r.error().code());
-  if (cpu >= 0) {
+  if (options.stub_cgroup_fd >= 0) {
+    // Stubs, being clones of it, are in its group from the start: to move a process is slow.
+    const std::string text = std::to_string(pid);
+    if (auto r = host::Write(options.stub_cgroup_fd, std::as_bytes(std::span(text))); !r) {
+      return give_up("cannot enter the stubs' control group", r.error().code());
+    }
+  }
+  if (options.cpu >= 0) {
     cpu_set_t set;
     CPU_ZERO(&set);
-    CPU_SET(static_cast<size_t>(cpu), &set);
+    CPU_SET(static_cast<size_t>(options.cpu), &set);
     (void)sched_setaffinity(pid, sizeof(set), &set);  // the engine works without
   }
   const char go = 1;

@@ -11,6 +11,7 @@
 
 #include "base/owned_fd.h"
 #include "base/result.h"
+#include "platform/platform.h"
 #include "platform/stub/stub.h"
 
 namespace skep::platform::ptrace {
@@ -54,7 +55,9 @@ class StubMemory {
 };
 
 // Forks the template, traced by the calling thread, and leaves it stopped where it can run batches
-// (commands: slot 0). `socket` becomes its kStubSocket. cpu: where stubs run, or -1.
-HostResult<pid_t> SpawnTemplate(StubMemory& memory, int socket, int peer, int cpu);
+// (commands: slot 0). `socket` becomes its kStubSocket. options.cpu: where stubs run;
+// options.stub_cgroup_fd: the control group that they are in.
+HostResult<pid_t> SpawnTemplate(StubMemory& memory, int socket, int peer,
+                                const EngineOptions& options);
 
 }  // namespace skep::platform::ptrace

@@ -44,7 +44,7 @@ void Console::CarryInput(sched::Scheduler& scheduler) {
     if (!pending.empty()) {
       pending = pending.subspan(terminal_->Feed(pending));
       if (pending.empty()) continue;
-    } else {
+    } else if (!input_held_.load()) {
       const int fd = arena::HostTable::Get().Get(input_);
       if ((PollHost(fd, EPOLLIN) & kReadable) != 0) {
         const Result<size_t> got = host::Read(fd, buffer);
@@ -96,6 +96,11 @@ void Console::CarryOutput() {
 void Console::Drain(sched::Deadline deadline) {
   (void)sched::WaitUntil(progress_, sched::kAllEvents, deadline, sched::Sleep::kUninterruptible,
                          [&] { return terminal_->OutputSize() == 0 && !writing_.load(); });
+}
+
+void Console::SetInput(Input input) {
+  input_held_.store(input == Input::kHeld);
+  input_ready_.Wake();
 }
 
 void Console::Stop() {

@@ -21,6 +21,9 @@ class Console final : public RefCounted<Console> {
   ~Console();
 
   Terminal& terminal() { return *terminal_; }
+  // Held: the host's terminal is somebody else's for the moment, and so is what is typed there.
+  enum class Input : bool { kHeld, kFlowing };
+  void SetInput(Input input);
   // Sleeps until all output has been written, or the deadline.
   void Drain(sched::Deadline deadline);
   // The fibers end; no byte is carried any more.
@@ -38,6 +41,7 @@ class Console final : public RefCounted<Console> {
   sched::WaitQueue input_ready_;
   sched::WaitQueue progress_;
   std::atomic<bool> stopping_{false};
+  std::atomic<bool> input_held_{false};
   std::atomic<bool> writing_{false};
 };
 

@@ -24,6 +24,7 @@
 #include "sentry/fs/dev/memory_devices.h"
 #include "sentry/kernel/clone.h"
 #include "sentry/kernel/kernel.h"
+#include "sentry/kernel/oom.h"
 #include "sentry/kernel/signals.h"
 #include "sentry/kernel/vdso_clock.h"
 #include "sentry/mm/copy.h"
@@ -56,6 +57,8 @@ int AllowedCpus() {
   return CPU_COUNT(&set);
 }
 
+// The last choice is not tried out beforehand, which takes as long as starting it: its start says
+// what is wrong.
 HostResult<platform::EngineKind> ChooseEngine(const std::string& name) {
   using Kind = platform::EngineKind;
   struct Choice {
@@ -67,6 +70,7 @@ HostResult<platform::EngineKind> ChooseEngine(const std::string& name) {
   std::string reasons;
   for (const Choice& choice : kChoices) {
     if (name != "auto" && name != choice.name) continue;
+    if (choice.kind == Kind::kPtrace) return choice.kind;
     const auto why_not = platform::WhyUnavailable(choice.kind);
     if (!why_not) return choice.kind;
     reasons += fmt::format("{}{}: {}", reasons.empty() ? "" : "; ", choice.name, *why_not);
@@ -122,29 +126,31 @@ winsize WindowOf(uint32_t rows, uint32_t columns) {
   return size;
 }
 
-// stdio is the host's terminal: the first process gets a terminal of ours over it.
-Result<void> OpenTerminalStdio(Sandbox& sandbox, kernel::Task& init) {
+// A terminal of ours over the host's, which is standard input and output.
+Result<Ref<vfs::File>> OpenConsole(Sandbox& sandbox, kernel::Task& init) {
   const BootConfig& config = sandbox.config;
   TRY(sandbox.terminals.StartConsole(sandbox.stdio[0], sandbox.stdio[1],
                                      WindowOf(config.terminal_rows, config.terminal_columns)));
-  Ref<vfs::File> file = TRY(sandbox.terminals.OpenConsole(init));
-  for (int i = 0; i < 3; ++i) {
-    vfs::FdReservation slot = TRY(init.files->Reserve(1024, i));
-    std::move(slot).Commit(file, vfs::CloseOnExec::kNo);
-  }
-  return {};
+  if (!config.terminal_input) sandbox.terminals.SetConsoleInput(anon::Console::Input::kHeld);
+  return sandbox.terminals.OpenConsole(init);
 }
 
-// Descriptors 0, 1 and 2 of the first process.
+// Descriptors 0, 1 and 2 of the first process. With a terminal, standard error may still go
+// elsewhere.
 Result<void> OpenStdio(Sandbox& sandbox, kernel::Task& init) {
   init.files = MakeRef<vfs::FdTable>();
-  if (sandbox.config.terminal) return OpenTerminalStdio(sandbox, init);
+  Ref<vfs::File> console;
+  if (sandbox.config.terminal) console = TRY(OpenConsole(sandbox, init));
   for (int i = 0; i < 3; ++i) {
     if (!sandbox.stdio[i]) continue;
     kernel::Kernel& kernel = sandbox.kernel;
+    vfs::FdReservation slot = TRY(init.files->Reserve(1024, i));
+    if (console && (i != 2 || sandbox.config.terminal_errors)) {
+      std::move(slot).Commit(console, vfs::CloseOnExec::kNo);
+      continue;
+    }
     Ref<vfs::File> file =
         TRY(anon::HostFile::Make(*kernel.anon_fs, kernel.scheduler, sandbox.stdio[i]));
-    vfs::FdReservation slot = TRY(init.files->Reserve(1024, i));
     sandbox.stdio_files[i] = file;
     std::move(slot).Commit(std::move(file), vfs::CloseOnExec::kNo);
   }
@@ -190,8 +196,15 @@ void StartFirstProcess(Sandbox& sandbox) {
   // Tells the CLI when all is over, and ends the sentry.
   auto watcher = sched::Fiber::Spawn(kernel.scheduler.worker(0), [&sandbox] {
     kernel::Kernel& k = sandbox.kernel;
-    sched::WaitUntil(k.init_queue, sched::kAllEvents, std::nullopt, sched::Sleep::kUninterruptible,
-                     [&] { return k.init_exited.load(); });
+    while (!k.init_exited.load()) {
+      sched::WaitUntil(k.init_queue, sched::kAllEvents, std::nullopt,
+                       sched::Sleep::kUninterruptible,
+                       [&] { return k.init_exited.load() || k.init_stop_signal.load() != 0; });
+      if (const int signo = k.init_stop_signal.exchange(0); signo != 0) {
+        sandbox.terminals.SetConsoleInput(anon::Console::Input::kHeld);
+        SendHostEvent(sandbox.config, SentryEvent::Kind::kStopped, signo, "");
+      }
+    }
     sandbox.terminals.DrainConsole(k.scheduler.clock().MonotonicNs() + 1'000'000'000);
     SendHostEvent(sandbox.config, SentryEvent::Kind::kExited, k.init_status.load(), "");
     _exit(0);
@@ -206,6 +219,19 @@ void ServeSignal(Sandbox& sandbox, int signo) {
   MutexLock lock(kernel.tasks_mutex);
   if (!kernel.init || kernel.init->zombie) return;
   (void)kernel::SendFromOperator(*kernel.init, signo);
+}
+
+// `fg` or `bg` of the shell that started us: for all that it stopped.
+void ServeContinue(Sandbox& sandbox, bool foreground) {
+  const arena::ArenaScope arena_heap;
+  kernel::Kernel& kernel = sandbox.kernel;
+  using Input = anon::Console::Input;
+  sandbox.terminals.SetConsoleInput(foreground ? Input::kFlowing : Input::kHeld);
+  MutexLock lock(kernel.tasks_mutex);
+  if (!kernel.init || kernel.init->zombie) return;
+  kernel.ForEachInProcessGroup(kernel.init->pgid, [](kernel::ThreadGroup& group) {
+    (void)kernel::SendFromOperator(group, SIGCONT);
+  });
 }
 
 void ServeCheckpoint(Sandbox& sandbox, const OwnedFd& image, int maps_fd) {
@@ -234,7 +260,7 @@ void ServeCheckpoint(Sandbox& sandbox, const OwnedFd& image, int maps_fd) {
         ServeSignal(sandbox, static_cast<int>(command->value));
         break;
       case CliCommand::Kind::kContinue:
-        ServeSignal(sandbox, SIGCONT);
+        ServeContinue(sandbox, command->value != 0);
         break;
       case CliCommand::Kind::kCheckpoint:
         ServeCheckpoint(sandbox, file, maps_fd);
@@ -260,6 +286,7 @@ kernel::KernelConfig KernelConfigOf(const BootConfig& config, platform::EngineKi
   out.hostname = config.hostname;
   out.memory_limit = config.memory_limit;
   out.pids_limit = config.pids_limit;
+  out.init_is_spared = config.init_is_spared;
   out.scrub_stacks = config.checkpoint_scan;
   out.engine_name = EngineName(engine);
   return out;
@@ -274,6 +301,10 @@ Sandbox* MakeSandbox(const BootConfig& config, platform::EngineKind engine,
   sandbox->config = config;
   kernel::Kernel& kernel = sandbox->kernel;
   kernel.memory = OrDie(config, mm::MemoryFile::Make());
+  if (config.memory_limit != 0) {
+    kernel.oom = std::make_unique<kernel::OomKiller>(kernel);
+    if (!kernel.oom->Start()) Die(config, "cannot hold the memory limit");
+  }
   if (!config.domainname.empty()) kernel.domainname = config.domainname;
   auto pages = OrDie(config, loader::VdsoPages::Make(*kernel.memory));
   kernel.vdso_clock =
@@ -308,6 +339,7 @@ void StartWorkers(Sandbox& sandbox, const BootConfig& config, platform::EngineKi
     options.cpu = worker;
     options.files = &arena::HostTable::Get();
     options.poison_unloaded = config.ptrace_poison;
+    options.stub_cgroup_fd = config.stub_cgroup_fd;
     return platform::MakeEngine(engine, options);
   };
   using StartAs = sched::Scheduler::StartAs;
@@ -341,6 +373,7 @@ int BootMain(int config_fd) {
       restore ? OrDie(config, RestoreSandbox(config.restore_fd, config, std::move(client)))
               : MakeSandbox(config, engine, std::move(client));
   StartWorkers(*sandbox, config, engine);
+  if (config.stub_cgroup_fd >= 0) close(config.stub_cgroup_fd);
   OrDie(config, InstallFilter(engine, config.jail_self_test));
   if (config.jail_self_test) {
     const JailTrial trial = JailSelfTest();

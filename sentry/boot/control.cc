@@ -241,10 +241,13 @@ void VisitFields(Visitor& visitor, BootConfig& config) {
   visitor.Object("capabilities", config.capabilities);
   visitor.Field("no_new_privs", config.no_new_privs);
   visitor.Field("terminal", config.terminal);
+  visitor.Field("terminal_errors", config.terminal_errors);
+  visitor.Field("terminal_input", config.terminal_input);
   visitor.Field("terminal_rows", config.terminal_rows);
   visitor.Field("terminal_columns", config.terminal_columns);
   visitor.Objects("rlimits", config.rlimits);
   visitor.Field("oom_score_adj", config.oom_score_adj);
+  visitor.Field("init_is_spared", config.init_is_spared);
   visitor.Field("hostname", config.hostname);
   visitor.Field("domainname", config.domainname);
   visitor.Objects("mounts", config.mounts);

@@ -43,7 +43,9 @@ struct BootConfig {
   std::vector<uint32_t> groups;
   Capabilities capabilities;
   bool no_new_privs = false;
-  bool terminal = false;  // stdio is a terminal that the CLI has put in raw mode
+  bool terminal = false;        // stdin and stdout are a terminal that the CLI has put in raw mode
+  bool terminal_errors = true;  // ... and so is stderr
+  bool terminal_input = true;   // nobody else reads there: the CLI is in the foreground
   uint16_t terminal_rows = 0, terminal_columns = 0;
   struct Rlimit {
     int resource;
@@ -51,6 +53,7 @@ struct BootConfig {
   };
   std::vector<Rlimit> rlimits;
   int oom_score_adj = 0;
+  bool init_is_spared = true;  // it is a container's init (KernelConfig)
 
   std::string hostname = "skep", domainname;
   std::vector<MountConfig> mounts;  // mounted in this order; the first is "/"
@@ -97,7 +100,7 @@ struct CliCommand {
   enum class Kind : uint8_t {
     kSignal,      // value: signal number for the first process (or the terminal's foreground group)
     kWindow,      // value: rows << 16 | columns
-    kContinue,    // the CLI was continued
+    kContinue,    // the CLI was continued; value: 1 if the terminal is its own, 0 in the background
     kCheckpoint,  // with a descriptor: writes the sandbox to it and ends the sentry
   } kind = Kind::kSignal;
   uint32_t value = 0;

@@ -22,6 +22,9 @@ TEST(BootConfigJson, EveryFieldComesBack) {
   config.no_new_privs = true;
   config.rlimits = {{7, 1024, ~uint64_t{0}}};
   config.oom_score_adj = -999;
+  config.init_is_spared = false;
+  config.terminal_errors = false;
+  config.terminal_input = false;
   MountConfig mount;
   mount.destination = "/";
   mount.kind = MountConfig::Kind::kDev;
@@ -40,6 +43,9 @@ TEST(BootConfigJson, EveryFieldComesBack) {
   EXPECT_EQ(back->mounts[0].kind, MountConfig::Kind::kDev);
   EXPECT_EQ(back->stdio_fds[0], -1);
   EXPECT_EQ(back->oom_score_adj, -999);
+  EXPECT_FALSE(back->init_is_spared);
+  EXPECT_FALSE(back->terminal_errors);
+  EXPECT_FALSE(back->terminal_input);
   EXPECT_EQ(back->uid, 4294967294U);
   EXPECT_EQ(ToJson(*back), ToJson(config));
 }

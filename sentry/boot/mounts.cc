@@ -12,6 +12,7 @@
 #include "sentry/fs/sys/sys_fs.h"
 #endif
 #include "sentry/fs/tmpfs/tmpfs.h"
+#include "sentry/kernel/system_info.h"
 #include "sentry/vfs/walk.h"
 
 namespace skep::boot {
@@ -33,8 +34,8 @@ class Mounter {
   }
 
   Result<void> Add(const MountConfig& config) {
-    const vfs::Path at = TRY(MakePoint(config.destination));
     Ref<vfs::FileSystem> fs = TRY(Make(config));
+    const vfs::Path at = TRY(MakePoint(config.destination, fs->RootInode()->IsDir()));
     const Ref<vfs::Mount> mount =
         TRY(context_.kernel.mounts->Add(at, std::move(fs), Flags(config)));
     if (config.kind == Kind::kDevpts) {
@@ -98,10 +99,11 @@ class Mounter {
         return Ref<vfs::FileSystem>(MakeRef<fs::TmpFs>(
             *kernel.memory,
             fs::TmpFsOptions{
-                .dev_minor = NextMinor(), .max_bytes = config.size, .mode = config.mode}));
+                .dev_minor = NextMinor(), .max_bytes = SizeOf(config), .mode = config.mode}));
       case Kind::kDev: {
         Ref<vfs::FileSystem> dev = MakeRef<fs::TmpFs>(
-            *kernel.memory, fs::TmpFsOptions{.dev_minor = NextMinor(), .mode = 0755});
+            *kernel.memory,
+            fs::TmpFsOptions{.dev_minor = NextMinor(), .max_bytes = SizeOf(config), .mode = 0755});
         TRY(fs::PopulateDev(*dev, context_.config.terminal));
         return dev;
       }
@@ -142,18 +144,28 @@ class Mounter {
     return overlay;
   }
 
-  // The mount point; made if the tree lets us (runc makes missing mount points too).
-  Result<vfs::Path> MakePoint(const std::string& destination) {
+  // The mount point; made if the tree lets us, as runc does: a directory for a directory, an empty
+  // file for a file.
+  Result<vfs::Path> MakePoint(const std::string& destination, bool directory) {
     vfs::Walker walker(init_, *init_.fs);
     auto found = walker.Resolve(destination, {});
     if (found && found->inode() != nullptr) return *found;
-    for (size_t at = 1; at != std::string::npos;) {
-      at = destination.find('/', at);
-      const std::string prefix = destination.substr(0, at);
-      (void)walker.Mkdir(prefix, 0755);
-      if (at != std::string::npos) ++at;
+    for (size_t at = destination.find('/', 1); at != std::string::npos;
+         at = destination.find('/', at + 1)) {
+      (void)walker.Mkdir(destination.substr(0, at), 0755);
+    }
+    if (directory) {
+      (void)walker.Mkdir(destination, 0755);
+    } else {
+      (void)walker.Mknod(destination, S_IFREG | 0644, 0, 0);
     }
     return walker.Resolve(destination, {});
+  }
+
+  // Linux: shmem_default_max_blocks.
+  uint64_t SizeOf(const MountConfig& config) {
+    if (config.size != 0) return config.size;
+    return PageFloor(kernel::TotalsOf(context_.kernel).total / 2);
   }
 
   uint32_t NextMinor() { return ++context_.kernel.last_dev_minor; }

@@ -75,6 +75,10 @@ Result<Ref<vfs::File>> SandboxTerminals::OpenConsole(vfs::Caller& caller) {
   return anon::OpenTerminal(caller, Ref<anon::Terminal>(&console_->terminal()), path, O_RDWR);
 }
 
+void SandboxTerminals::SetConsoleInput(anon::Console::Input input) {
+  if (console_) console_->SetInput(input);
+}
+
 void SandboxTerminals::SetConsoleWindow(const winsize& size) {
   if (console_) console_->terminal().SetWindow(size);
 }

@@ -37,6 +37,7 @@ class SandboxTerminals final : public anon::PtyDirectory {
   Result<void> StartConsole(arena::HostFd input, arena::HostFd output, const winsize& size);
   // An open end of it for the first process, which takes it as its controlling terminal.
   Result<Ref<vfs::File>> OpenConsole(vfs::Caller& caller);
+  void SetConsoleInput(anon::Console::Input input);
   void SetConsoleWindow(const winsize& size);
   void DrainConsole(sched::Deadline deadline);
   bool has_console() const { return static_cast<bool>(console_); }

@@ -5,6 +5,7 @@
 
 #include "base/host_call.h"
 #include "base/limits.h"
+#include "sentry/kernel/oom.h"
 #include "sentry/kernel/posix_timer.h"
 #include "sentry/kernel/signal_source.h"
 #include "sentry/kernel/signals.h"

@@ -25,6 +25,10 @@ struct KernelConfig {
   std::string hostname = "skep";
   uint64_t memory_limit = 0;  // bytes; 0: none
   uint64_t pids_limit = 0;    // tasks; 0: none
+  // The first process is the init of a container: as in a pid namespace, signals from inside that
+  // it does not catch leave it alone. If not, it is a command like any other: a signal may end it
+  // or stop it, and whoever started the sandbox is told.
+  bool init_is_spared = true;
   std::string engine_name;
   bool scrub_stacks = false;  // checkpoint tests: no stale words of the host's in fibers' stacks
 };
@@ -51,6 +55,7 @@ class StraceSink {
 // What vDSO and the syscalls read time from; kernel/vdso_clock.h.
 class VdsoClock;
 class KernelSignalSource;
+class OomKiller;  // kernel/oom.h
 
 class Kernel {
  public:
@@ -61,6 +66,7 @@ class Kernel {
   Hooks hooks;
   sched::Scheduler scheduler;
   std::unique_ptr<mm::MemoryFile> memory;
+  std::unique_ptr<OomKiller> oom;  // null: there is no memory limit
   ipc::FutexTable futexes;
   Ref<vfs::MountNamespace> mounts;
   std::unique_ptr<VdsoClock> vdso_clock;
@@ -107,6 +113,8 @@ class Kernel {
   // The exit status of init, once it is gone: what `skep do` returns.
   std::atomic<bool> init_exited{false};
   std::atomic<int> init_status{0};
+  // An init that is not spared was stopped by this signal (0: it was not, or that has been told).
+  std::atomic<int> init_stop_signal{0};
   sched::WaitQueue init_queue;
   // After init: no task is left.
   sched::WaitQueue empty_queue;

@@ -17,7 +17,8 @@ bool IsIgnored(const Task& task, int signo, bool forced) {
   const SignalAction& action = group.handlers->Of(signo);
   // Blocked signals are never ignored: the disposition may have changed when they are taken.
   if (task.blocked.Has(signo) || task.sigwait_set.Has(signo)) return false;
-  if (!forced && &group == task.kernel.init.get() && action.handler == 0) return true;
+  const bool spared = task.kernel.config.init_is_spared && &group == task.kernel.init.get();
+  if (!forced && spared && action.handler == 0) return true;
   if (action.handler == kSigIgn) return true;
   if (action.handler != 0) return false;
   const DefaultAction d = DefaultActionOf(signo);
@@ -186,7 +187,13 @@ void StartGroupExit(ThreadGroup& group, int wait_status) {
 
 void NotifyParentOfStop(ThreadGroup& group, bool continued) {
   ThreadGroup* parent = group.parent;
-  if (parent == nullptr) return;
+  if (parent == nullptr) {
+    Kernel& kernel = group.kernel;
+    if (&group != kernel.init.get() || kernel.config.init_is_spared) return;
+    kernel.init_stop_signal = continued ? 0 : group.stop_signal;
+    kernel.init_queue.Wake(sched::kAllEvents, 1 << 30);
+    return;
+  }
   const SignalAction& action = parent->handlers->Of(SIGCHLD);
   if (action.handler != kSigIgn && (action.flags & SA_NOCLDSTOP) == 0) {
     siginfo_t info = MakeInfo(SIGCHLD, continued ? CLD_CONTINUED : CLD_STOPPED);
@@ -237,7 +244,12 @@ bool IsOrphaned(Kernel& kernel, int pgid, const ThreadGroup* ignored) {
   kernel.tasks_mutex.AssertHeld();
   bool orphaned = true;
   kernel.ForEachInProcessGroup(pgid, [&](ThreadGroup& g) {
-    if (&g == ignored || g.zombie || g.parent == nullptr) return;
+    if (&g == ignored || g.zombie) return;
+    if (g.parent == nullptr) {
+      // The parent is outside: who started the sandbox, and can continue it.
+      if (&g == kernel.init.get() && !kernel.config.init_is_spared) orphaned = false;
+      return;
+    }
     if (g.parent->pgid != g.pgid && g.parent->sid == g.sid) orphaned = false;
   });
   return orphaned;

@@ -13,8 +13,7 @@ Result<void> SendToTask(Task& task, const siginfo_t& info);
 Result<void> SendToGroup(ThreadGroup& group, const siginfo_t& info, Ref<PosixTimer> timer = {});
 // As SendToGroup, from outside the sandbox: init is not spared its default action.
 Result<void> SendFromOperator(ThreadGroup& group, int signo);
-// Of a terminal: as the kernel (SI_KERNEL); init is not spared either, for it is `skep do`'s
-// command.
+// Of a terminal: as the kernel (SI_KERNEL); init is not spared either.
 Result<void> SendFromTerminal(ThreadGroup& group, int signo);
 // A signal that cannot be blocked or ignored away: faults, SIGKILL of the sandbox's operator.
 void ForceSignal(Task& task, siginfo_t info);

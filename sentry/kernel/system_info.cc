@@ -16,7 +16,7 @@ MemoryTotals TotalsOf(Kernel& kernel) {
     totals.total = host.totalram * host.mem_unit;
     totals.free = host.freeram * host.mem_unit;
   }
-  const uint64_t used = kernel.memory->UsedBytes();
+  const uint64_t used = kernel.memory->limit().Used();
   if (kernel.config.memory_limit != 0 && kernel.config.memory_limit < totals.total) {
     totals.total = kernel.config.memory_limit;
     totals.free = totals.total - std::min(used, totals.total);

@@ -108,6 +108,18 @@ size_t MemoryManager::State::HostFileCopy(const HostPart& part, std::byte* to,
   return size;
 }
 
+// Now and then on the way of a long copy: its pages may be fresh ones, of which the host hands out
+// as many as are touched.
+Result<void> MemoryManager::State::MakeRoomToCopy() {
+  if (!memory.limit().set()) return {};
+  {
+    MutexLock lock(vmas_lock);
+    if (copied_out < MemoryLimit::kCopyStep) return {};
+    copied_out = 0;
+  }
+  return memory.limit().MakeRoom(MemoryLimit::kCopyStep);
+}
+
 // `to`: read; `from`: write; neither: write zeros.
 CopyResult MemoryManager::State::CopyLoop(uint64_t address, std::byte* to, const std::byte* from,
                                           size_t size, bool force) {
@@ -116,6 +128,9 @@ CopyResult MemoryManager::State::CopyLoop(uint64_t address, std::byte* to, const
   while (done < size) {
     const uint64_t at = address + done;
     if (at < address || at >= kGuestAddressEnd) return {done, EFAULT};
+    if (write) {
+      if (const Result<void> room = MakeRoomToCopy(); !room) return {done, room.error().code()};
+    }
     std::byte* const part_to = to == nullptr ? nullptr : to + done;
     const std::byte* const part_from = from == nullptr ? nullptr : from + done;
     Found::Kind kind;
@@ -127,6 +142,7 @@ CopyResult MemoryManager::State::CopyLoop(uint64_t address, std::byte* to, const
       if (kind == Found::Kind::kWindow) {
         const size_t n = CopyPart(found.window, part_to, part_from, found.size);
         done += n;
+        if (write) copied_out += n;
         if (n != found.size) return {done, EFAULT};
       } else if (kind == Found::Kind::kHostFile) {
         part = {found.segment->file, found.offset, found.size, found.vma->file};
@@ -152,6 +168,9 @@ bool MemoryManager::State::QuickCopy(uint64_t address, std::byte* to, const std:
     if (address < entry.addresses.start || address >= entry.addresses.end) continue;
     if (size > entry.addresses.end - address) return false;
     if (to != nullptr ? !entry.readable : !entry.writable) return false;
+    if (to == nullptr && (copied_out += size) >= MemoryLimit::kCopyStep && memory.limit().set()) {
+      return false;
+    }
     return CopyPart(entry.window + (address - entry.addresses.start), to, from, size) == size;
   }
   return false;

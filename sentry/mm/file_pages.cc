@@ -55,10 +55,12 @@ Result<FilePages::Chunks::iterator> FilePages::ChunkFor(uint64_t offset) {
   return chunks_.emplace_hint(next, range.start, Chunk{range.end, std::move(extent)});
 }
 
-// Pages become data, and are paid for.
-Result<void> FilePages::Claim(Range pages) {
+// Pages become data, and are paid for. What a guest maps may never be touched: its memory counts
+// when it is there.
+Result<void> FilePages::Claim(Range pages, From from) {
   const uint64_t more = pages.size() - data_.CountIn(pages);
   if (more == 0) return {};
+  if (from == From::kSentry) TRY(memory_.limit().CheckFill(more));
   if (budget_ != nullptr) TRY(budget_->Charge(more));
   data_.Add(pages);
   return {};
@@ -110,7 +112,7 @@ Result<FilePages::Part> FilePages::PartForWrite(Range range) {
   MutexLock lock(mutex_);
   const auto chunk = TRY(ChunkFor(range.start));
   const Part part = PartAt(*chunk, range);
-  TRY(Claim({PageFloor(range.start), PageCeil(range.start + part.size)}));
+  TRY(Claim({PageFloor(range.start), PageCeil(range.start + part.size)}, From::kSentry));
   return part;
 }
 
@@ -199,7 +201,7 @@ Result<void> FilePages::Allocate(Range range, bool keep_size) {
   if (range.end > kEndOfTime) return Fail(EFBIG);
   {
     MutexLock lock(mutex_);
-    TRY(Claim({PageFloor(range.start), PageCeil(range.end)}));
+    TRY(Claim({PageFloor(range.start), PageCeil(range.end)}, From::kSentry));
   }
   if (!keep_size && range.end > size()) TRY(Truncate(range.end));
   return {};
@@ -247,10 +249,10 @@ Result<Piece> FilePages::Translate(Range range, bool write) {
   const auto chunk = TRY(ChunkFor(range.start));
   Part part = PartAt(*chunk, range);
   if (write) {
-    Result<void> claimed = Claim({range.start, range.start + part.size});
+    Result<void> claimed = Claim({range.start, range.start + part.size}, From::kGuest);
     if (!claimed && claimed.error().code() == ENOSPC) {
       part.size = kPageSize;  // perhaps there is money for the page that is touched
-      claimed = Claim({range.start, range.start + kPageSize});
+      claimed = Claim({range.start, range.start + kPageSize}, From::kGuest);
     }
     if (!claimed) return Fail(claimed.error().code());
     exposed_ = true;

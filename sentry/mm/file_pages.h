@@ -90,7 +90,8 @@ class FilePages : public Mappable {
   };
   Chunks::iterator FindChunk(uint64_t offset) REQUIRES(mutex_);
   Result<Chunks::iterator> ChunkFor(uint64_t offset) REQUIRES(mutex_);
-  Result<void> Claim(Range pages) REQUIRES(mutex_);
+  enum class From : bool { kGuest, kSentry };  // who will touch them first
+  Result<void> Claim(Range pages, From from) REQUIRES(mutex_);
   void Free(Range pages) REQUIRES(mutex_);
   Part PartAt(const Chunks::value_type& chunk, Range range) REQUIRES(mutex_);
   Part PartForRead(Range range);

@@ -18,6 +18,7 @@
 #include "base/ref.h"
 #include "platform/platform.h"
 #include "sentry/arena/host_table.h"
+#include "sentry/mm/memory_limit.h"
 
 namespace skep::mm {
 
@@ -81,6 +82,8 @@ class MemoryFile {
   // Gives pages back to the host; they read as zeros again.
   void Punch(Range offsets);
   uint64_t UsedBytes() const;  // resident pages, as the host counts them
+  // How much of it there may be: none unless it is set.
+  MemoryLimit& limit() { return limit_; }
   // Resident bytes of a part of it, as the host counts them.
   uint64_t ResidentBytes(Range offsets) const;
 
@@ -90,6 +93,7 @@ class MemoryFile {
   explicit MemoryFile(std::unique_ptr<State> state);
   void Free(Range offsets);
   std::unique_ptr<State> state_;
+  MemoryLimit limit_{*this};
 };
 
 }  // namespace skep::mm

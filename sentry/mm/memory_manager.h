@@ -149,6 +149,8 @@ class MemoryManager final : public UserMemory, public RefCounted<MemoryManager> 
   // /proc/<pid>/maps, line by line (smaps later), and numbers.
   std::string MapsText();
   MemoryStats Stats();
+  // Pages of the memory file that it has: what its end would free, but for what others share.
+  uint64_t MemoryBytes();
 
   // Where the loader put things, for /proc and prctl(PR_SET_MM): plain words.
   struct Layout {

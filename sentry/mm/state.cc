@@ -67,6 +67,7 @@ int MemoryManager::State::Commit(Batch& batch) {
   for (const Batch::Punched& part : batch.punched) part.extent->file().Punch(part.offsets);
   int error = 0;
   if (!batch.ops.empty() && active()) {
+    if (memory.limit().set()) LimitPopulation(batch);
     const platform::AddressSpace::Applied applied = Apply(batch.ops);
     error = applied.error;
     if (error == EIO) {
@@ -77,6 +78,16 @@ int MemoryManager::State::Commit(Batch& batch) {
   }
   Release(batch);
   return error;
+}
+
+// What does not fit into memory is not taken ahead: the guest that touches it pays for it.
+void MemoryManager::State::LimitPopulation(Batch& batch) {
+  uint64_t bytes = 0;
+  for (const MapOp& op : batch.ops) {
+    if (op.populate) bytes += op.size;
+  }
+  if (bytes == 0 || bytes <= memory.limit().Room()) return;
+  for (MapOp& op : batch.ops) op.populate = false;
 }
 
 platform::AddressSpace::Applied MemoryManager::State::Apply(std::span<const platform::MapOp> ops) {

@@ -80,6 +80,7 @@ struct MemoryManager::State {
   int Commit(Batch& batch);
   void Release(Batch& batch);
   void Repair(const Batch& batch, size_t done);
+  void LimitPopulation(Batch& batch);
   platform::AddressSpace::Applied Apply(std::span<const platform::MapOp> ops);
   void KillSpace();
 
@@ -165,6 +166,7 @@ struct MemoryManager::State {
   Found Find(uint64_t address, size_t size, bool write, bool force);
   bool Resolve(uint64_t address, bool write, bool force);
   bool QuickCopy(uint64_t address, std::byte* to, const std::byte* from, size_t size);
+  Result<void> MakeRoomToCopy();
   CopyResult CopyLoop(uint64_t address, std::byte* to, const std::byte* from, size_t size,
                       bool force);
   size_t HostFileCopy(const HostPart& part, std::byte* to, const std::byte* from);
@@ -184,6 +186,7 @@ struct MemoryManager::State {
   void AllowTransfers();
   void BeginTransfer();
   void EndTransfer();
+  Result<size_t> SizeOfTransfer(size_t wanted) const;
 
   // -- constant after construction --
   MemoryManager& mm;
@@ -212,6 +215,7 @@ struct MemoryManager::State {
 
   // -- under vmas_lock --
   CopyCache cache;
+  uint64_t copied_out = 0;    // bytes, since room for them was last made
   int transfers = 0;          // WithBlocks(write) under way
   int transfers_stopped = 0;  // forks and truncations that wait for them, or are under way
   sched::WaitQueue transfer_queue;

@@ -84,4 +84,14 @@ MemoryStats MemoryManager::Stats() {
   return stats;
 }
 
+uint64_t MemoryManager::MemoryBytes() {
+  State& state = *state_;
+  SleepLockHold hold(state.mmap_lock);
+  uint64_t bytes = 0;
+  for (const auto& [start, segment] : state.segments) {
+    if (segment.extent) bytes += segment.extent->file().ResidentBytes(segment.offsets());
+  }
+  return bytes;
+}
+
 }  // namespace skep::mm

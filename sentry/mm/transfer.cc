@@ -121,11 +121,24 @@ CopyResult MemoryManager::State::Bounce(
   return {copied, copied == *done ? 0 : EFAULT};
 }
 
+// The host may find all of it fresh pages: near the memory limit less is transferred at a time.
+Result<size_t> MemoryManager::State::SizeOfTransfer(size_t wanted) const {
+  const MemoryLimit& limit = memory.limit();
+  if (!limit.set() || wanted <= MemoryLimit::kCopyStep) return wanted;
+  TRY(limit.MakeRoom(MemoryLimit::kCopyStep));
+  return std::min<size_t>(wanted, std::max<uint64_t>(limit.Room(), MemoryLimit::kCopyStep));
+}
+
 CopyResult MemoryManager::WithBlocks(
     std::span<const iovec> guest, size_t size, bool write,
     const std::function<Result<size_t>(std::span<const iovec>)>& io) {
   State& state = *state_;
-  if (write) state.BeginTransfer();
+  if (write) {
+    const Result<size_t> fits = state.SizeOfTransfer(size);
+    if (!fits) return {0, fits.error().code()};
+    size = *fits;
+    state.BeginTransfer();
+  }
   State::Transfer transfer;
   size_t left = size;
   for (const iovec& range : guest) {

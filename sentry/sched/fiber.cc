@@ -5,6 +5,7 @@
 
 #include "base/check.h"
 #include "sentry/arena/arena.h"
+#include "sentry/sched/fiber_heap.h"
 #include "sentry/sched/fiber_state.h"
 #include "sentry/sched/worker_internal.h"
 
@@ -85,7 +86,10 @@ void WorkerHost::RunFiber(Fiber& fiber) {
   void* fake_stack = nullptr;
   LeaveLoop(*this, fiber, &fake_stack);
   arena::SetThreadHeap(arena::Heap::kArena);
+  const size_t heap_before = arena::CurrentUsage().heap_bytes;
   const transfer_t from = jump_fcontext(*s.saved_sp, &fiber);
+  const auto taken = static_cast<int64_t>(arena::CurrentUsage().heap_bytes - heap_before);
+  if (taken != 0) s.heap_bytes.fetch_add(taken, std::memory_order_relaxed);
   arena::SetThreadHeap(arena::Heap::kHost);
   BackInLoop(fake_stack);
   current = nullptr;
@@ -94,6 +98,10 @@ void WorkerHost::RunFiber(Fiber& fiber) {
   } else {
     FiberAccess::Finish(fiber);
   }
+}
+
+int64_t HeapBytesOf(Fiber& fiber) {
+  return FiberAccess::StateOf(fiber).heap_bytes.load(std::memory_order_relaxed);
 }
 
 Result<Ref<Fiber>> FiberAccess::Make(Worker& worker, std::move_only_function<void()> body) {

@@ -25,6 +25,7 @@ struct Fiber::State {
 
   std::move_only_function<void()> body;
   std::atomic<uint32_t> word{0};
+  std::atomic<int64_t> heap_bytes{0};  // fiber_heap.h
 
   // Its worker's thread only (next_ready also by whoever pushes it to the worker's inbox).
   Fiber* next_ready = nullptr;

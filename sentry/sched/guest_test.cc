@@ -312,5 +312,36 @@ TEST(HostWatch, DestroyedWhileArmed) {
   }
 }
 
+class CountingWatch final : public GuestWatch {
+ public:
+  uint64_t Look(uint64_t now_ns) override {
+    ++looks;
+    return now_ns + 2 * kMs;
+  }
+  std::atomic<int> looks{0};
+};
+
+TEST(GuestWatch, LooksWhileAGuestRunsAndNeverElse) {
+  CountingWatch watch;
+  TestScheduler s(2);
+  s->SetGuestWatch(&watch);
+  s.Start();
+  const auto looks_when_idle = [&] {
+    const timespec pause = {0, 20'000'000};
+    nanosleep(&pause, nullptr);  // what was under way comes to its end
+    const int before = watch.looks;
+    nanosleep(&pause, nullptr);
+    return watch.looks - before;
+  };
+  EXPECT_EQ(looks_when_idle(), 0);
+  Guest guest(s, 1, false);
+  Ref<Fiber> fiber = s.Spawn(1, [&] { RunGuest(guest.context, guest.space); });
+  const int before = watch.looks;
+  EXPECT_TRUE(WaitFor([&] { return watch.looks >= before + 5; }));
+  guest.context.Finish();
+  ASSERT_TRUE(WaitFor([&] { return fiber->finished(); }));
+  EXPECT_EQ(looks_when_idle(), 0);
+}
+
 }  // namespace
 }  // namespace skep::sched

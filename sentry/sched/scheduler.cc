@@ -178,6 +178,8 @@ Scheduler::~Scheduler() {
   delete state_;
 }
 
+void Scheduler::SetGuestWatch(GuestWatch* watch) { state_->guest_watch = watch; }
+
 int Scheduler::worker_count() const { return static_cast<int>(state_->workers.size()); }
 Worker& Scheduler::worker(int index) { return *state_->workers[static_cast<size_t>(index)]; }
 
@@ -224,6 +226,7 @@ HostResult<void> Scheduler::Start(const MakeEngine& make_engine, bool pin, Start
   const uint64_t generation = arena::Contains(this) ? arena::Generation() : 0;
   if (state_->generation != generation) clock_.ContinueFrom(state_->quiesced_at_ns);
   state_->generation = generation;
+  state_->guest_watch_due = 0;  // another host's clock may have set it
   auto host = std::make_unique<SchedulerHost>(*this);
   const std::vector<int> cpus = pin ? AllowedCpus() : std::vector<int>();
   HostResult<void> started;

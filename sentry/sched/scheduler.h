@@ -43,6 +43,18 @@ class Worker {
   State* state_ = nullptr;
 };
 
+// Something to look at while guests run: what they do without asking anybody, such as taking fresh
+// memory. While none runs, nobody wakes up for it.
+class GuestWatch {
+ public:
+  // On a worker's own stack: quick, and takes Mutexes at most. The host's monotonic clock has
+  // reached the time that the last call returned; returns when to look again.
+  virtual uint64_t Look(uint64_t now_ns) = 0;
+
+ protected:
+  ~GuestWatch() = default;
+};
+
 class Scheduler {
  public:
   // Makes `workers` workers (no threads yet). In the arena (arena::ArenaScope).
@@ -67,6 +79,9 @@ class Scheduler {
   // or ready stay so (and go on if Start is called again, but are not destroyed with the
   // Scheduler). Not from a worker.
   void Stop();
+
+  // Before the first Start; it outlives the last Stop.
+  void SetGuestWatch(GuestWatch* watch);
 
   int worker_count() const;
   Worker& worker(int index);

@@ -158,6 +158,17 @@ void WorkerHost::ExpireTimers() {
   if (due) w.system->Unpark();
 }
 
+void WorkerHost::LookAtGuests() {
+  SchedulerAccess::State& s = WorkerAccess::SchedulerStateOf(worker);
+  if (s.guest_watch == nullptr) return;
+  uint64_t due = s.guest_watch_due.load(std::memory_order_relaxed);
+  const uint64_t now = host::MonotonicNs();
+  if (now < due) return;
+  // One worker looks for all; the others, going to sleep meanwhile, wake up soon.
+  if (!s.guest_watch_due.compare_exchange_strong(due, now + 1'000'000)) return;
+  s.guest_watch_due.store(s.guest_watch->Look(now), std::memory_order_relaxed);
+}
+
 bool WorkerHost::RunReady() {
   WorkerAccess::State& w = WorkerAccess::StateOf(worker);
   int batch = std::min(w.ready_count.load(std::memory_order_relaxed), kBatch);
@@ -247,6 +258,11 @@ void WorkerHost::WaitForEvent(bool block) {
   } else if (const uint64_t first = w.timers.first(); first != TimerQueue::kNone) {
     deadline = worker.scheduler().clock().ToHost(first);
   }
+  SchedulerAccess::State& s = WorkerAccess::SchedulerStateOf(worker);
+  if (s.guest_watch != nullptr && w.guest_count.load(std::memory_order_relaxed) > 0) {
+    const uint64_t due = s.guest_watch_due.load(std::memory_order_relaxed);
+    if (!deadline || due < *deadline) deadline = due;
+  }
   platform::Event event = engine->Wait(deadline, poller);
   waiting.store(false, std::memory_order_seq_cst);
   if (resting.load(std::memory_order_relaxed)) {
@@ -269,7 +285,10 @@ void WorkerHost::Loop() {
     }
     TakeInbox();
     TakeDied();
-    if (phase == Phase::kRunning) ExpireTimers();
+    if (phase == Phase::kRunning) {
+      ExpireTimers();
+      LookAtGuests();
+    }
     if (!RunReady()) {
       WaitForEvent(/*block=*/true);
     } else if (w.guest_count.load(std::memory_order_relaxed) > 0 || poller.watching()) {

@@ -50,6 +50,8 @@ struct Scheduler::State {
   std::vector<Worker*> workers;
   uint64_t quiesced_at_ns = 0;  // virtual time of the last Quiesce
   uint64_t generation = 0;      // of the arena, at the last Start
+  GuestWatch* guest_watch = nullptr;
+  std::atomic<uint64_t> guest_watch_due{0};  // on the host's monotonic clock
   // Held while ready watches are delivered, so that a HostWatch may be destroyed at any time.
   Mutex watch_lock{LockRank::kTimers};
   HostWatch* watches GUARDED_BY(watch_lock) = nullptr;
@@ -122,6 +124,7 @@ struct WorkerHost {
   void RunFiber(Fiber& fiber);
   void TakeInbox();
   void ExpireTimers();
+  void LookAtGuests();
   void WaitForEvent(bool block);
   void OnEvent(platform::Event event);
   void OnDied(platform::AddressSpace* space);

@@ -4,12 +4,16 @@
 usage: tests/e2e/cli_test.py SKEP [unittest arguments]
 """
 
+import ctypes
 import fcntl
+import glob
+import json
 import os
 import pty
 import pwd
 import re
 import select
+import shutil
 import signal
 import struct
 import subprocess
@@ -21,6 +25,12 @@ import unittest
 
 SKEP = "build/release/skep"
 TIMEOUT = 60
+
+
+def skep(*words, **more):
+    """Runs skep WORDS."""
+    return subprocess.run([SKEP, *words], stdin=subprocess.DEVNULL, capture_output=True,
+                          timeout=TIMEOUT, check=False, **more)
 
 
 def do(*words, flags=(), stdin=b"", **more):
@@ -35,9 +45,14 @@ class ExitCodes(unittest.TestCase):
             self.assertEqual(do("sh", "-c", f"exit {code}").returncode, code)
 
     def test_a_signal_is_128_and_its_number(self):
-        for name in ("KILL", "TERM", "SEGV"):
+        for name in ("KILL", "TERM", "SEGV", "ABRT", "HUP"):
             self.assertEqual(do("sh", "-c", f"kill -{name} $$").returncode,
                              128 + getattr(signal, "SIG" + name))
+
+    def test_a_fault_and_an_abort_of_its_own(self):
+        for code, number in (("import ctypes; ctypes.string_at(8)", signal.SIGSEGV),
+                             ("import os; os.abort()", signal.SIGABRT)):
+            self.assertEqual(do("python3", "-c", code).returncode, 128 + number)
 
     def test_a_missing_command_is_named(self):
         outcome = do("no-such-command")
@@ -121,10 +136,62 @@ class Flags(unittest.TestCase):
             with open(f"{directory}/kept", encoding="utf-8") as file:
                 self.assertEqual(file.read(), "as it was")
 
-    def test_memory_limit_kills_a_process_and_not_the_sandbox(self):
-        script = "python3 -c 'bytearray(400 << 20)'; echo $?; echo the sandbox lives"
-        outcome = do("sh", "-c", script, flags=["--memory", "128M"])
-        self.assertEqual(outcome.stdout, b"137\nthe sandbox lives\n")
+    def test_hostname(self):
+        self.assertEqual(do("hostname", flags=["--hostname", "hive"]).stdout, b"hive\n")
+
+    def test_rootfs_is_written_to_memory_or_with_overlay_none_to_itself(self):
+        with tempfile.TemporaryDirectory() as root:
+            os.mkdir(f"{root}/bin")
+            shutil.copy("/bin/busybox", f"{root}/bin/busybox")
+            command = ["/bin/busybox", "sh", "-c", "echo text > /new && pwd"]
+            for overlay, left in (("memory", ["bin"]), ("none", ["bin", "new"])):
+                outcome = skep("--overlay", overlay, "do", "--rootfs", root, "--", *command)
+                self.assertEqual((outcome.stdout, outcome.returncode), (b"/\n", 0), outcome.stderr)
+                # Mount points are made where they are missing.
+                points = {"dev", "proc", "sys", "tmp"}
+                self.assertEqual(sorted(set(os.listdir(root)) - points), left)
+
+    def test_platform(self):
+        outcome = skep("--platform", "ptrace", "do", "true")
+        self.assertEqual(outcome.returncode, 0, outcome.stderr)
+        outcome = skep("--platform", "abacus", "do", "true")
+        self.assertEqual(outcome.returncode, 1)
+        self.assertIn(b"abacus", outcome.stderr)
+
+    def test_logs(self):
+        with tempfile.TemporaryDirectory() as directory:
+            log = f"{directory}/log"
+            for log_format in ("text", "json"):
+                outcome = skep("--debug", "--debug-log", log, "--log-format", log_format, "do",
+                               "--memory", "64M", "--", "python3", "-c", "bytearray(200 << 20)")
+                self.assertEqual(outcome.returncode, 137, outcome.stderr)
+                with open(log, encoding="utf-8") as file:
+                    lines = file.read().splitlines()
+                self.assertTrue(any("memory limit" in line for line in lines), lines)
+                if log_format == "json":
+                    for line in lines:
+                        json.loads(line)
+                os.unlink(log)
+            outcome = skep("--debug-log", f"{directory}/no/such", "do", "true")
+            self.assertIn(b"--debug-log", outcome.stderr)
+
+    def test_root_holds_the_state_of_containers(self):
+        with tempfile.TemporaryDirectory() as directory:
+            outcome = skep("--root", f"{directory}/state", "run", "--bundle", directory, "box")
+            self.assertIn(b"config.json", outcome.stderr)
+            file = f"{directory}/file"
+            with open(file, "w", encoding="utf-8"):
+                pass
+            with open(f"{directory}/config.json", "w", encoding="utf-8") as config:
+                json.dump({"ociVersion": "1.0.2", "root": {"path": "/"},
+                           "process": {"args": ["true"], "cwd": "/"}}, config)
+            outcome = skep("--root", file, "run", "--bundle", directory, "box")
+            self.assertEqual(outcome.returncode, 1)
+            self.assertIn(file.encode(), outcome.stderr)
+
+    def test_version_and_no_verb(self):
+        self.assertRegex(skep("--version").stdout, rb"^skep version \d")
+        self.assertEqual(skep().returncode, 1)
 
     def test_strace(self):
         with tempfile.TemporaryDirectory() as directory:
@@ -137,30 +204,152 @@ class Flags(unittest.TestCase):
         self.assertIn("exit_group(", text)
 
 
+class Limits(unittest.TestCase):
+    """A sandbox at its limits: somebody in it is refused or dies, and it goes on."""
+
+    HOG = "python3 -c 'bytearray(400 << 20)'"
+
+    def check(self, script, out, *flags):
+        outcome = do("sh", "-c", script, flags=flags)
+        self.assertEqual((outcome.stdout.decode(), outcome.returncode), (out, 0), outcome.stderr)
+        return outcome
+
+    def test_memory_kills_a_process_and_not_the_sandbox(self):
+        # Twice: what the first one had must have come back.
+        again = "python3 -c 'print(len(bytearray(100 << 20)))'"
+        self.check(f"{self.HOG}; echo $?; {again}; {self.HOG}; echo $?; {again}; echo alive",
+                   "137\n104857600\n137\n104857600\nalive\n", "--memory", "256M")
+
+    def test_a_sibling_goes_on_while_another_dies(self):
+        script = ("(for i in 1 2 3 4 5 6 7 8 9; do echo $i; sleep 0.1; done) & "
+                  f"{self.HOG}; echo $? >&2; wait")
+        outcome = self.check(script, "".join(f"{i}\n" for i in range(1, 10)), "--memory", "256M")
+        self.assertIn(b"137\n", outcome.stderr)
+
+    def test_memory_that_the_sandbox_s_kernel_fills(self):
+        # One system call that takes 290 MB; no instruction of the guest's touches them.
+        self.check("dd if=/dev/zero of=/dev/null bs=290000000 count=1 2>/dev/null; echo $?",
+                   "137\n", "--memory", "64M")
+
+    def test_the_command_itself(self):
+        outcome = do("python3", "-c", "bytearray(400 << 20)", flags=["--memory", "64M"])
+        self.assertEqual(outcome.returncode, 137)
+
+    def test_who_is_spared(self):
+        # The larger one has asked to be taken last.
+        script = ("echo -900 > /proc/self/oom_score_adj; "
+                  "python3 -c 'import sys, time; b = bytearray(120 << 20); print(1, flush=True); "
+                  "time.sleep(5); print(2)' & sleep 2; echo 0 > /proc/self/oom_score_adj; "
+                  f"{self.HOG}; echo $?; wait")
+        self.check(script, "1\n137\n2\n", "--memory", "256M")
+
+    def test_memory_is_shown(self):
+        total = "grep MemTotal /proc/meminfo | tr -dc 0-9; echo; free -b | awk 'NR==2 {print $2}'"
+        self.check(total, f"{256 << 10}\n{256 << 20}\n", "--memory", "256M")
+
+    def test_a_tmpfs_is_full_at_half_of_it(self):
+        script = ("dd if=/dev/zero of=/dev/shm/f bs=1M count=400 2>&1 | grep -o 'No space.*';"
+                  "stat -c %s /dev/shm/f; rm /dev/shm/f; echo alive")
+        self.check(script, f"No space left on device\n{128 << 20}\nalive\n", "--memory", "256M")
+
+    def test_the_overlay_is_full_before_anybody_dies(self):
+        script = ("dd if=/dev/zero of=/var/tmp/f bs=1M count=400 2>&1 | grep -o 'No space.*';"
+                  "[ $(stat -c %s /var/tmp/f) -gt 200000000 ] && rm /var/tmp/f && "
+                  "python3 -c 'print(len(bytearray(150 << 20)))'")
+        self.check(script, "No space left on device\n157286400\n", "--memory", "256M")
+
+    def test_pids(self):
+        # The bomb goes off, is refused more, and can be cleared away.
+        bomb = ("import os, signal, time\n"
+                "os.setpgid(0, 0)\n"
+                "n = 0\n"
+                "while True:\n"
+                "  try:\n"
+                "    if os.fork() == 0:\n"
+                "      while True:\n"
+                "        try: os.fork()\n"
+                "        except OSError: time.sleep(0.01)\n"
+                "    n += 1\n"
+                "  except BlockingIOError:\n"
+                "    break\n"
+                "os.write(1, b'refused\\n')\n"
+                "os.killpg(0, signal.SIGKILL)\n")
+        self.check(f"python3 -c \"{bomb}\"; echo $?; (sleep 0; echo alive)",
+                   "refused\n137\nalive\n", "--pids", "40")
+
+    def start(self, script, *flags):
+        process = subprocess.Popen([SKEP, "do", *flags, "--", "sh", "-c", script],
+                                   stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self.assertEqual(process.stdout.readline(), b"up\n")
+        return process
+
+    def finish(self, process, out):
+        text, _ = process.communicate(b"go\n", timeout=TIMEOUT)
+        self.assertEqual((text, process.returncode), (out, 0))
+
+    def test_a_stub_that_the_host_kills_is_one_process(self):
+        process = self.start("sleep 1000 & echo up; wait $!; echo $?; echo alive")
+        stubs = [pid for pid in descendants(process.pid) if read(f"/proc/{pid}/comm") ==
+                 "skep-stub\n"]
+        os.kill(max(stubs), signal.SIGKILL)  # the one that was made last
+        self.finish(process, b"137\nalive\n")
+
+    @unittest.skipUnless(os.access("/sys/fs/cgroup/memory", os.W_OK), "needs a memory controller")
+    def test_the_host_s_limit_is_behind_ours(self):
+        process = self.start(f"echo up; read line; {self.HOG}; echo $?; echo alive",
+                             "--memory", "512M")
+        group, = groups_of(process.pid)
+        with open(f"{group}/memory.limit_in_bytes", "w", encoding="ascii") as file:
+            file.write("100M")  # lower than the sandbox knows
+        self.finish(process, b"137\nalive\n")
+
+    def test_no_group_is_left(self):
+        process = subprocess.Popen([SKEP, "do", "--memory", "64M", "--", "sleep", "0.1"])
+        self.assertEqual(process.wait(timeout=TIMEOUT), 0)
+        self.assertEqual(groups_of(process.pid), [])
+
+
+def groups_of(cli):
+    """Control groups of stubs that the CLI of this pid has made."""
+    return glob.glob(f"/sys/fs/cgroup/**/skep-stubs-{cli}-*", recursive=True)
+
+
+@unittest.skipUnless(os.geteuid() == 0, "needs root to become an ordinary user")
 class Users(unittest.TestCase):
-    @unittest.skipUnless(os.geteuid() == 0, "needs root to become an ordinary user")
-    def test_an_ordinary_user(self):
-        nobody = pwd.getpwnam("nobody")
-        with tempfile.TemporaryDirectory() as directory:
-            binary = f"{directory}/skep"
-            os.chmod(directory, 0o755)
-            subprocess.run(["cp", SKEP, binary], check=True)
-            outcome = subprocess.run(
-                ["setpriv", f"--reuid={nobody.pw_uid}", f"--regid={nobody.pw_gid}",
-                 "--clear-groups", binary, "do", "--", "sh", "-c", "echo works; exit 5"],
-                capture_output=True, cwd="/", timeout=TIMEOUT, check=False)
-        self.assertEqual((outcome.stdout, outcome.returncode), (b"works\n", 5), outcome.stderr)
-
-
-class Terminal(unittest.TestCase):
-    """skep do sh under a pseudo-terminal, driven as a person would."""
-
     def setUp(self):
+        directory = tempfile.TemporaryDirectory()
+        self.addCleanup(directory.cleanup)
+        os.chmod(directory.name, 0o755)
+        self.binary = f"{directory.name}/skep"
+        shutil.copy(SKEP, self.binary)
+
+    def do(self, *words, uid=65534, flags=()):
+        return subprocess.run(
+            ["setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups", self.binary, "do",
+             *flags, "--", *words], stdin=subprocess.DEVNULL, capture_output=True, cwd="/",
+            timeout=TIMEOUT, check=False)
+
+    def test_an_ordinary_user(self):
+        self.assertEqual(pwd.getpwnam("nobody").pw_uid, 65534)
+        outcome = self.do("sh", "-c", "id -u; echo works; exit 5")
+        self.assertEqual((outcome.stdout, outcome.returncode), (b"65534\nworks\n", 5),
+                         outcome.stderr)
+
+    def test_a_memory_limit_without_a_control_group(self):
+        outcome = self.do("sh", "-c", f"{Limits.HOG}; echo $?", flags=["--memory", "128M"])
+        self.assertEqual((outcome.stdout, outcome.returncode), (b"137\n", 0), outcome.stderr)
+        self.assertIn(b"accounting", outcome.stderr)
+
+
+class TerminalTest(unittest.TestCase):
+    """A command under a pseudo-terminal, driven as a person would."""
+
+    def start(self, *words, **environment):
         self.seen = b""
         self.pid, self.master = pty.fork()
         if self.pid == 0:
-            os.environ["PS1"] = "ready> "
-            os.execv(SKEP, [SKEP, "do", "--env", "PS1=ready> ", "--", "sh", "-i"])
+            os.environ.update(environment)
+            os.execvp(words[0], words)
         self.expect(b"ready> ")
 
     def tearDown(self):
@@ -196,6 +385,14 @@ class Terminal(unittest.TestCase):
                 break
         return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
+
+
+class Terminal(TerminalTest):
+    """skep do sh, as one would use it."""
+
+    def setUp(self):
+        self.start(SKEP, "do", "--env", "PS1=ready> ", "--", "sh", "-i")
+
     def test_commands_and_exit_code(self):
         self.type(b"echo $((6 * 7)) and; tty\n")
         self.expect(rb"42 and\r\n/dev/")
@@ -219,7 +416,13 @@ class Terminal(unittest.TestCase):
         self.expect(rb"ready> ")
         self.type(b"jobs\n")
         self.expect(rb"(Stopped|Suspended)")
-        self.type(b"kill %1\n")
+        self.type(b"fg\n")
+        self.expect(rb"sleep 1000")
+        time.sleep(0.5)
+        self.type(b"\x03")
+        self.expect(rb"ready> ")
+        self.type(b"echo code $?\n")
+        self.expect(rb"code 130")
 
     def test_control_d(self):
         self.type(b"\x04")
@@ -233,6 +436,54 @@ class Terminal(unittest.TestCase):
             self.expect(rb"\n%d %d\r" % (rows, columns))
 
 
+class UnderAShell(TerminalTest):
+    """skep do as a job of the host's shell."""
+
+    def setUp(self):
+        self.start("bash", "--norc", "--noprofile", "-i", PS1="ready> ")
+
+    def do(self, command):
+        self.type(f"{SKEP} do -- {command}\n".encode())
+
+    def test_control_z_stops_it_and_fg_goes_on(self):
+        script = 'trap "echo on again" CONT; echo be""gun; read line || read line; echo got $line'
+        self.do(f"sh -c '{script}'")
+        self.expect(rb"begun\r\n")
+        self.type(b"\x1a")
+        self.expect(rb"Stopped.*ready> ")
+        self.type(b"stty -a | grep -o ' icanon'\n")  # the terminal is as it was
+        self.expect(rb"[\r\n] icanon\r\n.*ready> ")
+        self.type(b"fg\n")
+        self.expect(rb"on again\r\n")
+        self.type(b"words\n")
+        self.expect(rb"got words\r\n.*ready> ")
+
+    def test_control_c_after_a_stop(self):
+        self.do("sleep 1000")
+        time.sleep(1)
+        self.type(b"\x1a")
+        self.expect(rb"Stopped.*ready> ")
+        self.type(b"fg\n")
+        time.sleep(0.5)
+        self.type(b"\x03")
+        self.expect(rb"ready> ")
+        self.type(b"echo code $?\n")
+        self.expect(rb"code 130")
+
+    def test_a_stop_of_its_own(self):
+        self.do("sh -c 'kill -STOP $$; echo went on'")
+        self.expect(rb"Stopped.*ready> ")
+        self.type(b"fg\n")
+        self.expect(rb"went on\r\n.*ready> ")
+
+    def test_errors_go_elsewhere(self):
+        with tempfile.NamedTemporaryFile() as errors:
+            self.do(f"sh -c 'tty; tty 0<&2; ls /not/there' 2> {errors.name}")
+            self.expect(rb"/dev/\S+\r\nnot a tty\r\n.*ready> ")
+            with open(errors.name, encoding="utf-8") as file:
+                self.assertIn("/not/there", file.read())
+
+
 class Sandboxes(unittest.TestCase):
     def test_many_at_once(self):
         scripts = [f"sleep 0.3; echo {n}; exit {n}" for n in range(6)]
@@ -242,23 +493,64 @@ class Sandboxes(unittest.TestCase):
             output, _ = process.communicate(timeout=TIMEOUT)
             self.assertEqual((output, process.returncode), (f"{n}\n".encode(), n))
 
-    def test_a_killed_cli_leaves_no_process(self):
-        marker = f"98765.{os.getpid()}"
-        process = subprocess.Popen([SKEP, "do", "--", "sleep", marker], start_new_session=True)
-        time.sleep(1.5)
-        process.kill()
-        process.wait()
+    def test_nothing_is_left_of_an_ended_cli(self):
+        # Before it has started anything, while the sandbox starts, and when it runs.
+        for number in (signal.SIGKILL, signal.SIGTERM):
+            for delay in (0, 0.002, 0.005, 0.01, 0.015, 0.02, 0.03, 0.05, 0.1, 0.5):
+                with self.subTest(signal=number, delay=delay):
+                    self.end_one(number, delay)
+
+    def end_one(self, number, delay):
+        mounts = read("/proc/self/mountinfo")
+        files = set(glob.glob("/tmp/*skep*") + glob.glob("/run/skep/*") + glob.glob("/dev/shm/*"))
+        process = subprocess.Popen([SKEP, "do", "--memory", "64M", "--", "sleep", "1000"],
+                                   stderr=subprocess.DEVNULL, start_new_session=True)
+        time.sleep(delay)
+        process.send_signal(number)
+        process.wait(timeout=TIMEOUT)
         end = time.monotonic() + 10
-        while time.monotonic() < end:
-            left = subprocess.run(["pgrep", "-s", str(process.pid)], stdout=subprocess.PIPE,
-                                  check=False).stdout
-            if not left:
-                return
-            time.sleep(0.1)
-        self.fail(f"still running: {left}")
+        while time.monotonic() < end and children():
+            reap()
+            time.sleep(0.01)
+        self.assertEqual(children(), [])
+        self.assertEqual(read("/proc/self/mountinfo"), mounts)
+        now = set(glob.glob("/tmp/*skep*") + glob.glob("/run/skep/*") + glob.glob("/dev/shm/*"))
+        self.assertEqual(now - files, set())
+        self.assertEqual(groups_of(process.pid), [])
+
+
+def read(path):
+    with open(path, encoding="utf-8") as file:
+        return file.read()
+
+
+def children(process="self"):
+    return [int(pid) for path in glob.glob(f"/proc/{process}/task/*/children")
+            for pid in read(path).split()]
+
+
+def descendants(process):
+    found = children(process)
+    return found + [pid for child in found for pid in descendants(child)]
+
+
+def reap():
+    try:
+        while os.waitpid(-1, os.WNOHANG)[0] != 0:
+            pass
+    except ChildProcessError:
+        pass
+
+
+def become_subreaper():
+    """Processes that a command leaves behind become our children, and are seen."""
+    pr_set_child_subreaper = 36
+    if ctypes.CDLL(None).prctl(pr_set_child_subreaper, 1, 0, 0, 0) != 0:
+        raise OSError("prctl")
 
 
 if __name__ == "__main__":
+    become_subreaper()
     if len(sys.argv) > 1 and not sys.argv[1].startswith("-") and os.path.exists(sys.argv[1]):
         SKEP = os.path.abspath(sys.argv.pop(1))
     unittest.main()

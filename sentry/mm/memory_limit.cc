@@ -1,0 +1,57 @@
+#include "sentry/mm/memory_limit.h"
+
+#include <algorithm>
+
+#include "sentry/arena/arena.h"
+#include "sentry/mm/memory_file.h"
+
+namespace skep::mm {
+namespace {
+
+// What a guest can touch between two looks at it, and what stubs cost the host besides its pages.
+constexpr uint64_t kMinReserve = 1 << 20;
+constexpr uint64_t kMaxReserve = 64 << 20;
+constexpr uint64_t kReserveShare = 32;
+constexpr int kTries = 16;
+
+}  // namespace
+
+void MemoryLimit::Set(uint64_t limit, Reliever* reliever) {
+  limit_ = limit;
+  reliever_ = reliever;
+}
+
+// A limit that is too small for the reserves leaves nothing: then the first process dies.
+uint64_t MemoryLimit::Reserve() const {
+  const uint64_t share = std::clamp(limit_ / kReserveShare, kMinReserve, kMaxReserve);
+  return std::min(share, limit_ / 2);
+}
+
+uint64_t MemoryLimit::Used() const {
+  return memory_.UsedBytes() + arena::CurrentUsage().heap_bytes;
+}
+
+uint64_t MemoryLimit::Room() const {
+  if (!set()) return ~uint64_t{0};
+  const uint64_t used = Used();
+  return used < kill_above() ? kill_above() - used : 0;
+}
+
+Result<void> MemoryLimit::CheckFill(uint64_t bytes) const {
+  if (!set()) return {};
+  const uint64_t used = Used();
+  if (used < fill_to() && bytes <= fill_to() - used) return {};
+  return Fail(ENOSPC);
+}
+
+Result<void> MemoryLimit::MakeRoom(uint64_t bytes) const {
+  if (!set() || reliever_ == nullptr) return {};
+  for (int tries = 0; tries < kTries; ++tries) {
+    if (Room() >= bytes) return {};
+    const Result<void> relieved = reliever_->Relieve();
+    if (!relieved) return Fail(relieved.error().code() == kKilled ? kKilled : EFAULT);
+  }
+  return Fail(EFAULT);
+}
+
+}  // namespace skep::mm

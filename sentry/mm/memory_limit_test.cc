@@ -1,0 +1,99 @@
+#include "sentry/mm/memory_limit.h"
+
+#include <gtest/gtest.h>
+#include <cstring>
+
+#include "sentry/mm/file_pages.h"
+#include "sentry/mm/mm_test_util.h"
+
+namespace skep::mm {
+namespace {
+
+constexpr uint64_t kMiB = 1 << 20;
+
+class Freer final : public Reliever {
+ public:
+  Result<void> Relieve() override {
+    ++calls;
+    if (answer != 0) return Fail(answer);
+    to_free = {};
+    return {};
+  }
+  Ref<Extent> to_free;
+  int answer = 0;
+  int calls = 0;
+};
+
+class MemoryLimitTest : public testing::Test {
+ protected:
+  // Takes `bytes` of host memory.
+  Ref<Extent> Touch(uint64_t bytes) {
+    Ref<Extent> extent = *memory->Allocate(bytes);
+    std::memset(memory->Window(extent->offsets().start), 1, bytes);
+    return extent;
+  }
+  // Of which the kernel's heap takes its part.
+  void SetLimit(uint64_t bytes) { memory->limit().Set(memory->limit().Used() + bytes, &freer); }
+
+  std::unique_ptr<MemoryFile> memory = *MemoryFile::Make();
+  Freer freer;
+};
+
+TEST_F(MemoryLimitTest, NoneUnlessSet) {
+  EXPECT_FALSE(memory->limit().set());
+  EXPECT_EQ(memory->limit().Room(), ~uint64_t{0});
+  EXPECT_TRUE(memory->limit().CheckFill(uint64_t{1} << 40).has_value());
+  EXPECT_TRUE(memory->limit().MakeRoom(uint64_t{1} << 40).has_value());
+}
+
+TEST_F(MemoryLimitTest, CountsPagesThatAreThere) {
+  SetLimit(64 * kMiB);
+  const uint64_t room = memory->limit().Room();
+  const Ref<Extent> untouched = *memory->Allocate(1024 * kMiB);
+  EXPECT_GT(memory->limit().Room(), room - kMiB);
+  const Ref<Extent> touched = Touch(8 * kMiB);
+  EXPECT_LE(memory->limit().Room(), room - 8 * kMiB);
+  EXPECT_GT(memory->limit().Room(), room - 9 * kMiB);
+}
+
+TEST_F(MemoryLimitTest, FilesAreFullBeforeGuestsDie) {
+  SetLimit(64 * kMiB);
+  EXPECT_LT(memory->limit().fill_to(), memory->limit().kill_above());
+  EXPECT_LT(memory->limit().kill_above(), memory->limit().limit());
+  auto file = MakeRef<FilePages>(*memory);
+  const std::vector<std::byte> block(kMiB, std::byte{1});
+  uint64_t written = 0;
+  for (; written < 100 * kMiB; written += kMiB) {
+    IoSequence from = IoSequence::FromKernel(std::span(block));
+    const Result<size_t> n = file->Write(written, from);
+    if (!n) {
+      EXPECT_EQ(n.error(), Errno(ENOSPC));
+      break;
+    }
+  }
+  EXPECT_GT(written, 50 * kMiB);
+  EXPECT_LT(written, 64 * kMiB);
+  EXPECT_GT(memory->limit().Room(), 0u);
+  EXPECT_EQ(freer.calls, 0);
+}
+
+TEST_F(MemoryLimitTest, RoomIsMadeByTheReliever) {
+  SetLimit(16 * kMiB);
+  freer.to_free = Touch(16 * kMiB);
+  EXPECT_EQ(memory->limit().Room(), 0u);
+  EXPECT_TRUE(memory->limit().MakeRoom(kMiB).has_value());
+  EXPECT_EQ(freer.calls, 1);
+  EXPECT_GE(memory->limit().Room(), kMiB);
+}
+
+TEST_F(MemoryLimitTest, WhoDiesForItIsTold) {
+  SetLimit(16 * kMiB);
+  const Ref<Extent> full = Touch(16 * kMiB);
+  freer.answer = kKilled;
+  EXPECT_EQ(memory->limit().MakeRoom(kMiB).error(), Errno(kKilled));
+  freer.answer = ENOMEM;
+  EXPECT_EQ(memory->limit().MakeRoom(kMiB).error(), Errno(EFAULT));
+}
+
+}  // namespace
+}  // namespace skep::mm
