@@ -181,6 +181,43 @@ def programs(system, repetitions):
     return rows
 
 
+def tree(pid):
+    """The process and all that descend from it."""
+    pids = [pid]
+    for parent in pids:
+        for task in os.listdir(f"/proc/{parent}/task"):
+            with open(f"/proc/{parent}/task/{task}/children", encoding="utf-8") as file:
+                pids += [int(word) for word in file.read().split()]
+    return pids
+
+
+def field(path, name):
+    with open(path, encoding="utf-8") as file:
+        return next((int(line.split()[1]) for line in file if line.startswith(name)), 0)
+
+
+def idle(system, seconds=5):
+    """What a sandbox costs whose only guest sleeps: PSS of all its processes, and wake-ups."""
+    def switches(pids):
+        return sum(field(f"/proc/{pid}/task/{task}/status", kind) for pid in pids
+                   for task in os.listdir(f"/proc/{pid}/task")
+                   for kind in ("voluntary_ctxt", "nonvoluntary_ctxt"))
+    process = subprocess.Popen(system.command(["/bin/sleep", "600"]), stdin=subprocess.DEVNULL,
+                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        time.sleep(2)
+        pids = tree(process.pid)
+        before = switches(pids)
+        time.sleep(seconds)
+        woken = switches(pids) - before
+        pss = sum(field(f"/proc/{pid}/smaps_rollup", "Pss:") for pid in pids)
+    finally:
+        process.terminate()
+        process.wait(30)
+    return (f"Idle, {system.name}: one guest in nanosleep: {pss / 1024:.1f} MiB PSS in "
+            f"{len(pids)} processes, {woken} wake-ups in {seconds} s.")
+
+
 def human(ns):
     for limit, unit in ((1e3, "ns"), (1e6, "us"), (1e9, "ms")):
         if ns < limit:
@@ -227,7 +264,7 @@ def write_budgets(text):
     before, _, rest = page.partition(MARKS[0])
     after = rest.partition(MARKS[1])[2]
     with open(path, "w", encoding="utf-8") as file:
-        file.write(f"{before}{MARKS[0]}\n{text}\n{MARKS[1]}{after}")
+        file.write(f"{before}{MARKS[0]}\n{text}{MARKS[1]}{after}")
     print(f"bench: written to {path}", file=sys.stderr)
 
 
@@ -262,8 +299,11 @@ def main():
             if not options.no_programs:
                 rows.update(programs(system, 2 if options.quick else 7))
             results[system.name] = rows
-        text = where + "\n\n" + table(results, systems)
-        print(text)
+        text = where + "\n\n" + table(results, systems) + "\n"
+        for system in systems:
+            if isinstance(system, Skep):
+                text += "\n" + idle(system) + "\n"
+        print(text, end="")
         if options.write:
             write_budgets(text)
     finally:
