@@ -9,6 +9,7 @@ namespace skep {
 enum class LockRank : uint8_t {
   // SleepLocks (sentry/sched/sleep_lock.h). They belong to a fiber, which may copy guest memory and
   // be suspended under them.
+  kPiFutex,       // PiFutexTable: a bucket, across what happens to the guest's word
   kFilePosition,  // FileDescription: f_pos
   kRename,        // Filesystem: rename, as Linux's s_vfs_rename_mutex
   kDirectory,     // Inode: a directory's entries; parent before child

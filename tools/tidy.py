@@ -191,7 +191,8 @@ def check_functions(path, code, report):
             match = opens.match(line)
             if match:
                 start, indent = number, match.group(1)
-                if line.lstrip().startswith(":"):  # a constructor's initializers
+                # A constructor's initializers, or what a function requires: a line of its own.
+                if line.lstrip().startswith((":", "REQUIRES(")):
                     indent = indent[4:]
         elif re.match(indent + r"\}", line):
             if number - start + 1 > MAX_FUNCTION:

@@ -91,6 +91,9 @@ class Sizes(TidyTest):
             longer = f"{body}{indent}  g();\n"
             self.rejects("base/a.cc", f"{indent}int a() const {{\n{longer}{indent}}}\n",
                          "function")
+        body = "  f();\n" * 68
+        self.accepts("base/a.cc", f"int a()\n    REQUIRES(b) {{\n{body}}}\n")
+        self.rejects("base/a.cc", f"int a()\n    REQUIRES(b) {{\n{body}  g();\n}}\n", "function")
 
     def test_white_space(self):
         self.rejects("base/a.cc", "int a(); \n", "white space")

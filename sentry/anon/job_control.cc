@@ -14,6 +14,13 @@ Ref<Terminal> Terminals::Of(int session) {
   return Ref<Terminal>::TryFrom(found->second);
 }
 
+Terminals::Controlling Terminals::ControllingOf(int session) {
+  MutexLock lock(mutex_);
+  const auto found = controlling_.find(session);
+  if (found == controlling_.end()) return {};
+  return {.number = found->second->number(), .foreground = found->second->foreground_};
+}
+
 int Terminals::SessionOf(Terminal& terminal) {
   MutexLock lock(mutex_);
   return terminal.session_;
@@ -103,11 +110,13 @@ Result<void> Terminals::SetForeground(vfs::Caller& caller, Terminal& terminal, i
 }
 
 int Terminals::EndSession(int session) {
-  Ref<Terminal> terminal = Of(session);
-  if (!terminal) return 0;
-  const int foreground = ForegroundOf(*terminal);
-  terminal->HangUp();
-  return foreground;
+  MutexLock lock(mutex_);
+  const auto found = controlling_.find(session);
+  if (found == controlling_.end()) return 0;
+  Terminal& terminal = *found->second;
+  controlling_.erase(found);
+  terminal.session_ = 0;
+  return std::exchange(terminal.foreground_, 0);
 }
 
 Result<void> Terminals::CheckForeground(vfs::Caller& caller, Terminal& terminal, int signo) {

@@ -33,6 +33,12 @@ class Terminals {
 
   // The controlling terminal of a session, or none (/dev/tty: ENXIO).
   Ref<Terminal> Of(int session);
+  // The same in numbers, for /proc: the pty's, or -1; the foreground group.
+  struct Controlling {
+    int number = -1;
+    int foreground = 0;
+  };
+  Controlling ControllingOf(int session);
   int SessionOf(Terminal& terminal);
   int ForegroundOf(Terminal& terminal);
 
@@ -44,8 +50,8 @@ class Terminals {
   Result<int> GetSession(vfs::Caller& caller, Terminal& terminal, bool from_master);
   Result<void> SetForeground(vfs::Caller& caller, Terminal& terminal, int process_group);
 
-  // A session's leader has exited: its terminal is hung up and let go. The foreground group, which
-  // the kernel sends SIGHUP and SIGCONT; 0: none.
+  // A session's leader has exited: its terminal is let go (Linux: disassociate_ctty; a pty is not
+  // hung up). The foreground group, which the kernel sends SIGHUP; 0: none.
   int EndSession(int session);
 
   // Whether the caller may use the terminal now (Linux: __tty_check_change). SIGTTIN and SIGTTOU

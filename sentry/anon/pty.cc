@@ -23,6 +23,7 @@ Result<int> PtyTable::AddTerminal(Ref<Terminal> terminal, uint32_t uid, uint32_t
       ++index;
     }
     if (index >= kMaxPtys) return Fail(ENOSPC);
+    terminal->SetNumber(index);
     terminals_by_index_.emplace(index, std::move(terminal));
   }
   if (directory_ != nullptr) directory_->Add(index, uid, gid);

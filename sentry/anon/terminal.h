@@ -44,6 +44,9 @@ class Terminal final : public RefCounted<Terminal> {
   ~Terminal();
 
   Terminals& terminals() { return terminals_; }
+  // N of /dev/pts/N; -1: it has no name (yet).
+  int number() const { return number_.load(std::memory_order_relaxed); }
+  void SetNumber(int number) { number_.store(number, std::memory_order_relaxed); }
 
   // -- the guest's end --
   // What a read(2) of at most `size` bytes gets. `all`: whatever is there, even less than VMIN asks
@@ -140,6 +143,7 @@ class Terminal final : public RefCounted<Terminal> {
   Terminals& terminals_;
   std::atomic<uint64_t> generation_{0};
   std::atomic<bool> locked_{false};
+  std::atomic<int> number_{-1};
   sched::WaitQueue waiters_, other_waiters_;
 
   Mutex mutex_{LockRank::kFile};

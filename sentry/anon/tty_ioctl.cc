@@ -132,6 +132,8 @@ Result<uint64_t> StateIoctl(vfs::Caller& caller, Terminal& terminal, uint64_t co
     }
     case TIOCSTI:
       return Fail(EIO);  // Linux: dev.tty.legacy_tiocsti=0
+    case TIOCGPTPEER:
+      return Fail(EIO);  // of a slave
     case TIOCEXCL:
     case TIOCNXCL:
       return 0;

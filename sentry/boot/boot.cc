@@ -310,7 +310,7 @@ Sandbox* MakeSandbox(const BootConfig& config, platform::EngineKind engine,
   kernel.vdso_clock =
       std::make_unique<kernel::VdsoClock>(kernel.scheduler.clock(), std::move(pages));
   kernel.anon_fs = MakeRef<vfs::AnonFs>(++kernel.last_dev_minor);
-  kernel.anon_fs->special_files = &sandbox->special_files;
+  kernel.anon_fs->SetSpecialFiles(&sandbox->special_files);
   kernel.unix_sockets = std::make_unique<net::UnixNamespace>(*kernel.anon_fs);
   kernel.hooks.syscall = &syscalls::Dispatch;
   kernel.boot = sandbox;

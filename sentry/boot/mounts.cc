@@ -109,7 +109,7 @@ class Mounter {
       }
 #if __has_include("sentry/fs/proc/proc_fs.h")
       case Kind::kProc:
-        return Ref<vfs::FileSystem>(MakeRef<fs::ProcFs>(kernel, NextMinor()));
+        return MakeProc();
       case Kind::kSysfs:
         return Ref<vfs::FileSystem>(
             MakeRef<fs::SysFs>(NextMinor(), kernel.scheduler.worker_count()));
@@ -122,6 +122,20 @@ class Mounter {
         break;
     }
     return Fail(EINVAL);
+  }
+
+  Ref<vfs::FileSystem> MakeProc() {
+    auto proc = MakeRef<fs::ProcFs>(context_.kernel, NextMinor());
+    proc->terminal_of = [&terminals = context_.terminals](int session) {
+      const anon::Terminals::Controlling found = terminals.terminals().ControllingOf(session);
+      fs::ProcFs::Terminal terminal;
+      if (found.number < 0) return terminal;
+      // Linux: new_encode_dev; the numbers of ptys are below 256.
+      terminal.device = static_cast<int>(anon::kPtyMajor << 8) | found.number;
+      terminal.foreground = found.foreground;
+      return terminal;
+    };
+    return Ref<vfs::FileSystem>(std::move(proc));
   }
 
   Result<Ref<vfs::FileSystem>> MakeGofer(const MountConfig& config) {

@@ -79,9 +79,6 @@ class FutexTable {
   Result<int> WakeOp(const FutexAt& first, const FutexAt& second, int wake_first, int wake_second,
                      uint32_t operation);
 
-  // FUTEX_LOCK_PI, FUTEX_TRYLOCK_PI and FUTEX_UNLOCK_PI need priorities, which fibers do not have;
-  // the syscall layer answers ENOSYS, as a Linux without CONFIG_FUTEX_PI.
-
  private:
   struct Bucket;
   struct Waiter;

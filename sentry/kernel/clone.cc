@@ -6,6 +6,7 @@
 
 #include "base/host_call.h"
 #include "sentry/kernel/exit.h"
+#include "sentry/kernel/pidfd.h"
 #include "sentry/kernel/signal_frame.h"
 #include "sentry/kernel/signals.h"
 
@@ -24,6 +25,7 @@ Result<void> CheckFlags(const Task& parent, const CloneRequest& request) {
   if (has(CLONE_SIGHAND) && !has(CLONE_VM)) return Fail(EINVAL);
   if (has(CLONE_PARENT) && parent.group == parent.kernel.init) return Fail(EINVAL);
   if (has(CLONE_THREAD) && (flags & (CLONE_NEWUSER | CLONE_NEWPID)) != 0) return Fail(EINVAL);
+  if (has(CLONE_PIDFD) && (flags & (CLONE_DETACHED | CLONE_THREAD)) != 0) return Fail(EINVAL);
   if ((flags & kNamespaces) != 0) {
     // Namespaces of guests are not offered: as a kernel built without them answers.
     return Fail(parent.creds().Has(CAP_SYS_ADMIN) ? EINVAL : EPERM);
@@ -92,6 +94,7 @@ Ref<ThreadGroup> NewGroup(Task& parent, const CloneRequest& request) {
   }
   MutexLock lock(kernel.tasks_mutex);
   group->limits = old.limits;
+  group->cpu_watch_wanted = group->limits.Soft(RLIMIT_CPU) != RLIM_INFINITY;
   group->dumpable = old.dumpable;
   group->oom_score_adj = old.oom_score_adj;
   group->start_ns = kernel.scheduler.clock().MonotonicNs();
@@ -115,6 +118,12 @@ void CopyRest(Task& parent, Task& child, const CloneRequest& request) {
   child.blocked = parent.blocked;
   child.comm = parent.comm;
   child.credentials = parent.credentials;
+}
+
+Result<vfs::FdReservation> ReservePidfd(Task& parent, const CloneRequest& request) {
+  vfs::FdReservation slot = TRY(parent.files->Reserve(parent.Limit(RLIMIT_NOFILE)));
+  TRY(parent.mm->CopyOut(mm::UserPtr<int32_t>(request.pidfd), slot.fd()));
+  return slot;
 }
 
 // Linux: copy_process's last part, under tasklist_lock.
@@ -144,6 +153,7 @@ Result<void> Publish(Task& parent, Task& child, uint64_t flags) {
     group.parent->children.push_back(child.group);
   }
   group.threads.push_back(&child);
+  ++group.live;
   ++kernel.task_count;
   ++kernel.forks;
   return {};
@@ -179,6 +189,16 @@ Result<int> Clone(Task& parent, const CloneRequest& request) {
     child->mm->users.fetch_sub(1);
     ReleaseFiles(*child);
   };
+  // After the child has its descriptors and its memory: this one is not for it.
+  std::optional<vfs::FdReservation> pidfd;
+  if ((request.flags & CLONE_PIDFD) != 0) {
+    if (auto reserved = ReservePidfd(parent, request)) {
+      pidfd.emplace(std::move(*reserved));
+    } else {
+      abandon();
+      return std::unexpected(reserved.error());
+    }
+  }
   Task* raw = child.get();
   child->vfork_pending = (request.flags & CLONE_VFORK) != 0;
   auto fiber = sched::Fiber::Spawn(WorkerFor(parent, request.flags), [hold = child]() mutable {
@@ -201,6 +221,9 @@ Result<int> Clone(Task& parent, const CloneRequest& request) {
     return std::unexpected(published.error());
   }
   const int tid = raw->tid;
+  if (pidfd) {
+    (void)std::move(*pidfd).Commit(MakePidFd(kernel, raw->group, 0), vfs::CloseOnExec::kYes);
+  }
   if ((request.flags & CLONE_PARENT_SETTID) != 0) {
     (void)parent.mm->CopyOut(mm::UserPtr<int32_t>(request.parent_tid), tid);
   }

@@ -15,6 +15,7 @@ struct CloneRequest {
   uint64_t stack = 0;  // the new stack pointer; 0: the parent's
   uint64_t tls = 0;
   uint64_t parent_tid = 0, child_tid = 0;
+  uint64_t pidfd = 0;  // CLONE_PIDFD: where its number goes
 };
 // clone, clone3, fork, vfork. The child's thread id. For CLONE_VFORK: after the child has released
 // the memory.

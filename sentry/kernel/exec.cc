@@ -7,6 +7,7 @@
 
 #include "base/host_call.h"
 #include "sentry/kernel/clone.h"
+#include "sentry/kernel/cpu_time.h"
 #include "sentry/kernel/exit.h"
 #include "sentry/kernel/posix_timer.h"
 #include "sentry/kernel/signals.h"
@@ -118,6 +119,11 @@ void CloseOnExec(Task& task) {
 Result<void> ReplaceMemory(Task& task) {
   Kernel& kernel = task.kernel;
   LeaveFutexes(task);
+  task.left_futexes = false;
+  {
+    MutexLock lock(kernel.tasks_mutex);
+    SettleUsage(task);
+  }
   if (task.mm && task.mm->users.load() == 1 && task.context_ref) return task.mm->Clear();
   if (task.mm) ReleaseMemory(task);
   Ref<mm::MemoryManager> fresh = mm::MemoryManager::Make(*kernel.memory);
@@ -127,6 +133,7 @@ Result<void> ReplaceMemory(Task& task) {
     task.mm = std::move(fresh);
   }
   TRY(task.mm->Activate(task.fiber->worker()));
+  StartCpuAccount(task);
   return {};
 }
 
@@ -199,6 +206,9 @@ Result<void> Commit(Task& task, const loader::Program& program, const NewIds& id
   task.restart = {};
   const loader::LoadContext context = LoadContextFor(task, ids);
   const loader::Loaded loaded = TRY(loader::Load(*task.mm, task, program, context));
+  // Linux: only the program itself stays protected from being written to.
+  if (program.script) program.script->AllowWrites();
+  if (program.interpreter.file) program.interpreter.file->AllowWrites();
   {
     MutexLock lock(kernel.tasks_mutex);
     task.auxv = loaded.auxv;
@@ -265,6 +275,8 @@ Result<Ref<Task>> StartInit(Kernel& kernel, InitRequest request) {
     task->tid = group.tgid = pid;
     group.leader = task;
     group.threads.push_back(task.get());
+    group.live = 1;
+    group.cpu_watch_wanted = group.limits.Soft(RLIMIT_CPU) != RLIM_INFINITY;
     kernel.pids[pid].task = task.get();
     kernel.pids[pid].group = &group;
     kernel.JoinProcessGroup(group, pid);

@@ -3,6 +3,8 @@
 #include <algorithm>
 
 #include "sentry/arena/arena.h"
+#include "sentry/kernel/cpu_time.h"
+#include "sentry/kernel/cpu_timer.h"
 #include "sentry/kernel/posix_timer.h"
 #include "sentry/kernel/signals.h"
 
@@ -96,11 +98,15 @@ int EndSession(ThreadGroup& group) {
 // The last thread is gone.
 void BecomeZombie(Kernel& kernel, ThreadGroup& group, int foreground) REQUIRES(kernel.tasks_mutex) {
   group.zombie = true;
+  group.exit_watch.Wake(sched::kAllEvents, 1 << 30);
   group.stopped = false;
   group.stop_signal = 0;
   group.pending.Discard(SignalSet::All());
   const bool orphaned_before = IsOrphaned(kernel, group.pgid, nullptr);
-  if (foreground != 0) HangUpOrphan(kernel, foreground);
+  if (foreground != 0) {
+    kernel.ForEachInProcessGroup(
+        foreground, [](ThreadGroup& g) { (void)SendToGroup(g, MakeInfo(SIGHUP, SI_KERNEL)); });
+  }
   Reparent(kernel, group);
   if (!orphaned_before && IsOrphaned(kernel, group.pgid, &group) &&
       HasStopped(kernel, group.pgid)) {
@@ -130,8 +136,6 @@ void Reap(ThreadGroup& group) {
   group.reaped = true;
   const Ref<ThreadGroup> hold(&group);
   if (ThreadGroup* parent = group.parent; parent != nullptr) {
-    parent->children_usage.Add(group.dead_threads);
-    parent->children_usage.Add(group.children_usage);
     std::erase_if(parent->children, [&](const Ref<ThreadGroup>& g) { return g.get() == &group; });
   }
   kernel.LeaveProcessGroup(group);
@@ -146,7 +150,8 @@ void Reap(ThreadGroup& group) {
 bool Matches(const ThreadGroup& child, const Task& task, const WaitRequest& request) {
   switch (request.type) {
     case P_PID:
-      if (child.tgid != request.id) return false;
+      if (request.process ? &child != request.process.get() : child.tgid != request.id)
+        return false;
       break;
     case P_PGID:
       if (child.pgid != request.id) return false;
@@ -182,10 +187,15 @@ bool Report(ThreadGroup& child, const WaitRequest& request, WaitedFor& out) {
     }
     out.usage = child.dead_threads;
     out.usage.Add(child.children_usage);
+    if (keep) return true;
     child.kernel.tasks_mutex.AssertHeld();
-    if (!keep) Reap(child);
+    // Only of those that are waited for (Linux: wait_task_zombie).
+    if (child.parent != nullptr) child.parent->children_usage.Add(out.usage);
+    Reap(child);
     return true;
   }
+  out.usage = UsageOf(child);
+  out.usage.Add(child.children_usage);
   if ((request.options & WSTOPPED) != 0 && child.stopped && child.stop_unreported) {
     out.status = child.stop_signal << 8 | 0x7f;
     out.info = ChildInfo(child, CLD_STOPPED, child.stop_signal);
@@ -233,6 +243,7 @@ void ReleaseMemory(Task& task) {
   if (mm && mm->users.fetch_sub(1) == 1) {
     // Nobody runs in it any more: the stub goes now, whoever still looks at it (/proc).
     mm->Deactivate();
+    if (mm->RefCount() > 1) (void)mm->Clear();
   }
   if (task.vfork_pending.exchange(false)) task.vfork_queue.Wake();
 }
@@ -245,6 +256,8 @@ void LeaveFutexes(Task& task) {
     ipc::ExitRobustList(task.kernel.futexes, *task.mm, words, mm::UserAddr{robust},
                         static_cast<uint32_t>(task.tid));
   }
+  task.left_futexes = true;
+  task.kernel.pi_futexes.OwnerLeaves(static_cast<uint32_t>(task.tid));
   const uint64_t clear = std::exchange(task.clear_child_tid, 0);
   if (clear == 0 || task.mm->users.load() <= 1) return;
   (void)task.mm->CopyOut(mm::UserPtr<int32_t>(clear), 0);
@@ -275,11 +288,17 @@ void ExitTask(Task& task) {
   bool last;
   {
     MutexLock lock(kernel.tasks_mutex);
-    last = group->threads.size() == 1;
+    last = --group->live == 0;
+    SettleUsage(task);
   }
   int foreground = 0;
+  uint64_t resident = 0;
   if (last) {
+    // A child of vfork that ends in its parent's memory says nothing of that.
+    if (task.mm && task.mm->users.load() == 1) resident = task.mm->Stats().resident;
     DeleteAllTimers(*group);
+    DeleteIntervalTimers(*group);
+    EndCpuTimer(*group);
     foreground = EndSession(*group);
   }
   ReleaseFiles(task);
@@ -294,7 +313,10 @@ void ExitTask(Task& task) {
   task.exited = true;
   task.state_letter = 'Z';
   --kernel.task_count;
+  SettleLastUsage(task);
+  task.usage.max_rss = resident;
   group->dead_threads.Add(task.usage);
+  kernel.ended.Add(task.usage);
   std::erase(group->threads, &task);
   if (!task.IsLeader()) {
     auto& entry = kernel.pids[task.tid];

@@ -26,7 +26,8 @@ void ReleaseFiles(Task& task);
 
 struct WaitRequest {
   idtype_t type = P_ALL;
-  int id = 0;  // pid or pgid
+  int id = 0;                // pid or pgid
+  Ref<ThreadGroup> process;  // of P_PIDFD: with type P_PID, instead of id
   int options =
       0;  // WEXITED, WSTOPPED, WCONTINUED, WNOHANG, WNOWAIT, __WALL, __WCLONE, __WNOTHREAD
 };

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "sentry/arena/arena.h"
+#include "sentry/kernel/cpu_time.h"
 #include "sentry/kernel/kernel.h"
 
 namespace skep::kernel {
@@ -35,6 +36,7 @@ Result<void> RestoreContext(Task& task) {
   mm::MemoryManager& mm = *task.mm;
   if (arena::HostTable::Get().Get(mm.space()) == nullptr) {
     TRY(mm.Reactivate(task.fiber->worker().engine()));
+    StartCpuAccount(task);
   }
   TRY(mm.RestoreContext(task.context_ref, task.saved_registers, task.saved_xsave));
   task.saved_xsave = {};
@@ -71,7 +73,15 @@ bool Freeze(Kernel& kernel, uint64_t timeout_ns) {
   return false;
 }
 
-Result<void> SaveContexts(Kernel& kernel) { return OnEveryContext(kernel, &SaveContext); }
+Result<void> SaveContexts(Kernel& kernel) {
+  {
+    // What is kept in ticks of this processor becomes time.
+    const arena::ArenaScope arena_heap;
+    MutexLock lock(kernel.tasks_mutex);
+    SettleEverybody(kernel);
+  }
+  return OnEveryContext(kernel, &SaveContext);
+}
 Result<void> RestoreContexts(Kernel& kernel) { return OnEveryContext(kernel, &RestoreContext); }
 
 void Thaw(Kernel& kernel) {

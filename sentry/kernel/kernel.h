@@ -11,6 +11,7 @@
 #include "base/mutex.h"
 #include "sentry/anon/epoll.h"
 #include "sentry/ipc/futex.h"
+#include "sentry/ipc/pi_futex.h"
 #include "sentry/kernel/task.h"
 #include "sentry/mm/memory_file.h"
 #include "sentry/net/unix_names.h"
@@ -68,6 +69,7 @@ class Kernel {
   std::unique_ptr<mm::MemoryFile> memory;
   std::unique_ptr<OomKiller> oom;  // null: there is no memory limit
   ipc::FutexTable futexes;
+  ipc::PiFutexTable pi_futexes;
   Ref<vfs::MountNamespace> mounts;
   std::unique_ptr<VdsoClock> vdso_clock;
   std::unique_ptr<KernelSignalSource> signal_source;  // signalfd reads from it
@@ -78,7 +80,7 @@ class Kernel {
   anon::EpollNesting epoll_nesting;
   std::unique_ptr<net::UnixNamespace> unix_sockets;
   uint32_t last_dev_minor = 20;  // of anonymous devices (boot)
-  std::atomic<uint64_t> context_switches{0}, forks{0}, syscalls{0};
+  std::atomic<uint64_t> forks{0};
 
   // Linux's tasklist_lock and siglock in one.
   Mutex tasks_mutex{LockRank::kKernel};
@@ -97,6 +99,7 @@ class Kernel {
   int last_pid = 0;
   Ref<ThreadGroup> init;
   size_t task_count = 0;
+  Usage ended;  // of all threads that are gone
   std::string hostname, domainname = "(none)";
 
   Task* FindTask(int tid) REQUIRES(tasks_mutex);
@@ -118,6 +121,10 @@ class Kernel {
   sched::WaitQueue init_queue;
   // After init: no task is left.
   sched::WaitQueue empty_queue;
+
+  // membarrier(2) (kernel/membarrier.h): how many wait in the queue for guests to stop once.
+  std::atomic<int> barriers_wanted{0};
+  sched::WaitQueue barrier_queue;
 
   // Freezing (checkpoint, kernel/freeze.h): fibers that see it park in `freeze_queue` before their
   // guest runs.

@@ -1,7 +1,10 @@
 #include "sentry/kernel/posix_timer.h"
 
+#include <sys/time.h>
 #include <algorithm>
 
+#include "sentry/kernel/cpu_time.h"
+#include "sentry/kernel/cpu_timer.h"
 #include "sentry/kernel/kernel.h"
 #include "sentry/kernel/signals.h"
 #include "sentry/kernel/vdso_clock.h"
@@ -15,25 +18,18 @@ bool IsWallClock(clockid_t clock) {
   return clock == CLOCK_REALTIME || clock == CLOCK_REALTIME_ALARM;
 }
 
-uint64_t CpuTime(const Task& task) {
-  if (!task.mm) return 0;
-  const auto* space = arena::HostTable::Get().Get(task.mm->space());
-  return space == nullptr ? 0 : space->CpuTimeNs();
-}
-
 // Expirations of an interval timer that have passed since `deadline`, at least one.
 uint64_t Expirations(uint64_t now, uint64_t deadline, uint64_t interval) {
   if (interval == 0 || now < deadline) return 1;
   return 1 + (now - deadline) / interval;
 }
 
-void FireLocked(PosixTimer& timer) REQUIRES(timer.group->kernel.tasks_mutex) {
+void FireLocked(PosixTimer& timer, uint64_t now) REQUIRES(timer.group->kernel.tasks_mutex) {
   Kernel& kernel = timer.group->kernel;
-  const uint64_t now = kernel.scheduler.clock().MonotonicNs();
   const uint64_t count = Expirations(now, timer.deadline_ns, timer.interval_ns);
   if (timer.interval_ns != 0) {
     timer.deadline_ns += count * timer.interval_ns;
-    timer.timer->Arm(timer.deadline_ns);
+    if (timer.timer) timer.timer->Arm(timer.deadline_ns);
   } else {
     timer.deadline_ns = 0;
   }
@@ -71,10 +67,15 @@ Ref<PosixTimer> Find(Task& task, int id) REQUIRES(task.kernel.tasks_mutex) {
   return timers[static_cast<size_t>(id)];
 }
 
-TimerSpec CurrentLocked(Kernel& kernel, const PosixTimer& timer) {
+uint64_t NowFor(Kernel& kernel, const PosixTimer& timer) REQUIRES(kernel.tasks_mutex) {
+  if (!timer.cpu_clock) return kernel.scheduler.clock().MonotonicNs();
+  return CpuTimeFor(timer, timer.cpu_clock->thread ? Usage{} : UsageOf(*timer.group));
+}
+
+TimerSpec CurrentLocked(Kernel& kernel, const PosixTimer& timer) REQUIRES(kernel.tasks_mutex) {
   TimerSpec spec{timer.interval_ns, 0};
   if (timer.deadline_ns != 0) {
-    const uint64_t now = kernel.scheduler.clock().MonotonicNs();
+    const uint64_t now = NowFor(kernel, timer);
     spec.value_ns = timer.deadline_ns > now ? timer.deadline_ns - now : 1;
   }
   return spec;
@@ -86,12 +87,27 @@ bool IsTimerClock(clockid_t clock) {
     case CLOCK_MONOTONIC:
     case CLOCK_BOOTTIME:
     case CLOCK_TAI:
-    case CLOCK_PROCESS_CPUTIME_ID:
-    case CLOCK_THREAD_CPUTIME_ID:
       return true;
     default:
       return false;
   }
+}
+
+// A clock of the caller's own process or of one of its threads. EINVAL: of another's (Linux has
+// these), or none.
+Result<CpuClock> OwnCpuClock(Task& task, clockid_t id) {
+  const std::optional<CpuClock> found = CpuClockOf(id);
+  if (!found) return Fail(EINVAL);
+  CpuClock clock = *found;
+  MutexLock lock(task.kernel.tasks_mutex);
+  if (clock.id == 0) {
+    clock.id = clock.thread ? task.tid : task.group->tgid;
+    return clock;
+  }
+  const Task* target = task.kernel.FindTask(clock.id);
+  if (target == nullptr || target->group != task.group) return Fail(EINVAL);
+  if (!clock.thread && clock.id != task.group->tgid) return Fail(EINVAL);
+  return clock;
 }
 
 }  // namespace
@@ -110,21 +126,28 @@ Result<uint64_t> ClockNow(Task& task, clockid_t clock) {
     case CLOCK_BOOTTIME:
     case CLOCK_BOOTTIME_ALARM:
       return source.MonotonicNs();
-    case CLOCK_PROCESS_CPUTIME_ID:
-    case CLOCK_THREAD_CPUTIME_ID:
-      return CpuTime(task);
     default:
       break;
   }
-  if (clock >= 0) return Fail(EINVAL);
-  // A dynamic CPU clock (clock_getcpuclockid): ~pid << 3 | which.
-  const int pid = ~(clock >> 3);
-  const int which = clock & 7;
-  if ((which & 3) == 3) return Fail(EINVAL);
-  MutexLock lock(task.kernel.tasks_mutex);
-  Task* target = pid == 0 ? &task : task.kernel.FindTask(pid);
-  if (target == nullptr) return Fail(EINVAL);
-  return CpuTime(*target);
+  const std::optional<CpuClock> cpu = CpuClockOf(clock);
+  if (!cpu) return Fail(EINVAL);
+  return ReadCpuClock(task, *cpu);
+}
+
+uint64_t CpuTimeFor(const PosixTimer& timer, const Usage& process) {
+  timer.group->kernel.tasks_mutex.AssertHeld();
+  Usage usage = process;
+  if (timer.cpu_clock->thread) {
+    Task* thread = timer.group->kernel.FindTask(timer.cpu_clock->id);
+    if (thread == nullptr || thread->group.get() != timer.group) return 0;
+    usage = UsageOf(*thread);
+  }
+  return timer.cpu_clock->user_only ? usage.user_ns : usage.user_ns + usage.system_ns;
+}
+
+void FireCpuTimer(PosixTimer& timer, uint64_t now) {
+  timer.group->kernel.tasks_mutex.AssertHeld();
+  FireLocked(timer, now);
 }
 
 uint64_t ToMonotonic(Kernel& kernel, clockid_t clock, uint64_t ns) {
@@ -139,9 +162,9 @@ uint64_t ToMonotonic(Kernel& kernel, clockid_t clock, uint64_t ns) {
 }
 
 Result<int> CreatePosixTimer(Task& task, clockid_t clock, const sigevent* event) {
-  if (!IsTimerClock(clock)) return Fail(EINVAL);
   auto timer = MakeRef<PosixTimer>();
   timer->clock = clock;
+  if (!IsTimerClock(clock)) timer->cpu_clock = TRY(OwnCpuClock(task, clock));
   timer->notify = SIGEV_SIGNAL;
   timer->signo = SIGALRM;
   Kernel& kernel = task.kernel;
@@ -163,12 +186,14 @@ Result<int> CreatePosixTimer(Task& task, clockid_t clock, const sigevent* event)
     }
   }
   PosixTimer* raw = timer.get();
-  timer->timer = std::make_unique<sched::Timer>(kernel.scheduler, [raw, &kernel] {
-    MutexLock lock(kernel.tasks_mutex);
-    if (raw->group == nullptr || raw->deadline_ns == 0) return;
-    raw->group->kernel.tasks_mutex.AssertHeld();
-    FireLocked(*raw);
-  });
+  if (!timer->cpu_clock) {
+    timer->timer = std::make_unique<sched::Timer>(kernel.scheduler, [raw, &kernel] {
+      MutexLock lock(kernel.tasks_mutex);
+      if (raw->group == nullptr || raw->deadline_ns == 0) return;
+      raw->group->kernel.tasks_mutex.AssertHeld();
+      FireLocked(*raw, kernel.scheduler.clock().MonotonicNs());
+    });
+  }
   MutexLock lock(kernel.tasks_mutex);
   auto& timers = task.group->posix_timers;
   auto slot = std::find_if(timers.begin(), timers.end(), [](const auto& t) { return !t; });
@@ -185,13 +210,13 @@ Result<int> CreatePosixTimer(Task& task, clockid_t clock, const sigevent* event)
 
 Result<TimerSpec> SetPosixTimer(Task& task, int id, int flags, const TimerSpec& spec) {
   Kernel& kernel = task.kernel;
-  const uint64_t now = kernel.scheduler.clock().MonotonicNs();
   MutexLock lock(kernel.tasks_mutex);
   task.kernel.tasks_mutex.AssertHeld();
   const Ref<PosixTimer> timer = Find(task, id);
   if (!timer) return Fail(EINVAL);
   const TimerSpec old = CurrentLocked(kernel, *timer);
-  timer->timer->Cancel();
+  const uint64_t now = NowFor(kernel, *timer);
+  if (timer->timer) timer->timer->Cancel();
   timer->overrun = 0;
   timer->interval_ns = spec.interval_ns;
   timer->deadline_ns = 0;
@@ -203,7 +228,11 @@ Result<TimerSpec> SetPosixTimer(Task& task, int id, int flags, const TimerSpec& 
     deadline = ~uint64_t{0};
   }
   timer->deadline_ns = deadline;
-  timer->timer->Arm(deadline);
+  if (timer->timer) {
+    timer->timer->Arm(deadline);
+  } else {
+    WatchCpuTime(*task.group);
+  }
   return old;
 }
 
@@ -247,7 +276,9 @@ void DeleteAllTimers(ThreadGroup& group) {
   for (const Ref<PosixTimer>& timer : timers) {
     if (timer) timer->timer.reset();
   }
-  if (!group.exiting) return;
+}
+
+void DeleteIntervalTimers(ThreadGroup& group) {
   for (ThreadGroup::IntervalTimer& itimer : group.itimers) itimer.timer.reset();
 }
 
@@ -258,18 +289,41 @@ void TimerSignalTaken(PosixTimer& timer, siginfo_t& info) {
   info.si_overrun = timer.overrun_last;
 }
 
+namespace {
+
+// ITIMER_VIRTUAL, ITIMER_PROF: kernel/cpu_timer.h sends their signals.
+Result<TimerSpec> SetCpuInterval(ThreadGroup& group, int which, const TimerSpec* spec) {
+  MutexLock lock(group.kernel.tasks_mutex);
+  ThreadGroup::IntervalTimer& itimer = group.itimers[static_cast<size_t>(which)];
+  const Usage used = UsageOf(group);
+  const uint64_t now = which == ITIMER_VIRTUAL ? used.user_ns : used.user_ns + used.system_ns;
+  TimerSpec old{itimer.interval_ns, 0};
+  // Linux: get_cpu_itimer: about to fire is one tick.
+  if (itimer.deadline_ns != 0)
+    old.value_ns = itimer.deadline_ns > now ? itimer.deadline_ns - now : 1'000'000;
+  if (spec == nullptr) return old;
+  itimer.interval_ns = spec->interval_ns;
+  itimer.deadline_ns = 0;
+  if (spec->value_ns == 0) return old;
+  if (__builtin_add_overflow(now, spec->value_ns, &itimer.deadline_ns))
+    itimer.deadline_ns = ~uint64_t{0};
+  WatchCpuTime(group);
+  return old;
+}
+
+}  // namespace
+
 Result<TimerSpec> SetIntervalTimer(Task& task, int which, const TimerSpec* spec) {
   if (which < 0 || which > 2) return Fail(EINVAL);
-  constexpr int kSignalsOf[] = {SIGALRM, SIGVTALRM, SIGPROF};
   Kernel& kernel = task.kernel;
   ThreadGroup& group = *task.group;
+  if (which != ITIMER_REAL) return SetCpuInterval(group, which, spec);
   ThreadGroup::IntervalTimer& itimer = group.itimers[static_cast<size_t>(which)];
   if (!itimer.timer) {
     if (spec == nullptr || (spec->value_ns == 0 && spec->interval_ns == 0)) return TimerSpec{};
-    const int signo = kSignalsOf[which];
     ThreadGroup* raw = &group;
     ThreadGroup::IntervalTimer* self = &itimer;
-    itimer.timer = std::make_unique<sched::Timer>(kernel.scheduler, [raw, self, signo, &kernel] {
+    itimer.timer = std::make_unique<sched::Timer>(kernel.scheduler, [raw, self, &kernel] {
       MutexLock lock(kernel.tasks_mutex);
       if (self->deadline_ns == 0) return;
       if (self->interval_ns != 0) {
@@ -280,7 +334,7 @@ Result<TimerSpec> SetIntervalTimer(Task& task, int which, const TimerSpec* spec)
       } else {
         self->deadline_ns = 0;
       }
-      (void)SendToGroup(*raw, MakeInfo(signo, SI_KERNEL));
+      (void)SendToGroup(*raw, MakeInfo(SIGALRM, SI_KERNEL));
     });
   }
   const uint64_t now = kernel.scheduler.clock().MonotonicNs();

@@ -4,6 +4,8 @@
 #include <cstring>
 
 #include "sentry/arena/arena.h"
+#include "sentry/kernel/cpu_time.h"
+#include "sentry/kernel/cpu_timer.h"
 #include "sentry/kernel/exit.h"
 #include "sentry/kernel/kernel.h"
 #include "sentry/kernel/posix_timer.h"
@@ -16,6 +18,9 @@ namespace {
 
 constexpr uint64_t kSyscallInstruction = 2;  // bytes of `syscall`
 constexpr uint64_t kSigIgn = 1;
+// Linux: enum x86_pf_error_code.
+constexpr uint32_t kErrorPresent = 1, kErrorWrite = 2, kErrorFetch = 16;
+constexpr uint32_t kPageFaultVector = 14;
 
 bool IsRestart(int code) {
   return code == kRestartSys || code == kRestartNoIntr || code == kRestartNoHand ||
@@ -69,6 +74,7 @@ bool Task::Start() {
   int error = 0;
   if (!mm->space()) {
     if (auto active = mm->Activate(fiber->worker()); !active) error = active.error().code();
+    StartCpuAccount(*this);
   }
   if (error == 0) {
     auto made = mm->NewContext(saved_registers, saved_xsave);
@@ -108,7 +114,14 @@ void Task::Main() {
   platform::Context& c = context();
   platform::AddressSpace* space = arena::HostTable::Get().Get(mm->space());
   CHECK(space != nullptr);
+  guest_runs.fetch_add(1, std::memory_order_relaxed);
+  in_guest.store(true, std::memory_order_seq_cst);
+  if (group->cpu_watch_wanted.load(std::memory_order_seq_cst)) ArmCpuTimer(*this);
   const bool lives = sched::RunGuest(c, *space) == sched::GuestEnd::kStopped;
+  in_guest.store(false, std::memory_order_seq_cst);
+  if (kernel.barriers_wanted.load(std::memory_order_seq_cst) != 0) {
+    kernel.barrier_queue.Wake(sched::kAllEvents, 1 << 30);
+  }
   if (lives) CopyStop(c.stop(), last_stop);
   if (kernel.config.scrub_stacks) sched::ScrubStack();
   return lives;
@@ -130,8 +143,11 @@ void Task::HandleStop(const platform::Stop& stop) {
 void Task::HandleFault(const platform::FaultStop& fault) {
   siginfo_t info;
   if (fault.vector == 14 || fault.signo == SIGBUS) {
-    ++usage.minor_faults;
+    minor_faults.store(minor_faults.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
     mm::MemoryManager::FaultAccess access;
+    // An engine that cannot tell leaves the bits clear.
+    if ((fault.error_code & kErrorWrite) != 0) access.write = 1;
+    if ((fault.error_code & kErrorFetch) != 0) access.exec = 1;
     access.protection = (fault.error_code & 1) != 0 || fault.code == SEGV_ACCERR;
     const mm::FaultResult result = mm->HandleFault(fault.address, access, MemoryLimits());
     if (result.outcome == mm::FaultOutcome::kRetry) return;
@@ -141,6 +157,7 @@ void Task::HandleFault(const platform::FaultStop& fault) {
       return;
     }
     info = MakeFaultInfo(result.signo, result.code, fault.address);
+    if (result.signo == SIGSEGV) CompleteErrorCode(result);
   } else {
     info = MakeFaultInfo(fault.signo, fault.code, fault.address);
   }
@@ -148,14 +165,32 @@ void Task::HandleFault(const platform::FaultStop& fault) {
   ForceSignal(*this, info);
 }
 
+// The error code of a page fault, for its signal frame: what the engine did not see is derived from
+// what refused the access. Whether nothing was to be read or to be written stays unknown.
+void Task::CompleteErrorCode(const mm::FaultResult& result) {
+  auto* fault = std::get_if<platform::FaultStop>(&last_stop);
+  if (fault == nullptr || fault->vector != kPageFaultVector) return;
+  uint32_t code = fault->error_code & ~kErrorPresent;
+  if (result.readable) code |= kErrorPresent;
+  if ((code & (kErrorWrite | kErrorFetch)) == 0) {
+    const platform::Registers* r = LoadRegisters();
+    if (r != nullptr && r->rip == fault->address) {
+      code |= kErrorFetch;
+    } else if (result.readable) {
+      code |= kErrorWrite;
+    }
+  }
+  fault->error_code = code;
+}
+
 void Task::HandleSyscall(const platform::SyscallStop& stop) {
-  in_syscall = true;
+  in_syscall.store(true, std::memory_order_relaxed);
   syscall_number = stop.number;
   keep_registers = false;
   kernel.vdso_clock->RefreshIfStale();
   pending_result = kernel.hooks.syscall(*this, stop.number, stop.args, stop.compat);
-  if (keep_registers) in_syscall = false;
-  if (in_syscall && !ShouldLook()) FinishCall();
+  if (keep_registers) in_syscall.store(false, std::memory_order_relaxed);
+  if (Calling() && !ShouldLook()) FinishCall();
 }
 
 // The result becomes rax, or the call is restarted as if nothing had happened.
@@ -164,15 +199,15 @@ void Task::FinishCall() {
     RestartWithoutHandler();
     return;
   }
-  in_syscall = false;
+  in_syscall.store(false, std::memory_order_relaxed);
   const uint64_t rax =
       pending_result ? *pending_result : -static_cast<uint64_t>(pending_result.error().code());
   context().SetReturn(rax);
 }
 
 void Task::ApplyRestart(platform::Registers& r, bool handler, bool restartable) {
-  if (!in_syscall) return;
-  in_syscall = false;
+  if (!Calling()) return;
+  in_syscall.store(false, std::memory_order_relaxed);
   if (pending_result) {
     r.rax = *pending_result;
     return;
@@ -218,7 +253,7 @@ bool Task::HandleLook() {
     if (!TakeSignal()) return false;
     if (!took_signal_) break;
   }
-  if (in_syscall) FinishCall();
+  if (Calling()) FinishCall();
   if (restore_mask) {
     restore_mask = false;
     SetBlocked(*this, mask_to_restore);

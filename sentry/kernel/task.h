@@ -44,7 +44,7 @@ struct SignalHandlers : RefCounted<SignalHandlers> {
   SignalAction& Of(int signo) { return actions[static_cast<size_t>(signo - 1)]; }
 };
 
-struct Usage {  // ns; of dead threads and waited-for children
+struct Usage {  // ns
   uint64_t user_ns = 0, system_ns = 0;
   uint64_t minor_faults = 0, major_faults = 0, voluntary_switches = 0, involuntary_switches = 0;
   uint64_t max_rss = 0;  // bytes
@@ -68,6 +68,7 @@ class ThreadGroup final : public RefCounted<ThreadGroup> {
   // -- tasks_mutex --
   Ref<Task> leader;            // also while a zombie; cut when reaped (it holds this group)
   std::vector<Task*> threads;  // alive (not yet past ExitTask)
+  size_t live = 0;             // of those, the ones that have not begun to exit (Linux: live)
   int pgid = 0, sid = 0;
   ThreadGroup* parent = nullptr;         // null: the sandbox's init
   Task* parent_thread = nullptr;         // who forked it, for PDEATHSIG and __WNOTHREAD; null: gone
@@ -79,7 +80,8 @@ class ThreadGroup final : public RefCounted<ThreadGroup> {
   bool exiting = false;     // exit_group or a fatal signal
   int exit_status = 0;      // wait status, once exiting or the last thread is gone
   Task* exec_by = nullptr;  // this thread's execve is ending the others
-  bool zombie = false;      // all threads are gone; waits for its parent
+  std::atomic<bool> zombie{
+      false};  // written under tasks_mutex: all threads are gone; waits for its parent
   bool reaped = false;
 
   // Group stop (Linux: signal_struct's group_stop_count, SIGNAL_STOP_*).
@@ -93,16 +95,26 @@ class ThreadGroup final : public RefCounted<ThreadGroup> {
   Ref<SignalHandlers> handlers;
   PendingSignals pending;  // of the group
   Limits limits;
-  Usage dead_threads, children_usage;
+  Usage dead_threads;
+  Usage children_usage;   // of those that were waited for
   uint64_t start_ns = 0;  // monotonic
 
-  // ITIMER_REAL, VIRTUAL, PROF; POSIX timers by id.
+  // ITIMER_REAL; POSIX timers by id.
   struct IntervalTimer {
-    std::unique_ptr<sched::Timer> timer;
-    uint64_t interval_ns = 0, deadline_ns = 0;
+    std::unique_ptr<sched::Timer> timer;        // of ITIMER_REAL only
+    uint64_t interval_ns = 0, deadline_ns = 0;  // of VIRTUAL and PROF: CPU time
   };
   std::array<IntervalTimer, 3> itimers;
   std::vector<Ref<PosixTimer>> posix_timers;  // index: timer id; null: free
+
+  // What waits for CPU time to pass (kernel/cpu_timer.h).
+  std::unique_ptr<sched::Timer> cpu_timer;
+  uint64_t cpu_seen_ns = 0;  // when cpu_timer last fired
+  // There is something to watch for and cpu_timer is not armed: nothing ran. A thread that lets its
+  // guest run arms it.
+  std::atomic<bool> cpu_watch_wanted{false};
+
+  sched::WaitQueue exit_watch;  // pidfds: it has become a zombie
 
   int dumpable = 1;
   int oom_score_adj = 0;
@@ -110,7 +122,7 @@ class ThreadGroup final : public RefCounted<ThreadGroup> {
 
 // What restart_syscall(2) goes on with.
 struct RestartBlock {
-  enum class Kind : uint8_t { kNone, kNanosleep, kFutexWait, kPoll } kind = Kind::kNone;
+  enum class Kind : uint8_t { kNone, kNanosleep, kCpuSleep, kFutexWait, kPoll } kind = Kind::kNone;
   uint64_t deadline_ns = 0;
   uint64_t address = 0;  // nanosleep: where the rest goes; futex: uaddr; poll: fds
   uint32_t value = 0;    // futex value; nfds
@@ -139,7 +151,8 @@ class Task final : public vfs::Caller, public RefCounted<Task> {
   uint64_t robust_list = 0;
   RestartBlock restart;
   platform::Stop last_stop = platform::Interrupted{};  // survives the context it came from
-  bool in_syscall = false;  // registers().rax is the call's number until the result is set
+  // registers().rax is the call's number until the result is set. Written by the own fiber only.
+  std::atomic<bool> in_syscall{false};
   uint64_t syscall_number = 0;
   int parent_death_signal = 0;
   uint32_t personality = 0;
@@ -160,7 +173,14 @@ class Task final : public vfs::Caller, public RefCounted<Task> {
   bool exited = false;
   auth::CredentialsRef credentials;  // published whole
   std::vector<uint64_t> auxv;        // /proc/<pid>/auxv
-  Usage usage;
+  Usage usage;                       // as of the last SettleUsage (kernel/cpu_time.h)
+  uint64_t settled_kernel_ticks = 0, settled_guest_ticks = 0;  // what `usage` has of fiber->costs()
+
+  std::atomic<uint64_t> minor_faults{0}, major_faults{0};  // written by the own fiber only
+  std::atomic<bool> in_guest{false};                       // the guest may run
+  std::atomic<uint64_t> guest_runs{0};                     // how often it has begun to
+  // It has let go of its robust and PI futexes and is about to be gone (Linux: futex_state).
+  std::atomic<bool> left_futexes{false};
 
   // vfork: the child wakes its parent when it releases the memory.
   std::atomic<bool> vfork_pending{false};
@@ -206,10 +226,12 @@ class Task final : public vfs::Caller, public RefCounted<Task> {
 
  private:
   bool Start();
+  bool Calling() const { return in_syscall.load(std::memory_order_relaxed); }
   bool ShouldLook() const;
   bool RunToStop();  // false: the guest's memory died
   void HandleStop(const platform::Stop& stop);
   void HandleFault(const platform::FaultStop& fault);
+  void CompleteErrorCode(const mm::FaultResult& result);
   void HandleSyscall(const platform::SyscallStop& stop);
   void FinishCall();
   bool TakeSignal();  // false: the task is to end; sets took_signal_

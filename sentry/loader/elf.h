@@ -45,7 +45,7 @@ Result<Program> Prepare(vfs::Walker& walker, Ref<vfs::File> file, std::string pa
                         bool path_inaccessible = false);
 
 // Linux: do_open_execat: a regular file, execute permission, no noexec mount. EACCES, ENOENT,
-// ELOOP...
+// ELOOP... Nobody may write to the file while it is open or until AllowWrites: ETXTBSY.
 Result<Ref<vfs::File>> OpenExecutable(vfs::Walker& walker, const vfs::Path& path);
 
 struct LoadContext {

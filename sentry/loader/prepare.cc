@@ -120,11 +120,11 @@ Result<Ref<vfs::File>> OpenExecutable(vfs::Walker& walker, const vfs::Path& path
   if (inode->type() != S_IFREG) return Fail(EACCES);
   if (path.mount && (path.mount->flags() & MS_NOEXEC) != 0) return Fail(EACCES);
   TRY(walker.Access(path, vfs::kMayExec, walker.caller().creds()));
-  // Linux: deny_write_access: a file that is open for writing is busy.
-  TRY(inode->DenyWriteAccess());
-  inode->AllowWriteAccess();
   // Executing needs no read permission: open the inode itself, past the vfs' check.
-  return inode->Open(walker.caller(), path, O_RDONLY);
+  Ref<vfs::File> file = TRY(inode->Open(walker.caller(), path, O_RDONLY));
+  // Linux: deny_write_access: a file that is open for writing is busy.
+  TRY(file->DenyWrites());
+  return file;
 }
 
 Result<Program> Prepare(vfs::Walker& walker, Ref<vfs::File> file, std::string path,

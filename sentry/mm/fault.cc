@@ -35,7 +35,13 @@ FaultResult MemoryManager::HandleFault(uint64_t address, FaultAccess access,
                                        const MemoryLimits& limits) {
   SleepLockHold hold(state_->mmap_lock);
   state_->stack_limit = limits.stack;
-  return state_->Fault(address, access);
+  state_->space_limit = limits.address_space;
+  FaultResult result = state_->Fault(address, access);
+  if (result.outcome == FaultOutcome::kSignal && result.code == SEGV_ACCERR) {
+    const auto vma = state_->vmas.Find(address);
+    result.readable = vma != state_->vmas.end() && (vma->second.prot & PROT_READ) != 0;
+  }
+  return result;
 }
 
 FaultResult MemoryManager::State::Fault(uint64_t address, FaultAccess access) {
@@ -80,6 +86,11 @@ VmaSet::iterator MemoryManager::State::ExpandStack(uint64_t address) {
   }
   floor = std::max(floor, vma.end - std::min(vma.end, stack_limit));
   const uint64_t page = PageFloor(address);
+  if (page < floor) return vmas.end();
+  // Linux: acct_stack_growth: RLIMIT_AS.
+  const uint64_t used = vmas.total_bytes();
+  const uint64_t most = space_limit - std::min(space_limit, used);
+  floor = std::max(floor, vma.start - std::min(vma.start, most));
   if (page < floor) return vmas.end();
   const uint64_t start = std::max(PageCeil(floor), page & ~(kStackStep - 1));
   Vma grown = vma;

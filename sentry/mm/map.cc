@@ -120,6 +120,7 @@ Result<uint64_t> MemoryManager::Mmap(const MmapRequest& request, const MemoryLim
   State& state = *state_;
   SleepLockHold hold(state.mmap_lock);
   state.stack_limit = limits.stack;
+  state.space_limit = limits.address_space;
   if (state.vmas.count() > kMaxMappings) return Fail(ENOMEM);
   const uint64_t address = TRY(state.PickAddress(request, size));
   const bool lock = (request.flags & MAP_LOCKED) != 0 || state.lock_future;
@@ -237,6 +238,7 @@ void MemoryManager::SetBrkStart(uint64_t start) {
   SleepLockHold hold(state_->mmap_lock);
   MutexLock lock(state_->vmas_lock);
   state_->brk_start = state_->brk = start;
+  layout.start_brk = start;
 }
 
 void MemoryManager::SetMmapTop(uint64_t top) {
@@ -249,6 +251,7 @@ uint64_t MemoryManager::Brk(uint64_t wanted, const MemoryLimits& limits) {
   State& state = *state_;
   SleepLockHold hold(state.mmap_lock);
   state.stack_limit = limits.stack;
+  state.space_limit = limits.address_space;
   const uint64_t old = state.brk;
   if (wanted < state.brk_start || wanted > kGuestAddressEnd) return old;
   const uint64_t data = layout.end_data - layout.start_data;

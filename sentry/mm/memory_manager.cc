@@ -106,11 +106,6 @@ void MemoryManager::Deactivate() {
   (void)state_->Commit(batch);
 }
 
-void MemoryManager::KillGuests() {
-  SleepLockHold hold(state_->mmap_lock);
-  if (state_->active()) state_->KillSpace();
-}
-
 Result<void> MemoryManager::Clear() {
   SleepLockHold hold(state_->mmap_lock);
   State& state = *state_;
@@ -125,6 +120,8 @@ Result<void> MemoryManager::Clear() {
   state.lock_future = state.lock_future_on_fault = false;
   state.peak_virtual = 0;
   layout = {};
+  program.fetch_add(1);
+  membarriers = 0;
   Result<void> reset;
   if (state.active()) {
     const arena::HostScope host;
@@ -154,8 +151,10 @@ Result<Ref<MemoryManager>> MemoryManager::Fork() {
     }
     copy.mmap_top = state.mmap_top;
     copy.stack_limit = state.stack_limit;
+    copy.space_limit = state.space_limit;
     copy.peak_virtual = copy.vmas.total_bytes();
     child->layout = layout;
+    child->membarriers = membarriers.load();
     // From here on files may find the child and take its lock.
     for (auto& [start, vma] : copy.vmas) {
       if (vma.file) vma.file->AddMapping(*child, vma.range(), vma.offset);

@@ -49,6 +49,8 @@ struct FaultResult {
   FaultOutcome outcome;
   int signo = 0,
       code = 0;  // kSignal: SIGSEGV with SEGV_MAPERR/SEGV_ACCERR, or SIGBUS with BUS_ADRERR
+  // What is there may be read: only a write (or a fetch) can have been refused.
+  bool readable = false;
 };
 
 struct MemoryStats {  // /proc/<pid>/status, statm; bytes
@@ -68,8 +70,6 @@ class MemoryManager final : public UserMemory, public RefCounted<MemoryManager> 
   // A guest thread in it.
   Result<arena::HostContext> NewContext(const platform::Registers& registers,
                                         std::span<const std::byte> xsave);
-  // Its stub goes at once, whatever its guests are at; the engine reports Died.
-  void KillGuests();
   // After a restore or Died: forget the host half; Activate makes a new one.
   void Deactivate();
   // After a restore, on the frozen worker that `engine` is of: a new AddressSpace under the number
@@ -158,8 +158,19 @@ class MemoryManager final : public UserMemory, public RefCounted<MemoryManager> 
   struct Layout {
     uint64_t start_code = 0, end_code = 0, start_data = 0, end_data = 0, start_stack = 0;
     uint64_t arg_start = 0, arg_end = 0, env_start = 0, env_end = 0, vdso = 0;
+    uint64_t start_brk = 0;
   };
   Layout layout;
+
+  // How much of space()'s CpuTimeNs its tasks have been charged with (kernel/cpu_time.h, under its
+  // lock); Activate starts from what the space has used before.
+  uint64_t charged_cpu_ns = 0;
+
+  // Grows with every Clear: which program's memory it is. Linux makes a new mm_struct then.
+  std::atomic<uint64_t> program{0};
+
+  // membarrier(2): which commands its threads have registered for (kernel/membarrier.h).
+  std::atomic<uint32_t> membarriers{0};
 
   // Tasks whose memory this is (Linux: mm_users); kernel/ counts.
   std::atomic<int> users{0};

@@ -22,6 +22,7 @@ Result<uint64_t> MemoryManager::Mremap(uint64_t old_start, uint64_t old_size, ui
   State& state = *state_;
   SleepLockHold hold(state.mmap_lock);
   state.stack_limit = limits.stack;
+  state.space_limit = limits.address_space;
   if (state.vmas.Find(old_start) == state.vmas.end()) return Fail(EFAULT);
   if ((flags & (MREMAP_FIXED | MREMAP_DONTUNMAP)) != 0) return state.RemapTo(args, limits);
 

@@ -206,7 +206,8 @@ struct MemoryManager::State {
   bool dead = false;
   bool lock_future = false, lock_future_on_fault = false;
   uint64_t mmap_top = kGuestAddressEnd - (uint64_t{256} << 20);
-  uint64_t stack_limit = 8u << 20;  // RLIMIT_STACK, as last heard
+  // RLIMIT_STACK and RLIMIT_AS, as last heard.
+  uint64_t stack_limit = 8u << 20, space_limit = ~uint64_t{0};
   uint64_t peak_virtual = 0;
   uint64_t generation = 0;                         // of the host's mappings
   uint64_t streak_end = 0, streak_pages = 0;       // copy-on-write faults that go upwards

@@ -87,7 +87,9 @@ void WorkerHost::RunFiber(Fiber& fiber) {
   LeaveLoop(*this, fiber, &fake_stack);
   arena::SetThreadHeap(arena::Heap::kArena);
   const size_t heap_before = arena::CurrentUsage().heap_bytes;
+  BeginTurn(fiber);
   const transfer_t from = jump_fcontext(*s.saved_sp, &fiber);
+  EndTurn(fiber);
   const auto taken = static_cast<int64_t>(arena::CurrentUsage().heap_bytes - heap_before);
   if (taken != 0) s.heap_bytes.fetch_add(taken, std::memory_order_relaxed);
   arena::SetThreadHeap(arena::Heap::kHost);
@@ -215,6 +217,7 @@ WakeReason Suspend(Deadline deadline, Sleep sleep) {
     MutexLock lock(timers.mutex());
     timers.Add(s.deadline, *deadline);
   }
+  s.voluntary_switches.fetch_add(1, std::memory_order_relaxed);
   SwitchToLoop(/*finished=*/false);
   // A full barrier: the caller's look at its condition must not come before the token is gone.
   s.word.exchange(0, std::memory_order_seq_cst);
@@ -229,6 +232,7 @@ WakeReason Suspend(Deadline deadline, Sleep sleep) {
 void Yield() {
   CHECK(HoldsNoMutex());
   Fiber& fiber = Fiber::Current();
+  FiberAccess::StateOf(fiber).involuntary_switches.fetch_add(1, std::memory_order_relaxed);
   WorkerAccess::PushLocal(fiber.worker(), fiber);
   SwitchToLoop(/*finished=*/false);
 }

@@ -60,6 +60,15 @@ class Fiber : public RefCounted<Fiber> {
 
   bool finished() const { return finished_.load(std::memory_order_acquire); }
 
+  // What it has cost so far, in ticks (sched/ticks.h) of wall time: `kernel`, its own turns on its
+  // worker (less what the host took away from them); `guest`, while RunGuest's guest could run. Any
+  // thread; of the fiber that runs now elsewhere, as of the start of its turn.
+  struct Costs {
+    uint64_t kernel_ticks = 0, guest_ticks = 0;
+    uint64_t voluntary_switches = 0, involuntary_switches = 0;  // sleeps; yields
+  };
+  Costs costs() const;
+
   // What the fiber executes for (kernel::Task); sched/ does not look at it.
   void* cookie = nullptr;
 

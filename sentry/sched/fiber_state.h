@@ -43,6 +43,11 @@ struct Fiber::State {
   Fiber* next_guest = nullptr;
   Fiber* previous_guest = nullptr;
 
+  // Fiber::Costs. Written by its worker's thread only. `guest_since`: when the guest that runs now
+  // was resumed; 0: none runs.
+  std::atomic<uint64_t> kernel_ticks{0}, guest_ticks{0}, guest_since{0};
+  std::atomic<uint64_t> voluntary_switches{0}, involuntary_switches{0};
+
   // Debug builds: how many SleepLocks of each rank it holds.
   std::array<uint8_t, 8> sleep_locks{};
 };

@@ -9,6 +9,7 @@
 #include "sentry/arena/arena_test_environment.h"
 #include "sentry/sched/sched_test_util.h"
 #include "sentry/sched/sleep_lock.h"
+#include "sentry/sched/ticks.h"
 #include "sentry/sched/wait_queue.h"
 
 namespace skep::sched {
@@ -144,6 +145,40 @@ TEST(Fiber, FloatingPointControlBelongsToTheFiber) {
   });
   ASSERT_TRUE(WaitFor([&] { return a->finished() && b->finished(); }));
   EXPECT_EQ(right, 3);
+}
+
+TEST(Fiber, CostsCountTurnsAndSleepsButNotSleeping) {
+  TestScheduler s(1);
+  s.Start();
+  std::atomic<bool> go{false};
+  WaitQueue queue;
+  uint64_t computed_ns = 0, slept_ns = 0;
+  Fiber::Costs after{};
+  Ref<Fiber> fiber = s.Spawn(0, [&] {
+    const Fiber& self = Fiber::Current();
+    const uint64_t start = self.costs().kernel_ticks;
+    const uint64_t until = host::MonotonicNs() + 5 * kMs;
+    while (host::MonotonicNs() < until) {
+    }
+    const uint64_t computed = self.costs().kernel_ticks;
+    computed_ns = TicksToNs(computed - start);
+    WaitUntil(queue, kAllEvents, std::nullopt, Sleep::kUninterruptible, [&] { return go.load(); });
+    Yield();
+    after = self.costs();
+    slept_ns = TicksToNs(after.kernel_ticks - computed);
+  });
+  const timespec pause = {0, 50'000'000};
+  nanosleep(&pause, nullptr);
+  go = true;
+  queue.Wake();
+  ASSERT_TRUE(WaitFor([&] { return fiber->finished(); }));
+  // The host may have run something else meanwhile, which is not to be counted.
+  EXPECT_GT(computed_ns, 0u);
+  EXPECT_LT(computed_ns, 6 * kMs);
+  EXPECT_LT(slept_ns, 10 * kMs);
+  EXPECT_EQ(after.guest_ticks, 0u);
+  EXPECT_GE(after.voluntary_switches, 1u);
+  EXPECT_EQ(after.involuntary_switches, 1u);
 }
 
 TEST(Fiber, SwitchCostIsReported) {

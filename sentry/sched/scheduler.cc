@@ -228,6 +228,8 @@ HostResult<void> Scheduler::Start(const MakeEngine& make_engine, bool pin, Start
   state_->generation = generation;
   state_->guest_watch_due = 0;  // another host's clock may have set it
   auto host = std::make_unique<SchedulerHost>(*this);
+  host->first_ticks = TicksNow();
+  host->first_ns = host::MonotonicNs();
   const std::vector<int> cpus = pin ? AllowedCpus() : std::vector<int>();
   HostResult<void> started;
   // One after the other: an engine may fork while it starts.

@@ -13,6 +13,7 @@
 #include "sentry/sched/fiber_state.h"
 #include "sentry/sched/host_poller.h"
 #include "sentry/sched/scheduler.h"
+#include "sentry/sched/ticks.h"
 #include "sentry/sched/timer_queue.h"
 
 namespace skep::sched {
@@ -115,6 +116,20 @@ enum class Phase : uint32_t {
   kStopping,
 };
 
+// How long the turns of a worker's fibers take: Begin, then End once or more.
+class TurnClock {
+ public:
+  void Begin(const SchedulerHost& host);
+  uint64_t End(const SchedulerHost& host);  // ticks since Begin or the last End, less the host's
+  uint64_t began() const { return began_; }
+
+ private:
+  uint64_t began_ = 0;
+  uint64_t long_turn_ = ~uint64_t{0}, next_mark_ = 0;
+  uint64_t mark_ns_ = 0;        // the thread's CPU time at the last look
+  uint64_t charged_ticks_ = 0;  // since then
+};
+
 struct WorkerHost {
   WorkerHost(SchedulerHost& owner, Worker& of, OwnedFd epoll)
       : scheduler(owner), worker(of), poller(std::move(epoll)) {}
@@ -122,6 +137,8 @@ struct WorkerHost {
   void Loop();
   bool RunReady();  // true: some are still ready
   void RunFiber(Fiber& fiber);
+  void BeginTurn(Fiber& fiber);
+  void EndTurn(Fiber& fiber);
   void TakeInbox();
   void ExpireTimers();
   void LookAtGuests();
@@ -142,6 +159,7 @@ struct WorkerHost {
   // The running fiber and the context of the loop that runs it. Its thread only.
   Fiber* current = nullptr;
   void* loop_context = nullptr;
+  TurnClock turn;
   int events_since_watches = 0;
   const void* loop_stack = nullptr;  // AddressSanitizer's
   size_t loop_stack_size = 0;
@@ -196,8 +214,11 @@ struct SchedulerHost {
   void JoinAll();
   bool AllAtRest(std::vector<uint32_t>& epochs);
   bool AllIdle();
+  uint64_t ToNs(uint64_t ticks) const;
+  uint64_t TicksPerMs() const;
 
   Scheduler& scheduler;
+  uint64_t first_ticks = 0, first_ns = 0;  // when the workers started
   std::vector<std::unique_ptr<WorkerHost>> workers;
   OffloadPool offload;
   std::atomic<Phase> phase{Phase::kStarting};

@@ -163,6 +163,10 @@ Result<void> Getrlimit(Task&, uint32_t resource, UserPtr<rlimit> out);
 Result<void> Setrlimit(Task&, uint32_t resource, UserPtr<const rlimit> limit);
 Result<void> Prlimit64(Task&, int32_t pid, uint32_t resource, UserPtr<const rlimit> limit,
                        UserPtr<rlimit> old);
+Result<Fd> PidfdOpen(Task&, int32_t pid, uint32_t flags);
+Result<void> PidfdSendSignal(Task&, Fd fd, SignalNumber signo, UserPtr<const siginfo_t> info,
+                             uint32_t flags);
+Result<Fd> PidfdGetfd(Task&, Fd pidfd, Fd fd, uint32_t flags);
 Result<void> Getrusage(Task&, int32_t who, UserPtr<rusage> out);
 
 // -- sys_system.cc --

@@ -4,6 +4,8 @@
 #include <algorithm>
 
 #include "base/limits.h"
+#include "sentry/kernel/cpu_time.h"
+#include "sentry/kernel/cpu_timer.h"
 #include "sentry/kernel/kernel.h"
 #include "sentry/kernel/posix_timer.h"
 #include "sentry/syscalls/handlers.h"
@@ -285,6 +287,7 @@ Result<void> Prlimit64(Task& task, int32_t pid, uint32_t resource, UserPtr<const
         return Fail(EPERM);
       if (wanted.rlim_max > value.rlim_max && !mine.Has(CAP_SYS_RESOURCE)) return Fail(EPERM);
       value = wanted;
+      if (resource == RLIMIT_CPU) kernel::WatchCpuTime(*target->group);
     }
   }
   if (!old.is_null()) TRY(task.mm->CopyOut(old, before));
@@ -294,22 +297,22 @@ Result<void> Prlimit64(Task& task, int32_t pid, uint32_t resource, UserPtr<const
 Result<void> Getrusage(Task& task, int32_t who, UserPtr<rusage> out) {
   if (who != RUSAGE_SELF && who != RUSAGE_CHILDREN && who != RUSAGE_THREAD) return Fail(EINVAL);
   kernel::Usage usage;
-  if (who != RUSAGE_CHILDREN) {
-    const uint64_t cpu = kernel::ClockNow(task, CLOCK_PROCESS_CPUTIME_ID).value_or(0);
-    usage = task.usage;
-    usage.user_ns = cpu;
-    usage.max_rss = task.mm->Stats().resident;
-  }
-  if (who != RUSAGE_THREAD) {
+  {
     MutexLock lock(task.kernel.tasks_mutex);
-    if (who == RUSAGE_CHILDREN) {
-      usage = task.group->children_usage;
-    } else {
-      usage.Add(task.group->dead_threads);
-      for (Task* t : task.group->threads) {
-        if (t != &task) usage.minor_faults += t->usage.minor_faults;
-      }
+    switch (who) {
+      case RUSAGE_CHILDREN:
+        usage = task.group->children_usage;
+        break;
+      case RUSAGE_THREAD:
+        usage = kernel::UsageOf(task);
+        break;
+      default:
+        usage = kernel::UsageOf(*task.group);
+        break;
     }
+  }
+  if (who != RUSAGE_CHILDREN) {
+    usage.max_rss = std::max(usage.max_rss, task.mm->Stats().resident);
   }
   return task.mm->CopyOut(out, ToRusage(usage));
 }

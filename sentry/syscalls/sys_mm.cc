@@ -1,13 +1,14 @@
 // Memory: mmap and friends, futexes, other processes' memory.
 #include <fcntl.h>
 #include <linux/futex.h>
-#include <linux/membarrier.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
 
 #include "sentry/anon/memfd.h"
 #include "sentry/ipc/futex.h"
+#include "sentry/kernel/access.h"
 #include "sentry/kernel/kernel.h"
+#include "sentry/kernel/membarrier.h"
 #include "sentry/kernel/posix_timer.h"
 #include "sentry/kernel/signals.h"
 #include "sentry/syscalls/handlers.h"
@@ -109,9 +110,8 @@ Result<void> Munlockall(Task& task) { return task.mm->MunlockAll(); }
 
 // Guest threads of one process run on one worker's engine and every stop is a full barrier; the
 // commands that need other CPUs interrupted are not offered, as on a kernel without them.
-Result<int32_t> Membarrier(Task&, int32_t command, uint32_t flags, int32_t) {
-  if (flags != 0) return Fail(EINVAL);
-  return command == MEMBARRIER_CMD_QUERY ? Result<int32_t>(0) : Fail(EINVAL);
+Result<int32_t> Membarrier(Task& task, int32_t command, uint32_t flags, int32_t) {
+  return kernel::Membarrier(task, command, flags);
 }
 
 Result<Fd> MemfdCreate(Task& task, Path name, uint32_t flags) {
@@ -139,7 +139,9 @@ Result<sched::Deadline> DeadlineOf(Task& task, int32_t command, int32_t op, uint
   const timespec t = TRY(task.mm->CopyIn(UserPtr<const timespec>(timeout)));
   const uint64_t ns = TRY(ToNs(t));
   if (command == FUTEX_WAIT) return After(task, ns);
-  const clockid_t clock = (op & FUTEX_CLOCK_REALTIME) != 0 ? CLOCK_REALTIME : CLOCK_MONOTONIC;
+  const clockid_t clock = (op & FUTEX_CLOCK_REALTIME) != 0 || command == FUTEX_LOCK_PI
+                              ? CLOCK_REALTIME
+                              : CLOCK_MONOTONIC;
   return sched::Deadline(kernel::ToMonotonic(task.kernel, clock, ns));
 }
 
@@ -168,11 +170,52 @@ Result<int64_t> FutexRestart(Task& task) {
                    block.deadline_ns);
 }
 
+namespace {
+
+// FUTEX_LOCK_PI and its family.
+Result<int64_t> PiFutex(Task& task, const ipc::FutexAt& first, int32_t op, uint32_t value,
+                        uint64_t timeout, const ipc::FutexAt& second, uint32_t value3) {
+  kernel::Kernel& kernel = task.kernel;
+  ipc::PiFutexTable& table = kernel.pi_futexes;
+  const auto tid = static_cast<uint32_t>(task.tid);
+  const ipc::PiFutexTable::IsAlive alive = [&kernel](uint32_t owner) {
+    MutexLock lock(kernel.tasks_mutex);
+    const Task* found = kernel.FindTask(static_cast<int>(owner));
+    return found != nullptr && !found->left_futexes.load();
+  };
+  const int32_t command = op & FUTEX_CMD_MASK;
+  sched::Deadline deadline;
+  if (command == FUTEX_LOCK_PI || command == FUTEX_LOCK_PI2 || command == FUTEX_WAIT_REQUEUE_PI) {
+    deadline = TRY(DeadlineOf(task, command, op, timeout));
+  }
+  switch (command) {
+    case FUTEX_LOCK_PI:
+    case FUTEX_LOCK_PI2:
+      TRY(table.Lock(first, tid, alive, deadline));
+      return 0;
+    case FUTEX_TRYLOCK_PI:
+      TRY(table.TryLock(first, tid, alive));
+      return 0;
+    case FUTEX_UNLOCK_PI:
+      TRY(table.Unlock(first, tid));
+      return 0;
+    case FUTEX_WAIT_REQUEUE_PI:
+      TRY(table.WaitRequeue(first, value, second, tid, deadline));
+      return 0;
+    default:
+      return table.Requeue(first, value3, second, static_cast<int>(value),
+                           static_cast<int>(timeout), alive);
+  }
+}
+
+}  // namespace
+
 Result<int64_t> Futex(Task& task, UserPtr<uint32_t> address, int32_t op, uint32_t value,
                       uint64_t timeout, UserPtr<uint32_t> address2, uint32_t value3) {
   const int32_t command = op & FUTEX_CMD_MASK;
   const bool is_private = (op & FUTEX_PRIVATE_FLAG) != 0;
-  if ((op & FUTEX_CLOCK_REALTIME) != 0 && command != FUTEX_WAIT_BITSET && command != FUTEX_WAIT) {
+  if ((op & FUTEX_CLOCK_REALTIME) != 0 && command != FUTEX_WAIT_BITSET && command != FUTEX_WAIT &&
+      command != FUTEX_WAIT_REQUEUE_PI && command != FUTEX_LOCK_PI2) {
     return Fail(ENOSYS);
   }
   ipc::MemoryWords words(*task.mm);
@@ -198,6 +241,13 @@ Result<int64_t> Futex(Task& task, UserPtr<uint32_t> address, int32_t op, uint32_
       return table.Requeue(first, second, count, count2, &value3);
     case FUTEX_WAKE_OP:
       return table.WakeOp(first, second, count, count2, value3);
+    case FUTEX_LOCK_PI:
+    case FUTEX_LOCK_PI2:
+    case FUTEX_TRYLOCK_PI:
+    case FUTEX_UNLOCK_PI:
+    case FUTEX_WAIT_REQUEUE_PI:
+    case FUTEX_CMP_REQUEUE_PI:
+      return PiFutex(task, first, op, value, timeout, second, value3);
     default:
       return Fail(ENOSYS);
   }
@@ -216,8 +266,7 @@ Result<int64_t> ProcessVm(Task& task, int32_t pid, UserPtr<const iovec> local, u
     MutexLock lock(task.kernel.tasks_mutex);
     Task* target = task.kernel.FindTask(pid);
     if (target == nullptr || !target->mm) return Fail(ESRCH);
-    if (target->group != task.group && !kernel::MayKill(task, *target->group, SIGKILL))
-      return Fail(EPERM);
+    TRY(kernel::MayAccess(*target, task.creds(), &task, kernel::AccessIds::kReal));
     memory = target->mm;
   }
   if (remote_count > kMaxIov) return Fail(EINVAL);

@@ -10,6 +10,7 @@
 #include "base/limits.h"
 #include "sentry/anon/memfd.h"
 #include "sentry/anon/pipe.h"
+#include "sentry/anon/pty.h"
 #include "sentry/kernel/exit.h"
 #include "sentry/kernel/kernel.h"
 #include "sentry/syscalls/handlers.h"
@@ -383,6 +384,17 @@ Result<void> Flock(Task& task, Fd fd, int32_t operation) {
   return file->inode()->locks().SetFlock(*file, type, wait);
 }
 
+namespace {
+
+// Linux: ptm_open_peer. `flags` as open(2)'s.
+Result<uint64_t> OpenPtyPeer(Task& task, anon::PtyMaster& master, uint32_t flags) {
+  vfs::FdReservation slot = TRY(task.files->Reserve(task.Limit(RLIMIT_NOFILE)));
+  Ref<vfs::File> slave = TRY(master.OpenPeer(task, flags & ~uint32_t{O_CLOEXEC}));
+  return static_cast<uint64_t>(std::move(slot).Commit(std::move(slave), Cloexec(flags)));
+}
+
+}  // namespace
+
 Result<uint64_t> Ioctl(Task& task, Fd fd, uint32_t command, uint64_t argument) {
   const Ref<vfs::File> file = TRY(task.files->Get(fd.value));
   switch (command) {
@@ -409,6 +421,11 @@ Result<uint64_t> Ioctl(Task& task, Fd fd, uint32_t command, uint64_t argument) {
             static_cast<int64_t>(attributes.size) - static_cast<int64_t>(file->position);
         TRY(task.mm->CopyOut(UserPtr<int32_t>(argument), static_cast<int32_t>(left)));
         return uint64_t{0};
+      }
+      break;
+    case TIOCGPTPEER:
+      if (auto* master = dynamic_cast<anon::PtyMaster*>(file.get())) {
+        return OpenPtyPeer(task, *master, static_cast<uint32_t>(argument));
       }
       break;
     default:

@@ -8,6 +8,7 @@
 #include "sentry/kernel/clone.h"
 #include "sentry/kernel/exit.h"
 #include "sentry/kernel/kernel.h"
+#include "sentry/kernel/pidfd.h"
 #include "sentry/kernel/signals.h"
 #include "sentry/syscalls/handlers.h"
 #include "sentry/syscalls/util.h"
@@ -26,13 +27,15 @@ Result<int32_t> Vfork(Task& task) {
 Result<int32_t> CloneCall(Task& task, uint64_t flags, uint64_t stack, UserPtr<int32_t> parent_tid,
                           UserPtr<int32_t> child_tid, uint64_t tls) {
   flags &= 0xffffffff;
-  if ((flags & CLONE_PIDFD) != 0) return Fail(EINVAL);
+  // The descriptor's number goes where the thread's id would.
+  if ((flags & CLONE_PIDFD) != 0 && (flags & CLONE_PARENT_SETTID) != 0) return Fail(EINVAL);
   return kernel::Clone(task, {.flags = flags & ~uint64_t{CSIGNAL},
                               .exit_signal = static_cast<int>(flags & CSIGNAL),
                               .stack = stack,
                               .tls = tls,
                               .parent_tid = Raw(parent_tid.addr()),
-                              .child_tid = Raw(child_tid.addr())});
+                              .child_tid = Raw(child_tid.addr()),
+                              .pidfd = Raw(parent_tid.addr())});
 }
 
 // Linux: copy_clone_args_from_user, clone3_args_valid.
@@ -57,13 +60,14 @@ Result<int32_t> Clone3(Task& task, UserPtr<void> address, uint64_t size) {
   if ((args.flags & (CLONE_THREAD | CLONE_PARENT)) != 0 && args.exit_signal != 0)
     return Fail(EINVAL);
   if ((args.stack == 0) != (args.stack_size == 0)) return Fail(EINVAL);
-  if ((args.flags & (CLONE_PIDFD | kIntoCgroup)) != 0) return Fail(EINVAL);
+  if ((args.flags & kIntoCgroup) != 0) return Fail(EINVAL);
   return kernel::Clone(task, {.flags = args.flags,
                               .exit_signal = static_cast<int>(args.exit_signal),
                               .stack = args.stack == 0 ? 0 : args.stack + args.stack_size,
                               .tls = args.tls,
                               .parent_tid = args.parent_tid,
-                              .child_tid = args.child_tid});
+                              .child_tid = args.child_tid,
+                              .pidfd = args.pidfd});
 }
 
 // unshare(2) of what threads share; namespaces of guests are not offered.
@@ -146,6 +150,8 @@ Result<void> Waitid(Task& task, int32_t type, int32_t id, UserPtr<siginfo_t> inf
   if ((options & ~kAllowed) != 0 || (options & kEvents) == 0) return Fail(EINVAL);
   kernel::WaitRequest request;
   request.options = options;
+  bool nonblocking = false;
+  constexpr int32_t kPidFd = 3;  // P_PIDFD
   switch (type) {
     case P_ALL:
       break;
@@ -159,10 +165,20 @@ Result<void> Waitid(Task& task, int32_t type, int32_t id, UserPtr<siginfo_t> inf
       request.type = P_PGID;
       request.id = id == 0 ? task.ProcessGroupId() : id;
       break;
+    case kPidFd: {
+      if (id < 0) return Fail(EINVAL);
+      const Ref<vfs::File> file = TRY(task.files->Get(id));
+      request.type = P_PID;
+      request.process = TRY(kernel::ProcessOf(*task.files, id));
+      nonblocking = file->nonblocking() && (options & WNOHANG) == 0;
+      if (nonblocking) request.options |= WNOHANG;
+      break;
+    }
     default:
-      return Fail(EINVAL);  // P_PIDFD: no pidfds yet
+      return Fail(EINVAL);
   }
   const kernel::WaitedFor waited = TRY(kernel::WaitForChild(task, request));
+  if (nonblocking && waited.pid == 0) return Fail(EAGAIN);
   if (!usage.is_null() && waited.pid != 0) TRY(task.mm->CopyOut(usage, ToRusage(waited.usage)));
   if (info.is_null()) return {};
   siginfo_t out = waited.info;

@@ -62,20 +62,20 @@ Result<int64_t> ReadAtPosition(Task& task, vfs::File& file, IoSequence& to, bool
   return static_cast<int64_t>(n);
 }
 
-// Linux: generic_write_checks' RLIMIT_FSIZE part. Cuts the sequence or fails with EFBIG and
-// SIGXFSZ.
+// Linux: generic_write_checks: RLIMIT_FSIZE (with SIGXFSZ) and what the file system can hold. Cuts
+// the sequence or fails with EFBIG.
 Result<void> CheckFileSize(Task& task, vfs::File& file, IoSequence& from, uint64_t offset) {
-  const uint64_t limit = task.Limit(RLIMIT_FSIZE);
-  if (limit == RLIM_INFINITY || file.inode() == nullptr || file.inode()->type() != S_IFREG)
-    return {};
+  if (file.inode() == nullptr || file.inode()->type() != S_IFREG) return {};
+  const uint64_t wanted = task.Limit(RLIMIT_FSIZE);
+  const uint64_t limit = std::min<uint64_t>(wanted, file.inode()->fs().max_file_size());
   uint64_t at = offset;
-  if ((file.flags() & O_APPEND) != 0) {
+  if ((file.flags() & O_APPEND) != 0 && wanted != RLIM_INFINITY) {
     const vfs::Attributes attributes = TRY(file.inode()->GetAttributes());
     at = attributes.size;
   }
   if (from.empty()) return {};
   if (at >= limit) {
-    task.SignalSelf(SIGXFSZ);
+    if (at >= wanted) task.SignalSelf(SIGXFSZ);
     return Fail(EFBIG);
   }
   if (from.size() > limit - at) from = from.TakeFirst(limit - at);

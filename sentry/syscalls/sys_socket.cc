@@ -5,6 +5,7 @@
 
 #include "base/limits.h"
 #include "sentry/kernel/kernel.h"
+#include "sentry/net/control.h"
 #include "sentry/net/unix_socket.h"
 #include "sentry/syscalls/handlers.h"
 #include "sentry/syscalls/util.h"
@@ -152,113 +153,14 @@ Result<int64_t> Recvfrom(Task& task, Fd fd, UserPtr<void> data, uint64_t size, u
 
 namespace {
 
-constexpr size_t kMaxControl = 20480;    // net.core.optmem_max
-constexpr size_t kMaxPassedFiles = 253;  // Linux: SCM_MAX_FD
-
-constexpr size_t Align(size_t n) { return (n + 7) & ~size_t{7}; }
-
-// Linux: __scm_send.
 Result<net::Control> CopyInControl(Task& task, const AbiMsghdr& message) {
-  net::Control control;
-  if (message.control_size == 0) return control;
-  if (message.control_size > kMaxControl) return Fail(ENOBUFS);
-  std::vector<std::byte> bytes(message.control_size);
-  if (task.mm->CopyIn(UserAddr{message.control}, bytes).fault != 0) return Fail(EFAULT);
-  for (size_t at = 0; at + sizeof(cmsghdr) <= bytes.size();) {
-    cmsghdr header;
-    memcpy(&header, bytes.data() + at, sizeof header);
-    if (header.cmsg_len < sizeof header || header.cmsg_len > bytes.size() - at) return Fail(EINVAL);
-    const auto data = std::span(bytes).subspan(at + sizeof header, header.cmsg_len - sizeof header);
-    if (header.cmsg_level == SOL_SOCKET && header.cmsg_type == SCM_RIGHTS) {
-      const size_t count = data.size() / sizeof(int32_t);
-      if (control.files.size() + count > kMaxPassedFiles) return Fail(EINVAL);
-      for (size_t i = 0; i < count; ++i) {
-        int32_t number = -1;
-        memcpy(&number, data.data() + i * sizeof number, sizeof number);
-        Ref<vfs::File> file = TRY(task.files->Get(number));
-        control.files.push_back(std::move(file));
-      }
-    } else if (header.cmsg_level == SOL_SOCKET && header.cmsg_type == SCM_CREDENTIALS) {
-      if (data.size() != sizeof(ucred)) return Fail(EINVAL);
-      ucred credentials;
-      memcpy(&credentials, data.data(), sizeof credentials);
-      const auth::Credentials& c = task.creds();
-      const bool own_pid = credentials.pid == task.group->tgid || c.Has(21 /* CAP_SYS_ADMIN */);
-      const bool own_uid = credentials.uid == c.uid || credentials.uid == c.euid ||
-                           credentials.uid == c.suid || c.Has(7 /* CAP_SETUID */);
-      const bool own_gid = credentials.gid == c.gid || credentials.gid == c.egid ||
-                           credentials.gid == c.sgid || c.Has(6 /* CAP_SETGID */);
-      if (!own_pid || !own_uid || !own_gid) return Fail(EPERM);
-      control.credentials = credentials;
-    } else if (header.cmsg_level == SOL_SOCKET) {
-      return Fail(EINVAL);
-    }
-    at += Align(header.cmsg_len);
-  }
-  return control;
+  if (message.control_size == 0) return net::Control{};
+  if (message.control_size > net::kMaxControl) return Fail(ENOBUFS);
+  std::string bytes(message.control_size, '\0');
+  const auto room = std::as_writable_bytes(std::span(bytes));
+  if (task.mm->CopyIn(UserAddr{message.control}, room).fault != 0) return Fail(EFAULT);
+  return net::ParseControl(task, *task.files, bytes);
 }
-
-// Writes control messages one after the other; what does not fit sets MSG_CTRUNC.
-class ControlWriter {
- public:
-  ControlWriter(Task& task, const AbiMsghdr& message)
-      : task_(task), at_(message.control), left_(message.control_size) {}
-
-  Result<void> Credentials(const ucred& credentials) {
-    return Put(SCM_CREDENTIALS, std::as_bytes(std::span(&credentials, 1)));
-  }
-
-  // Linux: scm_detach_fds: as many as fit; each number is published after it was written.
-  Result<void> Files(std::vector<Ref<vfs::File>>& files, bool cloexec) {
-    if (files.empty()) return {};
-    const size_t room = left_ >= sizeof(cmsghdr) ? (left_ - sizeof(cmsghdr)) / sizeof(int32_t) : 0;
-    std::vector<vfs::FdReservation> slots;
-    std::vector<int32_t> numbers;
-    for (size_t i = 0; i < std::min(room, files.size()); ++i) {
-      auto slot = task_.files->Reserve(task_.Limit(RLIMIT_NOFILE));
-      if (!slot) break;
-      numbers.push_back(slot->fd());
-      slots.push_back(std::move(*slot));
-    }
-    if (numbers.size() < files.size()) flags_ |= MSG_CTRUNC;
-    if (numbers.empty()) return {};
-    TRY(Put(SCM_RIGHTS, std::as_bytes(std::span(numbers))));
-    const auto close = cloexec ? vfs::CloseOnExec::kYes : vfs::CloseOnExec::kNo;
-    for (size_t i = 0; i < slots.size(); ++i)
-      std::move(slots[i]).Commit(std::move(files[i]), close);
-    return {};
-  }
-
-  int flags() const { return flags_; }
-  uint64_t written() const { return written_; }
-
- private:
-  Result<void> Put(int type, std::span<const std::byte> data) {
-    cmsghdr header{};
-    header.cmsg_len = sizeof header + data.size();
-    header.cmsg_level = SOL_SOCKET;
-    header.cmsg_type = type;
-    if (left_ < header.cmsg_len) {
-      flags_ |= MSG_CTRUNC;
-      if (left_ < sizeof header) return {};
-      data = data.first(left_ - sizeof header);
-      header.cmsg_len = left_;
-    }
-    if (task_.mm->CopyOut(UserAddr{at_}, std::as_bytes(std::span(&header, 1))).fault != 0 ||
-        task_.mm->CopyOut(UserAddr{at_ + sizeof header}, data).fault != 0) {
-      return Fail(EFAULT);
-    }
-    const size_t step = std::min<size_t>(Align(header.cmsg_len), left_);
-    at_ += step;
-    left_ -= step;
-    written_ += step;
-    return {};
-  }
-
-  Task& task_;
-  uint64_t at_, left_, written_ = 0;
-  int flags_ = 0;
-};
 
 Result<int64_t> SendOne(Task& task, net::Socket& socket, const AbiMsghdr& message, uint32_t flags) {
   mm::IoSequence io = TRY(
@@ -291,14 +193,16 @@ Result<int64_t> ReceiveOne(Task& task, net::Socket& socket, UserPtr<AbiMsghdr> a
     const auto name = std::as_bytes(std::span(received.address)).first(n);
     if (task.mm->CopyOut(UserAddr{message.name}, name).fault != 0) return Fail(EFAULT);
   }
-  ControlWriter control(task, message);
-  if (received.control.credentials && WantsCredentials(task, socket)) {
-    TRY(control.Credentials(*received.control.credentials));
-  }
-  TRY(control.Files(received.control.files, (flags & MSG_CMSG_CLOEXEC) != 0));
+  const bool wants_credentials = received.control.credentials && WantsCredentials(task, socket);
+  net::ControlReply control(std::move(received.control), wants_credentials, *task.files,
+                            task.Limit(RLIMIT_NOFILE), message.control_size,
+                            static_cast<int>(flags));
+  const auto reply = std::as_bytes(std::span(control.bytes()));
+  if (task.mm->CopyOut(UserAddr{message.control}, reply).fault != 0) return Fail(EFAULT);
+  std::move(control).Commit();
   message.name_size = static_cast<uint32_t>(received.address.size());
-  message.control_size = control.written();
-  message.flags = received.flags | control.flags() | static_cast<int>(flags & MSG_CMSG_CLOEXEC);
+  message.control_size = control.bytes().size();
+  message.flags = received.flags | control.flags();
   const UserAddr base = address.addr();
   TRY(task.mm->CopyOut(UserPtr<uint32_t>(base + offsetof(AbiMsghdr, name_size)),
                        message.name_size));

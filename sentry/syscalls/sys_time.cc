@@ -1,7 +1,9 @@
 // Clocks, sleeping, timers.
 #include <sys/timerfd.h>
+#include <algorithm>
 #include <ctime>
 
+#include "sentry/kernel/cpu_time.h"
 #include "sentry/kernel/kernel.h"
 #include "sentry/kernel/posix_timer.h"
 #include "sentry/kernel/vdso_clock.h"
@@ -34,6 +36,33 @@ Result<void> ClockSettime(Task& task, int32_t clock, UserPtr<const timespec> tim
 
 namespace {
 
+// Until a CPU clock has come so far. Linux watches its ticks; here the clock is read
+// again when it could have come that far.
+Result<void> SleepUntilCpuTime(Task& task, const kernel::CpuClock& clock, uint64_t deadline,
+                               bool absolute, UserPtr<timespec> remain) {
+  constexpr uint64_t kLeastNs = 1'000'000;
+  for (;;) {
+    const uint64_t now = TRY(kernel::ReadCpuClock(task, clock));
+    if (now >= deadline) return {};
+    size_t threads = 0;
+    {
+      MutexLock lock(task.kernel.tasks_mutex);
+      threads = task.group->threads.size();
+    }
+    const auto reason = sched::Suspend(After(task, std::max((deadline - now) / threads, kLeastNs)),
+                                       sched::Sleep::kInterruptible);
+    if (reason != sched::WakeReason::kInterrupted) continue;
+    if (absolute) return Fail(kRestartNoHand);
+    if (!remain.is_null()) TRY(task.mm->CopyOut(remain, ToTimespec(deadline - now)));
+    task.restart = {.kind = kernel::RestartBlock::Kind::kCpuSleep,
+                    .deadline_ns = deadline,
+                    .address = Raw(remain.addr()),
+                    .value = static_cast<uint32_t>(clock.id),
+                    .bits = (clock.thread ? 1u : 0u) | (clock.user_only ? 2u : 0u)};
+    return Fail(kRestartBlock);
+  }
+}
+
 // Sleeps until `deadline`; what is left goes to `remain` when interrupted.
 Result<void> SleepUntil(Task& task, uint64_t deadline, bool absolute, UserPtr<timespec> remain) {
   for (;;) {
@@ -58,25 +87,31 @@ Result<void> SleepUntil(Task& task, uint64_t deadline, bool absolute, UserPtr<ti
 
 Result<void> ClockNanosleep(Task& task, int32_t clock, int32_t flags,
                             UserPtr<const timespec> request, UserPtr<timespec> remain) {
+  std::optional<kernel::CpuClock> cpu;
   switch (clock) {
     case CLOCK_REALTIME:
     case CLOCK_MONOTONIC:
     case CLOCK_BOOTTIME:
     case CLOCK_TAI:
-    case CLOCK_PROCESS_CPUTIME_ID:
       break;
-    case CLOCK_THREAD_CPUTIME_ID:
-      return Fail(EINVAL);
     case CLOCK_MONOTONIC_RAW:
     case CLOCK_REALTIME_COARSE:
     case CLOCK_MONOTONIC_COARSE:
       return Fail(EOPNOTSUPP);
     default:
-      return Fail(EINVAL);
+      cpu = kernel::CpuClockOf(clock);
+      // Linux: posix_cpu_nsleep: a thread cannot wait for its own time.
+      if (!cpu || (cpu->thread && (cpu->id == 0 || cpu->id == task.tid))) return Fail(EINVAL);
+      break;
   }
   const timespec wanted = TRY(task.mm->CopyIn(request));
   const uint64_t ns = TRY(ToNs(wanted));
   const bool absolute = (flags & TIMER_ABSTIME) != 0;
+  if (cpu) {
+    const uint64_t now = TRY(kernel::ReadCpuClock(task, *cpu));
+    const uint64_t until = absolute ? ns : (ns > UINT64_MAX - now ? UINT64_MAX : now + ns);
+    return SleepUntilCpuTime(task, *cpu, until, absolute, remain);
+  }
   const uint64_t deadline =
       absolute ? kernel::ToMonotonic(task.kernel, clock, ns) : After(task, ns).value_or(UINT64_MAX);
   return SleepUntil(task, deadline, absolute, remain);
@@ -96,6 +131,13 @@ Result<int32_t> RestartSyscall(Task& task) {
   switch (block.kind) {
     case Kind::kNanosleep:
       TRY(SleepUntil(task, block.deadline_ns, false, UserPtr<timespec>(block.address)));
+      return 0;
+    case Kind::kCpuSleep:
+      TRY(SleepUntilCpuTime(task,
+                            {.id = static_cast<int>(block.value),
+                             .thread = (block.bits & 1) != 0,
+                             .user_only = (block.bits & 2) != 0},
+                            block.deadline_ns, false, UserPtr<timespec>(block.address)));
       return 0;
     case Kind::kFutexWait:
       return static_cast<int32_t>(TRY(FutexRestart(task)));
@@ -128,11 +170,12 @@ Result<int64_t> Time(Task& task, UserPtr<int64_t> out) {
 Result<int64_t> Times(Task& task, UserPtr<tms> out) {
   constexpr uint64_t kTickNs = 10'000'000;
   if (!out.is_null()) {
-    const uint64_t own = TRY(kernel::ClockNow(task, CLOCK_PROCESS_CPUTIME_ID));
     tms times{};
     {
       MutexLock lock(task.kernel.tasks_mutex);
-      times.tms_utime = static_cast<clock_t>(own / kTickNs);
+      const kernel::Usage own = kernel::UsageOf(*task.group);
+      times.tms_utime = static_cast<clock_t>(own.user_ns / kTickNs);
+      times.tms_stime = static_cast<clock_t>(own.system_ns / kTickNs);
       times.tms_cutime = static_cast<clock_t>(task.group->children_usage.user_ns / kTickNs);
       times.tms_cstime = static_cast<clock_t>(task.group->children_usage.system_ns / kTickNs);
     }

@@ -48,16 +48,39 @@ class AnonInode final : public Inode {
 
 }  // namespace
 
+// pipefs and sockfs.
+class AnonFs::KindFs final : public FileSystem {
+ public:
+  KindFs(AnonFs& owner, const char* name, uint64_t magic)
+      : FileSystem(owner.dev_minor()), owner_(owner), name_(name), magic_(magic) {}
+  const char* type_name() const override { return name_; }
+  Result<StatFs> GetStatFs() override { return StatFs{.type = magic_}; }
+  Ref<Inode> RootInode() override { return owner_.RootInode(); }
+
+ private:
+  AnonFs& owner_;
+  const char* const name_;
+  const uint64_t magic_;
+};
+
 AnonFs::AnonFs(uint32_t dev_minor)
-    : FileSystem(dev_minor), shared_(MakeRef<AnonInode>(*this, ++last_ino_, 0600u, 0u, 0u)) {}
+    : FileSystem(dev_minor),
+      shared_(MakeRef<AnonInode>(*this, ++last_ino_, 0600u, 0u, 0u)),
+      pipes_(MakeRef<KindFs>(*this, "pipefs", PIPEFS_MAGIC)),
+      sockets_(MakeRef<KindFs>(*this, "sockfs", SOCKFS_MAGIC)) {}
 
 AnonFs::~AnonFs() = default;
+
+void AnonFs::SetSpecialFiles(SpecialFiles* special) {
+  special_files = pipes_->special_files = sockets_->special_files = special;
+}
 
 Path AnonFs::NewPath(std::string_view kind, uint32_t mode, const auth::Credentials& owner) {
   const uint64_t ino = ++last_ino_;
   std::string name(kind);
   name += ":[" + std::to_string(ino) + "]";
-  Ref<Inode> inode = MakeRef<AnonInode>(*this, ino, mode, owner.fsuid, owner.fsgid);
+  FileSystem& fs = kind == "pipe" ? *pipes_ : kind == "socket" ? *sockets_ : *this;
+  Ref<Inode> inode = MakeRef<AnonInode>(fs, ino, mode, owner.fsuid, owner.fsgid);
   return Path({}, Dentry::MakeAnonymous(std::move(inode), std::move(name)));
 }
 

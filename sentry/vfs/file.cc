@@ -14,6 +14,17 @@ File::~File() {
   if (inode == nullptr) return;
   if (FileLocks* locks = inode->locks_or_null()) locks->ReleaseFile(*this);
   if (holds_write_access_) inode->DropWriteAccess();
+  AllowWrites();
+}
+
+Result<void> File::DenyWrites() {
+  TRY(inode()->DenyWriteAccess());
+  denies_writes_ = true;
+  return {};
+}
+
+void File::AllowWrites() {
+  if (denies_writes_.exchange(false)) inode()->AllowWriteAccess();
 }
 
 Result<size_t> File::Read(Caller&, mm::IoSequence&, uint64_t) { return Fail(EINVAL); }
@@ -46,7 +57,8 @@ Result<uint64_t> File::Seek(int64_t offset, int whence) {
   }
   int64_t target = 0;
   if (__builtin_add_overflow(base, offset, &target)) return Fail(EOVERFLOW);
-  if (target < 0) return Fail(EINVAL);
+  if (target < 0 || static_cast<uint64_t>(target) > inode()->fs().max_file_size())
+    return Fail(EINVAL);
   position = static_cast<uint64_t>(target);
   return position;
 }

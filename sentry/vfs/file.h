@@ -110,11 +110,16 @@ class File : public RefCounted<File> {
 
   // The inode's write access (ETXTBSY) is held since open and goes with the file.
   void SetHoldsWriteAccess() { holds_write_access_ = true; }
+  // Of a program that runs: nobody may open the inode for writing (ETXTBSY) while this file lives,
+  // or until AllowWrites. ETXTBSY: somebody writes already.
+  Result<void> DenyWrites();
+  void AllowWrites();
 
  private:
   const Path path_;
   std::atomic<uint32_t> flags_;
   bool holds_write_access_ = false;
+  std::atomic<bool> denies_writes_{false};
   sched::SleepLock position_lock_{LockRank::kFilePosition};
   std::atomic<FileObserver*> observer_{nullptr};  // counted
 };

@@ -183,6 +183,8 @@ class FileSystem : public RefCounted<FileSystem> {
     return true;
   }
   virtual Result<void> SyncAll() { return {}; }
+  // Linux: s_maxbytes: no position and no end of a file lies beyond.
+  virtual uint64_t max_file_size() const { return INT64_MAX; }
   uint32_t dev_minor() const { return dev_minor_; }  // of an anonymous device 0:N
   std::string source;                                // /proc/mounts first field
   std::string options;                               // what /proc/mounts shows after rw/ro

@@ -291,6 +291,54 @@ TEST(Exec, AFileOpenForWritingIsBusy) {
   EXPECT_THAT(Exec(dir.File("program")), FailsWith(ETXTBSY));
 }
 
+TEST(Exec, ARunningProgramCannotBeWritten) {
+  const TempDir dir;
+  const std::string program = dir.File("program");
+  WriteScript(program, ReadFile(SiblingBinary("exec_test")));
+  Pipe ready = MakePipe();
+  const pid_t child = fork();
+  if (child == 0) {
+    dup2(ready.writer, 1);
+    execl(program.c_str(), program.c_str(), "--helper=say_and_wait", nullptr);
+    _exit(9);
+  }
+  ready.writer.Reset();
+  char byte = 0;
+  ASSERT_THAT(read(ready.reader, &byte, 1), SucceedsWith(1));
+  EXPECT_THAT(open(program.c_str(), O_WRONLY), FailsWith(ETXTBSY));
+  EXPECT_THAT(open(program.c_str(), O_RDWR), FailsWith(ETXTBSY));
+  EXPECT_THAT(truncate(program.c_str(), 0), FailsWith(ETXTBSY));
+  EXPECT_THAT(kill(child, SIGKILL), Succeeds());
+  EXPECT_THAT(waitpid(child, nullptr, 0), SucceedsWith(child));
+  const Fd after(open(program.c_str(), O_WRONLY));
+  EXPECT_THAT(after, Succeeds());
+}
+const Helper kSayAndWait("say_and_wait", [](int, char**) {
+  write(1, "x", 1);
+  for (;;) pause();
+  return 0;
+});
+
+TEST(Exec, AScriptAndALoaderMayBeWrittenWhileTheyRun) {
+  const TempDir dir;
+  const std::string script = dir.File("script");
+  WriteScript(script, "#!" + TestBinary() + " --helper=say_and_wait\n");
+  Pipe ready = MakePipe();
+  const pid_t child = fork();
+  if (child == 0) {
+    dup2(ready.writer, 1);
+    execl(script.c_str(), script.c_str(), nullptr);
+    _exit(9);
+  }
+  ready.writer.Reset();
+  char byte = 0;
+  ASSERT_THAT(read(ready.reader, &byte, 1), SucceedsWith(1));
+  const Fd writer(open(script.c_str(), O_WRONLY));
+  EXPECT_THAT(writer, Succeeds());
+  EXPECT_THAT(kill(child, SIGKILL), Succeeds());
+  EXPECT_THAT(waitpid(child, nullptr, 0), SucceedsWith(child));
+}
+
 TEST(Exec, ProcSelfExeAndCmdlineAreTheNewProgram) {
   const Outcome outcome = RunHelper("proc_self", {"last"});
   EXPECT_EQ(outcome.output, TestBinary() + " last\n");

@@ -72,6 +72,7 @@ TEST(Fault, ProtectionIsAccerr) {
   EXPECT_EQ(FaultOf([&] { Write(memory.data() + 5); }), SIGSEGV);
   EXPECT_EQ(g_info.si_code, SEGV_ACCERR);
   EXPECT_EQ(g_info.si_addr, memory.data() + 5);
+  EXPECT_EQ(g_error_code & 0x17, 7u) << "a user write to what is there";
   const Mapping none(kPageSize, PROT_NONE);
   EXPECT_EQ(FaultOf([&] { Read(none.data()); }), SIGSEGV);
   EXPECT_EQ(g_info.si_code, SEGV_ACCERR);

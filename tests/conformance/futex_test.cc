@@ -1,6 +1,7 @@
 // futex: wait, wake, bitsets, requeue, wake_op, timeouts and errors.
 #include <fcntl.h>
 #include <linux/futex.h>
+#include <pthread.h>
 #include <sys/syscall.h>
 
 #include <atomic>
@@ -244,6 +245,206 @@ TEST(Futex, PriorityInheritanceLocksExcludeAndHandOver) {
   }).join();
   EXPECT_THAT(Futex(&word, FUTEX_UNLOCK_PI_PRIVATE, 0), Succeeds());
   EXPECT_EQ(word & FUTEX_TID_MASK, 0u);
+}
+
+timespec In(int64_t ms, clockid_t clock) {
+  const int64_t at = NowNs(clock) + ms * 1'000'000;
+  return {at / 1'000'000'000, at % 1'000'000'000};
+}
+
+TEST(PiFutex, ExcludesThreads) {
+  Word word = 0;
+  int inside = 0, total = 0;
+  std::vector<std::thread> threads;
+  for (int i = 0; i < 4; ++i) {
+    threads.emplace_back([&] {
+      const auto tid = static_cast<uint32_t>(GetTid());
+      for (int turn = 0; turn < 200; ++turn) {
+        uint32_t free = 0;
+        if (!word.compare_exchange_strong(free, tid)) {
+          ASSERT_THAT(Futex(&word, FUTEX_LOCK_PI_PRIVATE, 0), Succeeds());
+        }
+        ASSERT_EQ(++inside, 1);
+        if (turn % 10 == 0) sched_yield();
+        ++total;
+        --inside;
+        uint32_t mine = tid;
+        if (!word.compare_exchange_strong(mine, 0)) {
+          ASSERT_THAT(Futex(&word, FUTEX_UNLOCK_PI_PRIVATE, 0), Succeeds());
+        }
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(total, 800);
+}
+
+TEST(PiFutex, HandsOverToTheWaiter) {
+  Word word = 0;
+  ASSERT_THAT(Futex(&word, FUTEX_LOCK_PI_PRIVATE, 0), Succeeds());
+  std::atomic<pid_t> waiter = 0;
+  std::atomic<bool> done = false;
+  std::thread thread([&] {
+    waiter = GetTid();
+    EXPECT_THAT(Futex(&word, FUTEX_LOCK_PI_PRIVATE, 0), Succeeds());
+    EXPECT_EQ(word & FUTEX_TID_MASK, static_cast<uint32_t>(GetTid()));
+    while (!done) sched_yield();
+    EXPECT_THAT(Futex(&word, FUTEX_UNLOCK_PI_PRIVATE, 0), Succeeds());
+  });
+  while (waiter == 0) sched_yield();
+  WaitUntilBlocked(getpid(), waiter);
+  EXPECT_EQ(word.load(), static_cast<uint32_t>(GetTid()) | FUTEX_WAITERS);
+  EXPECT_THAT(Futex(&word, FUTEX_UNLOCK_PI_PRIVATE, 0), Succeeds());
+  EXPECT_EQ(word & FUTEX_TID_MASK, static_cast<uint32_t>(waiter)) << "at once, not by a race";
+  EXPECT_THAT(Futex(&word, FUTEX_TRYLOCK_PI_PRIVATE, 0), FailsWith(EAGAIN));
+  done = true;
+  thread.join();
+  EXPECT_EQ(word.load(), 0u);
+}
+
+TEST(PiFutex, TimesOut) {
+  Word word = 0;
+  ASSERT_THAT(Futex(&word, FUTEX_LOCK_PI_PRIVATE, 0), Succeeds());
+  std::thread([&] {
+    const timespec soon = In(30, CLOCK_REALTIME);
+    EXPECT_THAT(Futex(&word, FUTEX_LOCK_PI_PRIVATE, 0, &soon), FailsWith(ETIMEDOUT));
+    const timespec soon2 = In(30, CLOCK_MONOTONIC);
+    EXPECT_THAT(Futex(&word, FUTEX_LOCK_PI2_PRIVATE, 0, &soon2), FailsWith(ETIMEDOUT));
+  }).join();
+  EXPECT_THAT(Futex(&word, FUTEX_UNLOCK_PI_PRIVATE, 0), Succeeds());
+  EXPECT_EQ(word.load(), 0u);
+}
+
+TEST(PiFutex, Errors) {
+  Word word = 0x3ffffffe;
+  EXPECT_THAT(Futex(&word, FUTEX_LOCK_PI_PRIVATE, 0), FailsWith(ESRCH));
+  EXPECT_THAT(Futex(&word, FUTEX_UNLOCK_PI_PRIVATE, 0), FailsWith(EPERM));
+  EXPECT_THAT(Futex(kBadAddress, FUTEX_LOCK_PI_PRIVATE, 0), FailsWith(EFAULT));
+  EXPECT_THAT(Futex(reinterpret_cast<char*>(&word) + 1, FUTEX_LOCK_PI_PRIVATE, 0),
+              FailsWith(EINVAL));
+  EXPECT_THAT(Futex(&word, FUTEX_UNLOCK_PI_PRIVATE | FUTEX_CLOCK_REALTIME, 0), FailsWith(ENOSYS));
+}
+
+TEST(PiFutex, ACycleIsADeadlock) {
+  Word a = 0;
+  Word b = 0;
+  ASSERT_THAT(Futex(&a, FUTEX_LOCK_PI_PRIVATE, 0), Succeeds());
+  std::atomic<pid_t> other = 0;
+  std::thread thread([&] {
+    EXPECT_THAT(Futex(&b, FUTEX_LOCK_PI_PRIVATE, 0), Succeeds());
+    other = GetTid();
+    EXPECT_THAT(Futex(&a, FUTEX_LOCK_PI_PRIVATE, 0), Succeeds());
+    EXPECT_THAT(Futex(&a, FUTEX_UNLOCK_PI_PRIVATE, 0), Succeeds());
+    EXPECT_THAT(Futex(&b, FUTEX_UNLOCK_PI_PRIVATE, 0), Succeeds());
+  });
+  while (other == 0) sched_yield();
+  WaitUntilBlocked(getpid(), other);
+  EXPECT_THAT(Futex(&b, FUTEX_LOCK_PI_PRIVATE, 0), FailsWith(EDEADLK));
+  EXPECT_THAT(Futex(&a, FUTEX_UNLOCK_PI_PRIVATE, 0), Succeeds());
+  thread.join();
+}
+
+TEST(PiFutex, AnOwnersDeathIsPassedOn) {
+  Word word = 0;
+  std::atomic<bool> locked = false;
+  std::atomic<bool> die = false;
+  std::thread owner([&] {
+    EXPECT_THAT(Futex(&word, FUTEX_LOCK_PI_PRIVATE, 0), Succeeds());
+    locked = true;
+    while (!die) sched_yield();
+  });
+  while (!locked) sched_yield();
+  std::atomic<pid_t> waiting = 0;
+  std::thread waiter([&] {
+    waiting = GetTid();
+    EXPECT_THAT(Futex(&word, FUTEX_LOCK_PI_PRIVATE, 0), Succeeds());
+    EXPECT_EQ(word & FUTEX_TID_MASK, static_cast<uint32_t>(GetTid()));
+    EXPECT_NE(word & FUTEX_OWNER_DIED, 0u);
+    EXPECT_THAT(Futex(&word, FUTEX_UNLOCK_PI_PRIVATE, 0), Succeeds());
+  });
+  while (waiting == 0) sched_yield();
+  WaitUntilBlocked(getpid(), waiting);
+  die = true;
+  owner.join();
+  waiter.join();
+}
+
+TEST(PiFutex, RobustMutexesOfTheLibraryWork) {
+  pthread_mutexattr_t attributes;
+  pthread_mutexattr_init(&attributes);
+  pthread_mutexattr_setprotocol(&attributes, PTHREAD_PRIO_INHERIT);
+  pthread_mutexattr_setrobust(&attributes, PTHREAD_MUTEX_ROBUST);
+  pthread_mutex_t mutex;
+  ASSERT_EQ(pthread_mutex_init(&mutex, &attributes), 0);
+  std::thread([&] { EXPECT_EQ(pthread_mutex_lock(&mutex), 0); }).join();
+  EXPECT_EQ(pthread_mutex_lock(&mutex), EOWNERDEAD);
+  EXPECT_EQ(pthread_mutex_consistent(&mutex), 0);
+  EXPECT_EQ(pthread_mutex_unlock(&mutex), 0);
+  pthread_mutex_destroy(&mutex);
+}
+
+TEST(PiFutex, ASignalRestartsTheWait) {
+  Word word = 0;
+  ASSERT_THAT(Futex(&word, FUTEX_LOCK_PI_PRIVATE, 0), Succeeds());
+  static std::atomic<int> handled = 0;
+  handled = 0;
+  const ScopedSignalHandler handler(SIGUSR1, [](int) { ++handled; });
+  std::atomic<pid_t> waiting = 0;
+  std::thread waiter([&] {
+    waiting = GetTid();
+    EXPECT_THAT(Futex(&word, FUTEX_LOCK_PI_PRIVATE, 0), Succeeds());
+    EXPECT_THAT(Futex(&word, FUTEX_UNLOCK_PI_PRIVATE, 0), Succeeds());
+  });
+  while (waiting == 0) sched_yield();
+  WaitUntilBlocked(getpid(), waiting);
+  pthread_kill(waiter.native_handle(), SIGUSR1);
+  EXPECT_TRUE(WaitUntil([&] { return handled == 1; }));
+  WaitUntilBlocked(getpid(), waiting);
+  EXPECT_THAT(Futex(&word, FUTEX_UNLOCK_PI_PRIVATE, 0), Succeeds());
+  waiter.join();
+}
+
+TEST(PiFutex, RequeueMovesWaitersToTheLock) {
+  Word condition = 0;
+  Word lock = 0;
+  ASSERT_THAT(Futex(&lock, FUTEX_LOCK_PI_PRIVATE, 0), Succeeds());
+  std::atomic<int> through = 0;
+  std::vector<std::thread> threads;
+  for (int i = 0; i < 3; ++i) {
+    std::atomic<pid_t> tid = 0;
+    threads.emplace_back([&] {
+      tid = GetTid();
+      EXPECT_THAT(Futex(&condition, FUTEX_WAIT_REQUEUE_PI_PRIVATE, 0, nullptr, &lock), Succeeds());
+      EXPECT_EQ(lock & FUTEX_TID_MASK, static_cast<uint32_t>(GetTid()));
+      ++through;
+      EXPECT_THAT(Futex(&lock, FUTEX_UNLOCK_PI_PRIVATE, 0), Succeeds());
+    });
+    while (tid == 0) sched_yield();
+    WaitUntilBlocked(getpid(), tid);
+  }
+  EXPECT_THAT(Futex(&condition, FUTEX_CMP_REQUEUE_PI_PRIVATE, 1, Count(10), &lock, 1),
+              FailsWith(EAGAIN));
+  EXPECT_THAT(Futex(&condition, FUTEX_CMP_REQUEUE_PI_PRIVATE, 2, Count(10), &lock, 0),
+              FailsWith(EINVAL));
+  EXPECT_THAT(Futex(&condition, FUTEX_CMP_REQUEUE_PI_PRIVATE, 1, Count(10), &lock, 0),
+              SucceedsWith(3));
+  EXPECT_EQ(through, 0) << "the lock is ours";
+  EXPECT_THAT(Futex(&lock, FUTEX_UNLOCK_PI_PRIVATE, 0), Succeeds());
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(through, 3);
+}
+
+TEST(PiFutex, WaitRequeueTimesOutAndChecksItsArguments) {
+  Word condition = 5;
+  Word lock = 0;
+  const timespec soon = In(20, CLOCK_MONOTONIC);
+  EXPECT_THAT(Futex(&condition, FUTEX_WAIT_REQUEUE_PI_PRIVATE, 5, &soon, &lock),
+              FailsWith(ETIMEDOUT));
+  EXPECT_THAT(Futex(&condition, FUTEX_WAIT_REQUEUE_PI_PRIVATE, 4, &soon, &lock), FailsWith(EAGAIN));
+  EXPECT_THAT(Futex(&condition, FUTEX_WAIT_REQUEUE_PI_PRIVATE, 5, &soon, &condition),
+              FailsWith(EINVAL));
+  EXPECT_THAT(Futex(&condition, FUTEX_CMP_REQUEUE_PI_PRIVATE, 1, Count(1), &condition, 5),
+              FailsWith(EINVAL));
 }
 
 }  // namespace

@@ -365,5 +365,27 @@ TEST(Memory, BigSumsSurviveForkAndSwapOfRoles) {
   EXPECT_EQ(std::accumulate(numbers.begin(), numbers.end(), uint64_t{0}), sum);
 }
 
+[[gnu::noinline]] void UseStack(size_t size) {
+  for (size_t used = 0; used < size; used += kPageSize) {
+    volatile char* page = static_cast<volatile char*>(__builtin_alloca(kPageSize));
+    *page = 1;
+  }
+}
+
+TEST(Stack, GrowsOnlyWithinTheAddressSpaceLimit) {
+  const auto run = [](rlim_t more) {
+    return ForkAndRun([=] {
+      const ScopedRlimit core(RLIMIT_CORE, 0);
+      const uint64_t pages = std::stoull(ReadFile("/proc/self/statm"));
+      const rlim_t bytes = pages * kPageSize + more;
+      const rlimit limit = {bytes, bytes};
+      ASSERT_THAT(setrlimit(RLIMIT_AS, &limit), Succeeds());
+      UseStack(2 << 20);
+    });
+  };
+  EXPECT_THAT(run(4 << 20), ExitsWith(0));
+  EXPECT_THAT(run(1 << 20), KilledBy(SIGSEGV));
+}
+
 }  // namespace
 }  // namespace skep::test

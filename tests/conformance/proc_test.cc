@@ -303,6 +303,45 @@ TEST(Proc, IsReadInPiecesAndFromOffsets) {
   EXPECT_EQ(st.st_size, 0);
 }
 
+// The descriptor's number is the argument; what is left of it to read goes to stdout.
+const Helper kReadDescriptor("read_descriptor", [](int argc, char** argv) {
+  char buffer[64];
+  const ssize_t n = read(atoi(argv[argc - 1]), buffer, sizeof(buffer));
+  return n == 0 ? 0 : 1;
+});
+
+TEST(Proc, MemoryFilesAreOfTheProgramThatWasThereAtOpen) {
+  for (const char* name : {"environ", "mem"}) {
+    EXPECT_THAT(ForkAndRun([&] {
+                  const int fd = open(("/proc/self/" + std::string(name)).c_str(), O_RDONLY);
+                  ASSERT_THAT(fd, Succeeds());
+                  const std::string number = std::to_string(fd);
+                  const char* const argv[] = {"x", "--helper=read_descriptor", number.c_str(),
+                                              nullptr};
+                  execv(TestBinary().c_str(), const_cast<char**>(argv));
+                  _exit(9);
+                }),
+                ExitsWith(0))
+        << name;
+  }
+}
+
+TEST(Proc, StatTellsWhereTheHeapStarts) {
+  const std::string text = ReadFile("/proc/self/stat");
+  std::vector<std::string> fields;
+  size_t at = text.rfind(')') + 2;
+  while (at < text.size()) {
+    const size_t end = text.find_first_of(" \n", at);
+    fields.push_back(text.substr(at, end - at));
+    at = end + 1;
+  }
+  constexpr size_t kStartBrk = 47 - 3;  // proc(5) counts from 1; the first here is field 3
+  ASSERT_GT(fields.size(), kStartBrk);
+  const uint64_t start = std::stoull(fields[kStartBrk]);
+  EXPECT_GT(start, 0u);
+  EXPECT_LE(start, reinterpret_cast<uint64_t>(sbrk(0)));
+}
+
 TEST(Proc, CannotBeChanged) {
   EXPECT_THAT(mkdir("/proc/new", 0700), FailsWith(ENOENT));
   EXPECT_THAT(unlink("/proc/self/status"), FailsWith(EPERM));

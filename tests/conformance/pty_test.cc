@@ -417,6 +417,56 @@ TEST_F(Pty, SetpgrpRules) {
   EXPECT_THAT(tcgetpgrp(slave_), FailsWith(ENOTTY)) << "not our terminal";
 }
 
+TEST_F(Pty, PeerOpensTheSlaveWithoutItsName) {
+  const Fd peer(ioctl(master_, TIOCGPTPEER, O_RDWR | O_NOCTTY | O_CLOEXEC));
+  ASSERT_THAT(peer, Succeeds());
+  EXPECT_THAT(fcntl(peer, F_GETFD), SucceedsWith(FD_CLOEXEC));
+  char name[64] = {};
+  ASSERT_EQ(ttyname_r(peer, name, sizeof(name)), 0);
+  EXPECT_EQ(name, name_);
+  Type("to the peer\n");
+  EXPECT_EQ(ReadSome(peer), "to the peer\n");
+  EXPECT_THAT(ioctl(slave_, TIOCGPTPEER, O_RDWR), FailsWith(EIO));
+}
+
+TEST_F(Pty, StatNamesTheTerminalAndItsForeground) {
+  EXPECT_THAT(InSession([&] {
+                const std::string text = ReadFile("/proc/self/stat");
+                int terminal = 0, foreground = 0;
+                ASSERT_EQ(sscanf(text.c_str() + text.rfind(')') + 2, "%*c %*d %*d %*d %d %d",
+                                 &terminal, &foreground),
+                          2);
+                struct stat st = {};
+                ASSERT_THAT(fstat(slave_, &st), Succeeds());
+                EXPECT_EQ(static_cast<dev_t>(terminal), st.st_rdev);
+                EXPECT_EQ(foreground, getpgrp());
+              }),
+              ExitsWith(0));
+}
+
+TEST_F(Pty, TheSlaveOutlivesTheSession) {
+  EXPECT_THAT(InSession([] {}), ExitsWith(0));
+  EXPECT_THAT(tcgetpgrp(slave_), FailsWith(ENOTTY));
+  EXPECT_THAT(write(slave_, "still\n", 6), SucceedsWith(6));
+  EXPECT_EQ(ReadSome(master_), "still\r\n");
+  EXPECT_THAT(InSession([&] { EXPECT_THAT(tcgetpgrp(slave_), SucceedsWith(getpid())); }),
+              ExitsWith(0))
+      << "and may be another session's";
+}
+
+TEST_F(Pty, AClosedMasterHangsTheSlaveUp) {
+  master_.Reset();
+  char byte;
+  EXPECT_THAT(read(slave_, &byte, 1), SucceedsWith(0));
+  EXPECT_THAT(write(slave_, "x", 1), FailsWith(EIO));
+  termios settings = {};
+  EXPECT_THAT(tcgetattr(slave_, &settings), FailsWith(EIO));
+  EXPECT_THAT(tcgetpgrp(slave_), FailsWith(EIO));
+  pollfd entry = {slave_, POLLIN, 0};
+  EXPECT_THAT(poll(&entry, 1, 0), SucceedsWith(1));
+  EXPECT_NE(entry.revents & POLLHUP, 0);
+}
+
 TEST_F(Pty, TheSessionLeadersExitSignalsTheForeground) {
   Pipe out = MakePipe();
   EXPECT_THAT(InSession([&] {

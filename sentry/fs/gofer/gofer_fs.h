@@ -35,6 +35,8 @@ class GoferFs final : public vfs::FileSystem {
 
   const char* type_name() const override { return "9p"; }  // what guests take for a host share
   Result<vfs::StatFs> GetStatFs() override;
+  // ext4's with blocks of 4 KiB; what the host's file system cannot hold, it refuses itself.
+  uint64_t max_file_size() const override { return (uint64_t{1} << 44) - 4096; }
   Ref<vfs::Inode> RootInode() override;
   bool Revalidate(vfs::Dentry& dentry) override;
 

@@ -23,6 +23,10 @@ class OverlayFs final : public vfs::FileSystem {
 
   const char* type_name() const override { return "overlay"; }
   Result<vfs::StatFs> GetStatFs() override;
+  // A file of the lower file system must fit into the upper one and stay what it was.
+  uint64_t max_file_size() const override {
+    return std::min(upper_->max_file_size(), lower_->max_file_size());
+  }
   Ref<vfs::Inode> RootInode() override;
   Result<void> SyncAll() override { return upper_->SyncAll(); }
 

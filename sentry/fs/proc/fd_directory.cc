@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "sentry/fs/proc/process.h"
+#include "sentry/kernel/pidfd.h"
 #include "sentry/vfs/walk.h"
 
 namespace skep::fs {
@@ -95,10 +96,18 @@ class FdinfoFile final : public OfSubject<PseudoFile> {
     const vfs::File& file = **found;
     const uint32_t flags = file.flags() | (CloexecOf(subject(), fd_) ? O_CLOEXEC : 0u);
     const vfs::Path& path = file.path();
+    std::string more;
+    // Linux: pidfd_show_fdinfo.
+    if (const auto* pidfd = dynamic_cast<const kernel::PidFd*>(&file)) {
+      MutexLock lock(subject().kernel->tasks_mutex);
+      const int pid = pidfd->group().reaped ? -1 : pidfd->group().tgid;
+      more = fmt::format("Pid:\t{}\nNSpid:\t{}\n", pid, pid);
+    }
     return fmt::format("pos:\t{}\nflags:\t0{:o}\nmnt_id:\t{}\nino:\t{}\n",
                        file.seekable() ? file.position : 0, flags,
                        path.mount ? path.mount->id() : 0,
-                       path.inode() == nullptr ? 0 : path.inode()->ino());
+                       path.inode() == nullptr ? 0 : path.inode()->ino()) +
+           more;
   }
 
  private:

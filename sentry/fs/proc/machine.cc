@@ -4,6 +4,7 @@
 #include <iterator>
 
 #include "sentry/fs/proc/process.h"
+#include "sentry/kernel/cpu_time.h"
 #include "sentry/kernel/system_info.h"
 
 namespace skep::fs {
@@ -20,7 +21,7 @@ void Append(std::string& text, fmt::format_string<Args...> format, Args&&... arg
 struct Processes {
   size_t running = 0, tasks = 0;
   int last_pid = 0;
-  uint64_t user_ns = 0, system_ns = 0;
+  uint64_t user_ns = 0, system_ns = 0, switches = 0;
 };
 
 Processes Count(kernel::Kernel& kernel) {
@@ -30,14 +31,14 @@ Processes Count(kernel::Kernel& kernel) {
   const auto add = [&](const kernel::Usage& usage) {
     count.user_ns += usage.user_ns;
     count.system_ns += usage.system_ns;
+    count.switches += usage.voluntary_switches + usage.involuntary_switches;
   };
+  add(kernel.ended);
   for (const auto& [pid, entry] : kernel.pids) {
     if (entry.group == nullptr) continue;
     const kernel::ThreadGroup& group = *entry.group;
-    add(group.dead_threads);
-    add(group.children_usage);
-    for (const kernel::Task* task : group.threads) {
-      add(task->usage);
+    for (kernel::Task* task : group.threads) {
+      add(kernel::UsageOf(*task));
       ++count.tasks;
       if (StateOf(*task) == 'R') ++count.running;
     }
@@ -65,8 +66,8 @@ std::string StatText(ProcFs& fs) {
   line("cpu ", 1);
   for (uint64_t cpu = 0; cpu < cpus; ++cpu) line(fmt::format("cpu{}", cpu), cpus);
   Append(text, "intr 0\nctxt {}\nbtime {}\nprocesses {}\nprocs_running {}\nprocs_blocked 0\n",
-         kernel.context_switches.load(), kernel.boot_realtime_ns / kSecondNs,
-         kernel.forks.load() + 1, count.running);
+         count.switches, kernel.boot_realtime_ns / kSecondNs, kernel.forks.load() + 1,
+         count.running);
   text += "softirq 0 0 0 0 0 0 0 0 0 0 0\n";
   return text;
 }

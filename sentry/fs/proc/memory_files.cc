@@ -34,12 +34,14 @@ Result<size_t> CopyAcross(MemoryManager& mm, uint64_t from, uint64_t size, mm::I
   return done;
 }
 
-// A file that is a view of another task's memory. The address space is found at each call: after
-// execve it is another one, and the opener may no longer look at it.
+// A file that is a view of a task's memory.
 class MemoryViewFile : public vfs::File {
  public:
   MemoryViewFile(const Subject& subject, const vfs::Path& path, uint32_t flags)
-      : File(path, flags), subject_(subject) {}
+      : File(path, flags), subject_(subject) {
+    if (Result<Ref<MemoryManager>> found = subject_.Memory()) opened_ = std::move(*found);
+    if (opened_) program_ = opened_->program.load();
+  }
 
   Result<uint64_t> Seek(int64_t offset, int whence) override {
     if (whence != SEEK_SET && whence != SEEK_CUR) return Fail(EINVAL);
@@ -47,21 +49,22 @@ class MemoryViewFile : public vfs::File {
   }
 
  protected:
-  // A null Ref: nothing to be seen (any more).
-  Result<Ref<MemoryManager>> Memory(bool check) const {
-    if (check && opener && !subject_.MayInspect(*opener, nullptr)) {
-      // The opener's thread group may always look at itself, as long as it is who it was.
-      const kernel::Task* self = RunningTask();
-      if (self == nullptr || self->group->tgid != subject_.tgid || self->group->dumpable != 1) {
-        return Ref<MemoryManager>();
-      }
-    }
+  // What is the task's now; null: nothing.
+  Ref<MemoryManager> Current() const {
     Result<Ref<MemoryManager>> found = subject_.Memory();
     return found ? std::move(*found) : Ref<MemoryManager>();
+  }
+  // What was the task's when the file was opened, and whoever may have opened it may go on looking
+  // at (Linux: proc_mem_open). Null: nobody runs in it any more, or another program does.
+  Ref<MemoryManager> Opened() const {
+    if (!opened_ || opened_->users.load() == 0 || opened_->program.load() != program_) return {};
+    return opened_;
   }
 
  private:
   const Subject subject_;
+  Ref<MemoryManager> opened_;
+  uint64_t program_ = 0;
 };
 
 // Linux: get_mm_cmdline and get_mm_proctitle.
@@ -70,7 +73,7 @@ class CmdlineFile final : public MemoryViewFile {
   using MemoryViewFile::MemoryViewFile;
 
   Result<size_t> Read(vfs::Caller&, mm::IoSequence& to, uint64_t offset) override {
-    const Ref<MemoryManager> mm = TRY(Memory(false));
+    const Ref<MemoryManager> mm = Current();
     if (!mm) return size_t{0};
     const MemoryManager::Layout at = mm->layout;
     if (at.arg_start >= at.arg_end) return size_t{0};
@@ -104,7 +107,7 @@ class EnvironFile final : public MemoryViewFile {
  public:
   using MemoryViewFile::MemoryViewFile;
   Result<size_t> Read(vfs::Caller&, mm::IoSequence& to, uint64_t offset) override {
-    const Ref<MemoryManager> mm = TRY(Memory(true));
+    const Ref<MemoryManager> mm = Opened();
     if (!mm) return size_t{0};
     const MemoryManager::Layout at = mm->layout;
     if (at.env_end <= at.env_start || offset >= at.env_end - at.env_start) return size_t{0};
@@ -117,7 +120,7 @@ class MemFile final : public MemoryViewFile {
  public:
   using MemoryViewFile::MemoryViewFile;
   Result<size_t> Read(vfs::Caller&, mm::IoSequence& to, uint64_t offset) override {
-    const Ref<MemoryManager> mm = TRY(Memory(true));
+    const Ref<MemoryManager> mm = Opened();
     if (!mm || to.empty()) return size_t{0};
     const size_t done = TRY(CopyAcross(*mm, offset, to.size(), to));
     if (done == 0) return Fail(EIO);
@@ -125,7 +128,7 @@ class MemFile final : public MemoryViewFile {
   }
 
   Result<size_t> Write(vfs::Caller&, mm::IoSequence& from, uint64_t* offset) override {
-    const Ref<MemoryManager> mm = TRY(Memory(true));
+    const Ref<MemoryManager> mm = Opened();
     if (!mm || from.empty()) return size_t{0};
     std::vector<std::byte> buffer(std::min(from.size(), kStep));
     size_t done = 0;

@@ -250,7 +250,7 @@ TEST_F(ProcTest, OthersMayNotLookInside) {
   EXPECT_EQ(Stat("/7").uid, 1000U);
 }
 
-TEST_F(ProcTest, WhatWasOpenedBeforeASetuidExecIsClosedAfterIt) {
+TEST_F(ProcTest, MemoryOpenedBeforeAnExecIsClosedAfterIt) {
   const Ref<mm::MemoryManager> memory = GiveMemory(*other);
   const uint64_t at =
       memory
@@ -272,8 +272,7 @@ TEST_F(ProcTest, WhatWasOpenedBeforeASetuidExecIsClosedAfterIt) {
   EXPECT_EQ(seen, "word");
   mm::IoSequence nowhere = mm::IoSequence::FromKernel(std::as_writable_bytes(std::span(seen)));
   EXPECT_EQ(CodeOf(mem->Read(*other, nowhere, 4096)), EIO);
-  other->credentials = init->credentials;
-  other->group->dumpable = 0;
+  ASSERT_TRUE(memory->Clear());
   EXPECT_EQ(write().value(), 0U);
 }
 

@@ -7,6 +7,7 @@
 
 #include "base/limits.h"
 #include "sentry/fs/proc/process.h"
+#include "sentry/kernel/cpu_time.h"
 
 namespace skep::fs {
 namespace {
@@ -34,15 +35,14 @@ void TakeSignals(Snapshot& s, const kernel::Task& task) {
   }
 }
 
-void TakeUsage(Snapshot& s, const Subject& subject, const kernel::Task& task) {
+void TakeUsage(Snapshot& s, const Subject& subject, kernel::Task& task) {
   const kernel::ThreadGroup& group = *task.group;
   s.threads = group.threads.size() + (group.leader && group.leader->exited ? 1 : 0);
   if (subject.thread) {
-    s.usage = task.usage;
+    s.usage = kernel::UsageOf(task);
     return;
   }
-  s.usage = group.dead_threads;
-  for (const kernel::Task* thread : group.threads) s.usage.Add(thread->usage);
+  s.usage = kernel::UsageOf(*task.group);
   s.children = group.children_usage;
 }
 
@@ -158,8 +158,7 @@ char StateOf(const kernel::Task& task) {
   if (letter == 'T' || task.stopped) return 'T';
   if (&task == RunningTask()) return 'R';
   // In a call of ours and not the one that runs: it sleeps there (or waits for its turn).
-  auto& in_syscall = const_cast<bool&>(task.in_syscall);
-  return std::atomic_ref<bool>(in_syscall).load(std::memory_order_relaxed) ? 'S' : 'R';
+  return task.in_syscall.load(std::memory_order_relaxed) ? 'S' : 'R';
 }
 
 Result<Snapshot> TakeSnapshot(const TaskView& view, bool descriptors) {
@@ -167,7 +166,7 @@ Result<Snapshot> TakeSnapshot(const TaskView& view, bool descriptors) {
   kernel::Kernel& kernel = *subject.kernel;
   Snapshot s;
   MutexLock lock(subject.kernel->tasks_mutex);
-  const kernel::Task* task = subject.Find();
+  kernel::Task* task = subject.Find();
   if (task == nullptr) return Fail(ESRCH);
   const kernel::ThreadGroup& group = *task->group;
   s.state = StateOf(*task);
@@ -237,8 +236,8 @@ Result<std::string> StatText(const TaskView& view) {
          s.caught & kShown);
   const int wchan = s.may_inspect && s.state != 'R' ? 1 : 0;
   Append(text, "{} 0 0 {} {} 0 0 0 0 {} ", wchan, s.exit_signal, s.cpu, 0);
-  Append(text, "{} {} 0 {} {} {} {} {}\n", at.start_data, at.end_data, at.arg_start, at.arg_end,
-         at.env_start, at.env_end, s.may_inspect ? s.exit_code : 0);
+  Append(text, "{} {} {} {} {} {} {} {}\n", at.start_data, at.end_data, at.start_brk, at.arg_start,
+         at.arg_end, at.env_start, at.env_end, s.may_inspect ? s.exit_code : 0);
   return text;
 }
 

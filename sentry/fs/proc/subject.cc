@@ -1,6 +1,6 @@
 #include "sentry/fs/proc/subject.h"
 
-#include <linux/capability.h>
+#include "sentry/kernel/access.h"
 
 namespace skep::fs {
 
@@ -26,17 +26,7 @@ Result<Ref<mm::MemoryManager>> Subject::Memory() const {
 
 Result<void> MayInspectTask(const kernel::Task& target, const auth::Credentials& creds,
                             const kernel::Task* task) {
-  if (task != nullptr && task->group.get() == target.group.get()) return {};
-  const auth::Credentials& theirs = *target.credentials;
-  if (creds.Has(CAP_SYS_PTRACE)) return {};
-  const bool same = creds.fsuid == theirs.uid && creds.fsuid == theirs.euid &&
-                    creds.fsuid == theirs.suid && creds.fsgid == theirs.gid &&
-                    creds.fsgid == theirs.egid && creds.fsgid == theirs.sgid;
-  if (!same) return Fail(EPERM);
-  if (target.mm && target.group->dumpable != 1) return Fail(EPERM);
-  // Linux: cap_ptrace_access_check.
-  if ((theirs.permitted & ~creds.effective) != 0) return Fail(EPERM);
-  return {};
+  return kernel::MayAccess(target, creds, task, kernel::AccessIds::kFs);
 }
 
 Result<void> Subject::MayInspect(const auth::Credentials& creds, const kernel::Task* task) const {

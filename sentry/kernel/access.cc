@@ -1,0 +1,24 @@
+#include "sentry/kernel/access.h"
+
+#include <linux/capability.h>
+
+namespace skep::kernel {
+
+Result<void> MayAccess(const Task& target, const auth::Credentials& creds, const Task* task,
+                       AccessIds ids) {
+  if (task != nullptr && task->group.get() == target.group.get()) return {};
+  if (creds.Has(CAP_SYS_PTRACE)) return {};
+  const auth::Credentials& theirs = *target.credentials;
+  const uint32_t uid = ids == AccessIds::kFs ? creds.fsuid : creds.uid;
+  const uint32_t gid = ids == AccessIds::kFs ? creds.fsgid : creds.gid;
+  const bool same = uid == theirs.uid && uid == theirs.euid && uid == theirs.suid &&
+                    gid == theirs.gid && gid == theirs.egid && gid == theirs.sgid;
+  if (!same) return Fail(EPERM);
+  if (target.mm && target.group->dumpable != 1) return Fail(EPERM);
+  // Linux: cap_ptrace_access_check.
+  const uint64_t mine = ids == AccessIds::kFs ? creds.effective : creds.permitted;
+  if ((theirs.permitted & ~mine) != 0) return Fail(EPERM);
+  return {};
+}
+
+}  // namespace skep::kernel
