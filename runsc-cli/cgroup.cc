@@ -153,6 +153,12 @@ std::vector<std::string> ParentCandidates(const MemoryHierarchy& hierarchy,
   return candidates;
 }
 
+uint64_t LimitOfGroup(uint64_t limit_bytes) {
+  constexpr uint64_t kMost = uint64_t{1} << 62;
+  constexpr uint64_t kStubs = 64 << 20;
+  return std::min(limit_bytes, kMost) + limit_bytes / 8 + kStubs;
+}
+
 HostResult<void> StubCgroup::MakeIn(const std::string& parent, uint64_t limit_bytes,
                                     MemoryHierarchy::Version version) {
   const std::string path =
@@ -168,13 +174,14 @@ HostResult<void> StubCgroup::MakeIn(const std::string& parent, uint64_t limit_by
   Result<OwnedFd> directory = host::Open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   if (directory) directory_ = std::move(*directory);
   (void)Lock(directory_.get());
+  const std::string text = std::to_string(LimitOfGroup(limit_bytes));
   const bool v1 = version == MemoryHierarchy::Version::kV1;
   const std::string limit = path + (v1 ? "/memory.limit_in_bytes" : "/memory.max");
-  const Result<void> limited = WriteFile(limit, std::to_string(limit_bytes));
+  const Result<void> limited = WriteFile(limit, text);
   if (!limited) return HostFail("cannot set the limit " + limit, limited.error().code());
   // Without swap accounting there are no such files, and no swap to be had beyond the limit.
   (void)WriteFile(path + (v1 ? "/memory.memsw.limit_in_bytes" : "/memory.swap.max"),
-                  v1 ? std::to_string(limit_bytes) : "0");
+                  v1 ? text : "0");
   Result<OwnedFd> procs = host::Open((path + "/cgroup.procs").c_str(), O_WRONLY | O_CLOEXEC);
   if (!procs) return HostFail("cannot write " + path + "/cgroup.procs", procs.error().code());
   procs_ = std::move(*procs);

@@ -1,4 +1,4 @@
-// The stubs' own control group: what holds a memory limit.
+// The stubs' own control group: the host's part in a memory limit.
 //
 // The stubs sit in a group of their own; the sentry and the gofer do not, because killing a stub
 // for memory frees what a guest process used, and killing the sentry would end everything.
@@ -29,10 +29,15 @@ std::optional<MemoryHierarchy> FindMemoryHierarchy(const std::string& mountinfo,
 std::vector<std::string> ParentCandidates(const MemoryHierarchy& hierarchy,
                                           const std::string& wanted);
 
+// The limit of the group: somewhat more than the sandbox's. Stubs take memory of the host's kernel
+// that guests know nothing of, and the sentry needs time to choose which process ends.
+uint64_t LimitOfGroup(uint64_t limit_bytes);
+
 class StubCgroup {
  public:
-  // A group with this limit, or why there is none. A janitor removes it when this object, or the
-  // whole CLI, is gone. Groups that were left behind all the same are removed on the way.
+  // A group for a sandbox with this limit, or why there is none. A janitor removes it when this
+  // object, or the whole CLI, is gone. Groups that were left behind all the same are removed on the
+  // way.
   static HostResult<StubCgroup> Make(uint64_t limit_bytes, const std::string& wanted);
   StubCgroup() = default;
   StubCgroup(StubCgroup&& other) noexcept { *this = std::move(other); }

@@ -20,7 +20,7 @@ constexpr uint64_t kMaxLookNs = 250 * kMsNs;
 constexpr uint64_t kBytesPerNs = 4;
 // A victim's pages come back within this time, or another one is chosen.
 constexpr uint64_t kVictimTimeNs = 1000 * kMsNs;
-constexpr uint64_t kVictimStepNs = 2 * kMsNs;
+constexpr uint64_t kStepNs = 2 * kMsNs;
 constexpr uint64_t kRelieveTimeNs = 2 * kVictimTimeNs;
 constexpr int kNeverKilled = -1000;  // Linux: OOM_SCORE_ADJ_MIN
 
@@ -62,6 +62,7 @@ void OomKiller::Serve() {
       killed = KillOne();
     }
     hopeless_ = !killed;
+    victims_.clear();
     wanted_ = false;
     rounds_.fetch_add(1);
     done_queue_.Wake(sched::kAllEvents, 1 << 30);
@@ -73,9 +74,8 @@ std::vector<OomKiller::Candidate> OomKiller::Candidates() {
   MutexLock lock(kernel_.tasks_mutex);
   for (const auto& [pid, entry] : kernel_.pids) {
     ThreadGroup* const group = entry.group;
-    if (group == nullptr || group->zombie || group->exiting) continue;
-    if (group->oom_score_adj == kNeverKilled) continue;
-    Candidate candidate = {Ref<ThreadGroup>(group), {}, group->oom_score_adj};
+    if (group == nullptr || group->zombie) continue;
+    Candidate candidate = {Ref<ThreadGroup>(group), {}, group->oom_score_adj, group->exiting};
     int64_t kernel_bytes = 0;
     for (Task* task : group->threads) {
       if (!candidate.mm) candidate.mm = task->mm;
@@ -87,24 +87,39 @@ std::vector<OomKiller::Candidate> OomKiller::Candidates() {
   return candidates;
 }
 
-// Linux: oom_badness and __oom_kill_process; but memory of the kernel counts for those who made it
-// grow, because a process that fills pipes has next to none of its own. False: there is nobody to
-// end.
-bool OomKiller::KillOne() {
-  std::vector<Candidate> candidates = Candidates();
+// Linux: select_bad_process and oom_badness; but memory of the kernel counts for those who made it
+// grow, because a process that fills pipes has next to none of its own.
+const OomKiller::Candidate* OomKiller::Choose(std::vector<Candidate>& candidates) const {
+  // One that is ending anyway, and may wait for memory in the host.
+  for (const Candidate& c : candidates) {
+    const auto keeps = [&](const Candidate& other) { return other.mm == c.mm && !other.exiting; };
+    if (!c.exiting || std::count(victims_.begin(), victims_.end(), c.group->tgid) != 0) continue;
+    if (std::none_of(candidates.begin(), candidates.end(), keeps)) return &c;
+  }
   const auto total = static_cast<int64_t>(kernel_.config.memory_limit);
   const auto badness = [&](const Candidate& c) {
     return static_cast<int64_t>(c.bytes) + c.adjustment * (total / 1000);
   };
-  for (Candidate& c : candidates) c.bytes += c.mm->MemoryBytes();
-  const auto worst = std::max_element(
-      candidates.begin(), candidates.end(),
-      [&](const Candidate& a, const Candidate& b) { return badness(a) < badness(b); });
-  if (worst == candidates.end()) return false;
-  {
+  const Candidate* worst = nullptr;
+  for (Candidate& c : candidates) {
+    if (c.exiting || c.adjustment == kNeverKilled) continue;
+    c.bytes += c.mm->MemoryBytes();
+    if (worst == nullptr || badness(c) > badness(*worst)) worst = &c;
+  }
+  return worst;
+}
+
+// Linux: __oom_kill_process. False: there is nobody to end.
+bool OomKiller::KillOne() {
+  std::vector<Candidate> candidates = Candidates();
+  const Candidate* const worst = Choose(candidates);
+  if (worst == nullptr) return false;
+  victims_.push_back(worst->group->tgid);
+  if (!worst->exiting) {
     const arena::HostScope host;
     SKEP_LOG(kWarning, "the memory limit is reached: process {} with {} KiB is killed",
              worst->group->tgid, worst->bytes >> 10);
+    kills_.fetch_add(1);
   }
   {
     MutexLock lock(kernel_.tasks_mutex);
@@ -112,8 +127,8 @@ bool OomKiller::KillOne() {
       if (c.mm == worst->mm) StartGroupExit(*c.group, SIGKILL);
     }
   }
-  kills_.fetch_add(1);
   const Ref<ThreadGroup> victim = worst->group;
+  worst->mm->KillGuests();
   candidates.clear();  // what holds its memory
   AwaitEnd(*victim);
   return true;
@@ -128,7 +143,7 @@ void OomKiller::AwaitEnd(const ThreadGroup& victim) {
       MutexLock lock(kernel_.tasks_mutex);
       if (victim.threads.empty()) return;
     }
-    (void)sched::Suspend(now + kVictimStepNs, sched::Sleep::kUninterruptible);
+    (void)sched::Suspend(now + kStepNs, sched::Sleep::kUninterruptible);
   }
 }
 

@@ -4,7 +4,8 @@
 // they run (sched::GuestWatch): seldom while there is room for what they could touch meanwhile,
 // each millisecond near the limit. The process that has the most memory, its own and the kernel's,
 // as /proc/<pid>/oom_score_adj would have it, gets SIGKILL with all that share its memory; its
-// pages come back when it is gone. A fiber of its own does that, one victim at a time.
+// pages come back when it is gone. Its stub is killed first, so that it takes no more. A fiber of
+// its own does all that, one victim at a time.
 //
 // Locks: takes tasks_mutex and mmap locks; fibers that ask for memory may hold SleepLocks before
 // kMmap.
@@ -37,10 +38,12 @@ class OomKiller final : public mm::Reliever, public sched::GuestWatch {
     Ref<ThreadGroup> group;
     Ref<mm::MemoryManager> mm;
     int adjustment = 0;
+    bool exiting = false;
     uint64_t bytes = 0;
   };
   void Serve();
   std::vector<Candidate> Candidates();
+  const Candidate* Choose(std::vector<Candidate>& candidates) const;
   bool KillOne();
   void AwaitEnd(const ThreadGroup& victim);
 
@@ -50,6 +53,7 @@ class OomKiller final : public mm::Reliever, public sched::GuestWatch {
   std::atomic<bool> hopeless_{false};  // ... and the last time found nobody to end
   sched::WaitQueue wanted_queue_, done_queue_;
   std::atomic<uint64_t> kills_{0};
+  std::vector<int> victims_;  // of this round
 };
 
 }  // namespace skep::kernel

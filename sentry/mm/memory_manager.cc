@@ -106,6 +106,11 @@ void MemoryManager::Deactivate() {
   (void)state_->Commit(batch);
 }
 
+void MemoryManager::KillGuests() {
+  SleepLockHold hold(state_->mmap_lock);
+  if (state_->active()) state_->KillSpace();
+}
+
 Result<void> MemoryManager::Clear() {
   SleepLockHold hold(state_->mmap_lock);
   State& state = *state_;

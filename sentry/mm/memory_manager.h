@@ -70,6 +70,8 @@ class MemoryManager final : public UserMemory, public RefCounted<MemoryManager> 
   // A guest thread in it.
   Result<arena::HostContext> NewContext(const platform::Registers& registers,
                                         std::span<const std::byte> xsave);
+  // Its stub goes at once, whatever its guests are at; the engine reports Died.
+  void KillGuests();
   // After a restore or Died: forget the host half; Activate makes a new one.
   void Deactivate();
   // After a restore, on the frozen worker that `engine` is of: a new AddressSpace under the number

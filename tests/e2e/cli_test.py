@@ -231,6 +231,35 @@ class Limits(unittest.TestCase):
         self.check("dd if=/dev/zero of=/dev/null bs=290000000 count=1 2>/dev/null; echo $?",
                    "137\n", "--memory", "64M")
 
+    def test_other_ways_to_take_memory(self):
+        ways = {
+            "shared anonymous": "m = mmap.mmap(-1, 400 << 20)",
+            "populated": "m = mmap.mmap(-1, 400 << 20, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | "
+                         "mmap.MAP_POPULATE)",
+            "copied on write": "m = bytearray(150 << 20); os.fork()",
+        }
+        touch = "\nfor i in range(0, len(m), 4096): m[i] = 1\ntime.sleep(1)"
+        for name, way in ways.items():
+            with self.subTest(way=name):
+                code = f"import mmap, os, time\n{way}{touch}"
+                outcome = do("sh", "-c", f"python3 -c '{code}'; sleep 1; echo alive",
+                             flags=["--memory", "256M"])
+                self.assertEqual((outcome.stdout, outcome.returncode), (b"alive\n", 0))
+                self.assertIn(b"is killed", outcome.stderr)
+
+    def test_many_at_once(self):
+        code = ("import os, time\n"
+                "def hog():\n"
+                "  data = bytearray(100 << 20)\n"
+                "  time.sleep(1)\n"
+                "  os._exit(0)\n"
+                "pids = [os.fork() or hog() for i in range(8)]\n"
+                "codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]\n"
+                "print(set(codes) <= {0, -9}, -9 in codes)\n")
+        for _ in range(3):
+            self.check(f"python3 -c '{code}'; echo alive", "True True\nalive\n",
+                       "--memory", "256M")
+
     def test_the_command_itself(self):
         outcome = do("python3", "-c", "bytearray(400 << 20)", flags=["--memory", "64M"])
         self.assertEqual(outcome.returncode, 137)
