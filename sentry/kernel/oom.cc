@@ -57,16 +57,36 @@ void OomKiller::Serve() {
     sched::WaitUntil(wanted_queue_, sched::kAllEvents, std::nullopt, sched::Sleep::kUninterruptible,
                      [&] { return wanted_.load(); });
     bool killed = true;
+    Pause();
     // Whoever asked has found less than it needs, if more than nothing.
     while (killed && kernel_.memory->limit().Room() < mm::MemoryLimit::kCopyStep) {
       killed = KillOne();
     }
     hopeless_ = !killed;
     victims_.clear();
+    Unpause();
     wanted_ = false;
     rounds_.fetch_add(1);
     done_queue_.Wake(sched::kAllEvents, 1 << 30);
   }
+}
+
+void OomKiller::Pause() {
+  paused_.store(true, std::memory_order_seq_cst);
+  MutexLock lock(kernel_.tasks_mutex);
+  for (const auto& [pid, entry] : kernel_.pids) {
+    if (entry.task != nullptr && entry.task->fiber) entry.task->fiber->StopGuest();
+  }
+}
+
+void OomKiller::Unpause() {
+  paused_.store(false, std::memory_order_seq_cst);
+  pause_queue_.Wake(sched::kAllEvents, 1 << 30);
+}
+
+void OomKiller::WaitWhilePaused() {
+  sched::WaitUntil(pause_queue_, sched::kAllEvents, std::nullopt, sched::Sleep::kKillable,
+                   [&] { return !paused(); });
 }
 
 std::vector<OomKiller::Candidate> OomKiller::Candidates() {

@@ -30,6 +30,10 @@ class OomKiller final : public mm::Reliever, public sched::GuestWatch {
   uint64_t Look(uint64_t now_ns) override;
   Result<void> Relieve() override;
 
+  // While a victim dies, no guest runs: the others could take its pages faster than they come free.
+  bool paused() const { return paused_.load(std::memory_order_seq_cst); }
+  void WaitWhilePaused();  // killable
+
   // Processes that were ended.
   uint64_t kills() const { return kills_.load(); }
 
@@ -42,6 +46,8 @@ class OomKiller final : public mm::Reliever, public sched::GuestWatch {
     uint64_t bytes = 0;
   };
   void Serve();
+  void Pause();
+  void Unpause();
   std::vector<Candidate> Candidates();
   const Candidate* Choose(std::vector<Candidate>& candidates) const;
   bool KillOne();
@@ -51,7 +57,8 @@ class OomKiller final : public mm::Reliever, public sched::GuestWatch {
   std::atomic<bool> wanted_{false};    // somebody has found too little memory
   std::atomic<uint64_t> rounds_{0};    // how often Serve has done what it could
   std::atomic<bool> hopeless_{false};  // ... and the last time found nobody to end
-  sched::WaitQueue wanted_queue_, done_queue_;
+  std::atomic<bool> paused_{false};
+  sched::WaitQueue wanted_queue_, done_queue_, pause_queue_;
   std::atomic<uint64_t> kills_{0};
   std::vector<int> victims_;  // of this round
 };

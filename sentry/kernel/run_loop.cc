@@ -8,6 +8,7 @@
 #include "sentry/kernel/cpu_timer.h"
 #include "sentry/kernel/exit.h"
 #include "sentry/kernel/kernel.h"
+#include "sentry/kernel/oom.h"
 #include "sentry/kernel/posix_timer.h"
 #include "sentry/kernel/signal_frame.h"
 #include "sentry/kernel/signals.h"
@@ -129,7 +130,8 @@ void Task::Main() {
 
 bool Task::ShouldLook() const {
   return look.load(std::memory_order_seq_cst) || fiber->interrupted() || fiber->killed() ||
-         fiber->guest_stop_wanted() || kernel.freezing.load();
+         fiber->guest_stop_wanted() || kernel.freezing.load() ||
+         (kernel.oom && kernel.oom->paused());
 }
 
 void Task::HandleStop(const platform::Stop& stop) {
@@ -237,6 +239,10 @@ bool Task::HandleLook() {
     if (fiber->killed()) return false;
     if (kernel.freezing.load()) {
       WaitForThaw(*this);
+      continue;
+    }
+    if (kernel.oom && kernel.oom->paused()) {
+      kernel.oom->WaitWhilePaused();
       continue;
     }
     bool stop = false;
