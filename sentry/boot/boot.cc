@@ -185,7 +185,9 @@ void StartFirstProcess(Sandbox& sandbox) {
       SendHostEvent(config, SentryEvent::Kind::kStarted, 0, sandbox.kernel.config.engine_name);
       return;
     }
-    const char* name = strerrordesc_np(error);
+    if (error == kKilled) return;  // by a signal to the CLI: its exit status tells
+    const char* known = strerrordesc_np(error);
+    const char* name = known != nullptr ? known : "unknown error";
     const std::string text = in_prepare
                                  ? fmt::format("cannot set up the sandbox's files: {}", name)
                                  : fmt::format("cannot execute {}: {}", config.argv[0], name);
