@@ -1,12 +1,13 @@
 # ps, top, free and what else reads /proc. Figures differ; their form does not.
 
 ### ps
-sleep 30 & p=$!
+executed() { until [[ $(</proc/$1/comm) == sleep ]]; do sleep 0.01; done; }
+sleep 30 & p=$!; executed $p
 ps -o pid= -p $p | grep -c "$p"; ps -o comm=,args= -p $p; ps -o stat= -p $p | cut -c1; ps -o ppid= -p $p | tr -d ' ' | grep -cx $$
 ps -e -o comm= | grep -cx sleep; ps aux | awk 'NR == 1 { print NF }'; ps -ef | grep -c '[s]leep 30'; ps -o nlwp=,ni= -p $p
 ps -T -p $p | wc -l; ps --ppid $$ -o comm= | sort | uniq | grep -c sleep; ps -o etimes= -p $p | awk '{ print ($1 < 100) }'
 kill $p; wait $p; ps -p $p > /dev/null; echo $?; pgrep -x nonexistent; echo $?; ps -o rss=,vsz= -p $$ | awk '{ print ($1 > 500 && $2 > $1) }'
-sleep 30 & pkill -P $$ -x sleep; wait $!; echo $?
+sleep 30 & executed $!; pkill -P $$ -x sleep; wait $!; echo $?
 
 ### top
 top -b -n 1 > t; head -n 1 t | cut -c1-5; sed -n 2p t | cut -d: -f1; grep -c '^ *PID' t; awk '$NF == "top"' t | wc -l
