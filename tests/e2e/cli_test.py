@@ -193,15 +193,27 @@ class Flags(unittest.TestCase):
         self.assertRegex(skep("--version").stdout, rb"^skep version \d")
         self.assertEqual(skep().returncode, 1)
 
-    def test_strace(self):
+    def strace(self, *words):
         with tempfile.TemporaryDirectory() as directory:
             log = f"{directory}/log"
-            subprocess.run([SKEP, "--strace", log, "do", "--", "cat", "/etc/hostname"],
+            subprocess.run([SKEP, "--strace", log, "do", "--", *words],
                            stdout=subprocess.DEVNULL, timeout=TIMEOUT, check=True)
             with open(log, encoding="utf-8", errors="replace") as file:
-                text = file.read()
+                return file.read()
+
+    def test_strace(self):
+        text = self.strace("cat", "/etc/hostname")
         self.assertRegex(text, r"openat\(.*/etc/hostname")
         self.assertIn("exit_group(", text)
+
+    def test_reading_the_clock_makes_no_system_call(self):
+        reads = "import time\nfor _ in range(5000): time.monotonic()"
+        calls = self.strace("python3", "-c", reads).count("clock_gettime(")
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            if "nonstop_tsc" in file.read():
+                self.assertLess(calls, 500)  # those of moments when no worker kept the vDSO fresh
+            else:
+                self.assertGreaterEqual(calls, 5000)
 
 
 class Limits(unittest.TestCase):
