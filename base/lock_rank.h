@@ -35,11 +35,15 @@ enum class LockRank : uint8_t {
   kVmas,          // MemoryManager: the VMA tree, for readers that do not sleep
   kMappable,      // what Mappable's methods take
   kExtents,       // MemoryFile: extents
+  kStub,          // notify: a stub's batch in progress, its spare threads
   kHostTable,     // HostTable
+  kStubTable,     // notify: the stubs' descriptor table, the roots' socket
   kTimers,        // TimerQueue of a worker
   kWaitQueue,     // WaitQueue
   kReady,         // Epoll: ready list, which a WaitEntry's OnWake fills
   kRunQueue,      // Worker
+  kStubWatch,     // notify: an engine looks at what one event tells of
+  kStubPool,      // notify: stubs for reuse; what an engine has to report
   kHeap,          // Arena heap
   kLeaf,          // takes nothing while held
 };

@@ -1,5 +1,6 @@
 #include <sys/syscall.h>
 
+#include "platform/notify/factory.h"
 #include "platform/platform.h"
 #include "platform/ptrace/factory.h"
 
@@ -7,16 +8,18 @@ namespace skep::platform {
 
 HostResult<std::unique_ptr<Engine>> MakeEngine(EngineKind kind, const EngineOptions& options) {
   if (kind == EngineKind::kPtrace) return ptrace::Make(options);
-  return HostFail("this build has the ptrace engine only");
+  if (kind == EngineKind::kNotify) return notify::Make(options);
+  return HostFail("not part of this build");
 }
 
 std::optional<std::string> WhyUnavailable(EngineKind kind) {
   switch (kind) {
     case EngineKind::kPtrace:
       return ptrace::WhyUnavailable();
+    case EngineKind::kNotify:
+      return notify::WhyUnavailable();
     case EngineKind::kAuto:
       return "auto is not an engine";
-    case EngineKind::kNotify:
     case EngineKind::kKvm:
       break;
   }
@@ -25,6 +28,7 @@ std::optional<std::string> WhyUnavailable(EngineKind kind) {
 
 std::vector<HostSyscall> HostSyscalls(EngineKind kind) {
   if (kind == EngineKind::kPtrace) return ptrace::HostSyscalls();
+  if (kind == EngineKind::kNotify) return notify::HostSyscalls();
   return {};
 }
 

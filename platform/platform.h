@@ -4,9 +4,8 @@
 // thing a guest asks of its kernel. Engines know nothing of fibers, tasks or Linux semantics.
 //
 // Threads: there is one Engine per worker, called by that worker's host thread only, except for the
-// methods marked "any thread". An AddressSpace and its Contexts belong to the engine that made
-// them; AddressSpace methods may be called from any worker (serialised inside, forwarded if need
-// be).
+// methods marked "any thread". A Context belongs to the engine that made it or that it moved to;
+// AddressSpace methods may be called from any worker (serialised inside, forwarded if need be).
 // Engines allocate from malloc (arena::HostScope is set by their callers' worker loop or by the
 // engine itself); kernel objects name engine objects through arena::HostTable only.
 #pragma once
@@ -170,6 +169,10 @@ class Engine {
   // The sentry is about to close this file's descriptor and has no mapping of it left. Any thread.
   virtual void Forget(HostFileId file) = 0;
 
+  // Whether contexts of one address space may belong to several engines of this kind: NewContext
+  // takes a space that another made, and MoveTo works. NewContext and MoveTo: the worker's thread.
+  virtual bool shares_spaces() const { return false; }
+
   virtual const char* name() const = 0;
   virtual size_t xsave_size() const = 0;  // of the standard format, for this CPU
 };
@@ -190,8 +193,12 @@ struct EngineOptions {
 // resolved. Call it before the process has other threads' locks to lose: it may fork.
 HostResult<std::unique_ptr<Engine>> MakeEngine(EngineKind kind, const EngineOptions& options);
 
-// Whether `kind` works on this host: nullopt, or why not (for people).
+// Whether `kind` works on this host: nullopt, or why not (for people). Quick: it may still fail to
+// start.
 std::optional<std::string> WhyUnavailable(EngineKind kind);
+
+// Starts an engine and has a guest make system calls: what one costs, in ns. Takes some 100 ms.
+HostResult<uint64_t> MeasureSyscallNs(EngineKind kind);
 
 // The system calls an engine makes after start-up, for the sentry's own seccomp filter.
 struct HostSyscall {

@@ -19,9 +19,30 @@ struct NamedEngine {
 // In the order in which `auto` prefers them.
 constexpr NamedEngine kEngines[] = {
     {EngineKind::kKvm, "kvm", "hardware virtualisation"},
-    {EngineKind::kNotify, "notify", "seccomp user notification"},
     {EngineKind::kPtrace, "ptrace", "works wherever ptrace is allowed"},
+    {EngineKind::kNotify, "notify", "seccomp user notification"},
 };
+
+// A number or a word from the kernel's own files, or "unknown".
+std::string ReadSetting(const char* path) {
+  Result<std::string> text = host::ReadWholeFile(path, 4096);
+  if (!text) return "unknown";
+  while (!text->empty() && text->back() == '\n') text->pop_back();
+  // Of several words, the one in brackets is chosen.
+  const size_t open = text->find('['), close = text->find(']');
+  if (open == std::string::npos || close == std::string::npos || close < open) return *text;
+  return text->substr(open + 1, close - open - 1);
+}
+
+// Whether it works, tried out; and what it costs.
+std::string Describe(EngineKind kind, bool& works) {
+  if (const std::optional<std::string> why = platform::WhyUnavailable(kind)) return "no: " + *why;
+  const HostResult<uint64_t> cost = platform::MeasureSyscallNs(kind);
+  if (!cost) return "no: " + cost.error().message;
+  works = true;
+  return fmt::format("works here; a system call costs {}.{:02} us", *cost / 1000,
+                     *cost % 1000 / 10);
+}
 
 }  // namespace
 
@@ -29,13 +50,18 @@ int PrintPlatforms(const GlobalOptions& global) {
   std::string out;
   bool chosen = false;
   for (const NamedEngine& engine : kEngines) {
-    const std::optional<std::string> why = platform::WhyUnavailable(engine.kind);
+    bool works = false;
+    const std::string description = Describe(engine.kind, works);
     const bool wanted = global.platform == "auto" || global.platform == engine.name;
-    const bool takes = !why && wanted && !chosen;
+    const bool takes = works && wanted && !chosen;
     chosen |= takes;
-    out += fmt::format("{} {:<7} {}: {}\n", takes ? '*' : ' ', engine.name, engine.what,
-                       why ? "no: " + *why : "works here");
+    out +=
+        fmt::format("{} {:<7} {}: {}\n", takes ? '*' : ' ', engine.name, engine.what, description);
   }
+  out += fmt::format("mappings of a process (vm.max_map_count): {}\n",
+                     ReadSetting("/proc/sys/vm/max_map_count"));
+  out += fmt::format("huge pages for guest memory (shmem_enabled): {}\n",
+                     ReadSetting("/sys/kernel/mm/transparent_hugepage/shmem_enabled"));
   (void)host::WriteAll(1, std::as_bytes(std::span(out)));
   return chosen ? 0 : 1;
 }

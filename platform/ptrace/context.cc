@@ -8,11 +8,11 @@
 
 #include "base/check.h"
 #include "base/host_call.h"
+#include "platform/common/waker.h"
 #include "platform/ptrace/address_space.h"
 #include "platform/ptrace/calls.h"
 #include "platform/ptrace/engine.h"
 #include "platform/ptrace/registers.h"
-#include "platform/ptrace/waker.h"
 
 namespace skep::platform::ptrace {
 namespace {

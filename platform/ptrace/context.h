@@ -6,8 +6,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "platform/common/pinning.h"
 #include "platform/platform.h"
-#include "platform/ptrace/pinning.h"
 
 namespace skep::platform::ptrace {
 

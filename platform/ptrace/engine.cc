@@ -251,9 +251,11 @@ Event PtraceEngine::Wait(Deadline deadline, HostPoller& poller) {
     if (poller.watching()) poll_thread_.Arm(poller.epoll_fd());
     int status = 0;
     const pid_t whom = WhomToWaitFor();
-    const Result<pid_t> tid = waker_.WaitForChild(whom, &status);
+    const Result<int64_t> tid =
+        waker_.CallUnlessWoken(SYS_wait4, static_cast<uint64_t>(whom),
+                               reinterpret_cast<uint64_t>(&status), __WALL | __WNOTHREAD);
     if (tid) {
-      HandleStatus(*tid, status);
+      HandleStatus(static_cast<pid_t>(*tid), status);
     } else if (tid.error() == Errno(ECHILD) && whom == -1) {
       waker_.SleepWhile(0);
     }

@@ -12,13 +12,13 @@
 #include <unordered_map>
 
 #include "base/owned_fd.h"
+#include "platform/common/file_table.h"
+#include "platform/common/pinning.h"
+#include "platform/common/waker.h"
 #include "platform/platform.h"
-#include "platform/ptrace/file_table.h"
-#include "platform/ptrace/pinning.h"
 #include "platform/ptrace/poll_thread.h"
 #include "platform/ptrace/requests.h"
 #include "platform/ptrace/template.h"
-#include "platform/ptrace/waker.h"
 
 namespace skep::platform::ptrace {
 

@@ -8,7 +8,7 @@
 
 #include "base/owned_fd.h"
 #include "base/result.h"
-#include "platform/ptrace/waker.h"
+#include "platform/common/waker.h"
 
 namespace skep::platform::ptrace {
 

@@ -5,7 +5,7 @@
 #include <atomic>
 #include <cstdint>
 
-#include "platform/ptrace/waker.h"
+#include "platform/common/waker.h"
 
 namespace skep::platform::ptrace {
 

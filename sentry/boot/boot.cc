@@ -66,7 +66,7 @@ HostResult<platform::EngineKind> ChooseEngine(const std::string& name) {
     Kind kind;
   };
   constexpr Choice kChoices[] = {
-      {"kvm", Kind::kKvm}, {"notify", Kind::kNotify}, {"ptrace", Kind::kPtrace}};
+      {"kvm", Kind::kKvm}, {"ptrace", Kind::kPtrace}, {"notify", Kind::kNotify}};
   std::string reasons;
   for (const Choice& choice : kChoices) {
     if (name != "auto" && name != choice.name) continue;

@@ -2,10 +2,12 @@
 #include <csignal>
 
 #include "platform/ptrace/registers.h"
-#include "platform/ptrace/test_guest.h"
+#include "platform/tests/test_guest.h"
 
-namespace skep::platform::ptrace {
+namespace skep::platform {
 namespace {
+
+ENGINE_TEST(EngineXsave);
 
 GUEST_CODE(kReadRbx, "mov (%rbx), %rax; syscall; jmp .");
 GUEST_CODE(kWriteRbx, "mov %rax, (%rbx); syscall; jmp .");
@@ -27,7 +29,7 @@ GUEST_CODE(kShowVector,
            "mov $0x600000, %rbx; vmovdqu %ymm7, (%rbx); stmxcsr 32(%rbx); fnstcw 36(%rbx)\n"
            "syscall; jmp .");
 
-class PtraceFault : public ::testing::Test {
+class EngineFault : public ::testing::TestWithParam<EngineKind> {
  protected:
   // The first stop of a guest that runs `code` with this rbx.
   FaultStop Run(const Code& code, uint64_t rbx = kDataAt, uint64_t rflags = 0x202) {
@@ -44,12 +46,14 @@ class PtraceFault : public ::testing::Test {
     return guest_->registers().rip;
   }
 
-  World world_;
+  World world_{GetParam()};
   std::unique_ptr<AddressSpace> space_;
   std::unique_ptr<Context> guest_;
 };
 
-TEST_F(PtraceFault, ReadOfNothing) {
+INSTANTIATE_TEST_SUITE_P(, EngineFault, kTestedEngines, NameOfEngine);
+
+TEST_P(EngineFault, ReadOfNothing) {
   FaultStop fault = Run(kReadRbx, 0x123'4567);
   EXPECT_EQ(fault.signo, SIGSEGV);
   EXPECT_EQ(fault.code, SEGV_MAPERR);
@@ -66,7 +70,7 @@ TEST_F(PtraceFault, ReadOfNothing) {
   EXPECT_EQ(SyscallOf(world_.Next(*guest_)).number, 77u);
 }
 
-TEST_F(PtraceFault, WriteToWhatMayOnlyBeRead) {
+TEST_P(EngineFault, WriteToWhatMayOnlyBeRead) {
   const FaultStop fault = Run(kWriteRbx, kCodeAt + 8);
   EXPECT_EQ(fault.signo, SIGSEGV);
   EXPECT_EQ(fault.code, SEGV_ACCERR);
@@ -75,14 +79,14 @@ TEST_F(PtraceFault, WriteToWhatMayOnlyBeRead) {
   EXPECT_EQ(fault.error_code & 1, 1u);
 }
 
-TEST_F(PtraceFault, ExecutionOfData) {
+TEST_P(EngineFault, ExecutionOfData) {
   const FaultStop fault = Run(kJumpRbx);
   EXPECT_EQ(fault.signo, SIGSEGV);
   EXPECT_EQ(fault.code, SEGV_ACCERR);
   EXPECT_EQ(fault.address, kDataAt);
 }
 
-TEST_F(PtraceFault, AddressThatIsNone) {
+TEST_P(EngineFault, AddressThatIsNone) {
   const FaultStop fault = Run(kReadRbx, 0x8000'0000'0000'0000);
   EXPECT_EQ(fault.signo, SIGSEGV);
   EXPECT_EQ(fault.code, SI_KERNEL);
@@ -90,7 +94,7 @@ TEST_F(PtraceFault, AddressThatIsNone) {
   EXPECT_EQ(fault.vector, 13u);
 }
 
-TEST_F(PtraceFault, BehindTheEndOfTheFile) {
+TEST_P(EngineFault, BehindTheEndOfTheFile) {
   (void)Run(kReadRbx, 0x123'4567);
   const HostFileId file = world_.files.NewMemory(0);
   const MapOp op = {MapOp::Kind::kMap, PROT_READ, false, 0x123'4000, kPageSize, file, 0};
@@ -102,7 +106,7 @@ TEST_F(PtraceFault, BehindTheEndOfTheFile) {
   EXPECT_EQ(fault.vector, 14u);
 }
 
-TEST_F(PtraceFault, Arithmetic) {
+TEST_P(EngineFault, Arithmetic) {
   FaultStop fault = Run(kDivide);
   EXPECT_EQ(fault.signo, SIGFPE);
   EXPECT_EQ(fault.code, FPE_INTDIV);
@@ -114,7 +118,7 @@ TEST_F(PtraceFault, Arithmetic) {
   EXPECT_EQ(fault.vector, 19u);
 }
 
-TEST_F(PtraceFault, Instructions) {
+TEST_P(EngineFault, Instructions) {
   FaultStop fault = Run(kUndefined);
   EXPECT_EQ(fault.signo, SIGILL);
   EXPECT_EQ(fault.code, ILL_ILLOPN);
@@ -126,14 +130,14 @@ TEST_F(PtraceFault, Instructions) {
   EXPECT_EQ(fault.vector, 13u);
 }
 
-TEST_F(PtraceFault, Alignment) {
+TEST_P(EngineFault, Alignment) {
   const FaultStop fault = Run(kMisaligned);
   EXPECT_EQ(fault.signo, SIGBUS);
   EXPECT_EQ(fault.code, BUS_ADRALN);
   EXPECT_EQ(fault.vector, 17u);
 }
 
-TEST_F(PtraceFault, Breakpoints) {
+TEST_P(EngineFault, Breakpoints) {
   FaultStop fault = Run(kBreak);
   EXPECT_EQ(fault.signo, SIGTRAP);
   EXPECT_EQ(fault.code, SI_KERNEL);
@@ -145,7 +149,7 @@ TEST_F(PtraceFault, Breakpoints) {
   EXPECT_EQ(fault.vector, 1u);
 }
 
-TEST_F(PtraceFault, SingleSteps) {
+TEST_P(EngineFault, SingleSteps) {
   FaultStop fault = Run(kStep, 0, 0x302);
   EXPECT_EQ(fault.signo, SIGTRAP);
   EXPECT_EQ(fault.code, TRAP_TRACE);
@@ -168,9 +172,9 @@ std::array<uint8_t, 256> ReadData(World& world) {
 
 constexpr size_t kXmmAt = 160, kYmmHighAt = 576;  // in the standard format
 
-TEST(PtraceXsave, IsShownAndWrittenBack) {
-  World world;
-  ASSERT_GE(world.engine->xsave_size(), kXsaveMin);
+TEST_P(EngineXsave, IsShownAndWrittenBack) {
+  World world(GetParam());
+  ASSERT_GE(world.engine->xsave_size(), ptrace::kXsaveMin);
   auto space = world.NewSpace(kVector);
   std::array<uint8_t, 32> in;
   for (size_t i = 0; i < in.size(); ++i) in[i] = static_cast<uint8_t>(i + 1);
@@ -191,8 +195,8 @@ TEST(PtraceXsave, IsShownAndWrittenBack) {
   EXPECT_EQ(memcmp(&out[64], in.data(), in.size()), 0);
 }
 
-TEST(PtraceXsave, StartsEmptyOrAsGiven) {
-  World world;
+TEST_P(EngineXsave, StartsEmptyOrAsGiven) {
+  World world(GetParam());
   auto space = world.NewSpace(kShowVector);
   auto guest = world.NewGuest(*space);
   if (std::holds_alternative<FaultStop>(world.Next(*guest))) GTEST_SKIP() << "no AVX here";
@@ -217,8 +221,8 @@ TEST(PtraceXsave, StartsEmptyOrAsGiven) {
   EXPECT_EQ(out[16], 0x6b);
 }
 
-TEST(PtraceXsave, RejectedOnes) {
-  World world;
+TEST_P(EngineXsave, RejectedOnes) {
+  World world(GetParam());
   auto space = world.NewSpace(kShowVector);
   auto guest = world.NewGuest(*space);
   ASSERT_FALSE(std::holds_alternative<Interrupted>(world.Next(*guest)));
@@ -237,4 +241,4 @@ TEST(PtraceXsave, RejectedOnes) {
 }
 
 }  // namespace
-}  // namespace skep::platform::ptrace
+}  // namespace skep::platform

@@ -1,5 +1,5 @@
 // Ends a worker's wait from other threads, from its timer and from its poll thread, so that no
-// wake-up is ever lost: a word of reasons, and a signal if the worker sleeps in wait4.
+// wake-up is ever lost: a word of reasons, and a signal if the worker sleeps in a host call.
 #pragma once
 
 #include <sys/types.h>
@@ -9,7 +9,7 @@
 
 #include "base/result.h"
 
-namespace skep::platform::ptrace {
+namespace skep::platform {
 
 inline constexpr int kKickSignal = 12;       // SIGUSR2, to a worker thread
 inline constexpr int kInterruptSignal = 10;  // SIGUSR1, to a guest thread
@@ -41,9 +41,9 @@ class Waker {
   uint32_t reasons() const { return word_.load(std::memory_order_acquire); }
   // Clears these reasons; answers which of them were there.
   uint32_t Take(uint32_t reasons) { return word_.fetch_and(~reasons) & reasons; }
-  // wait4 for `pid` (-1: any child), or until a reason is there. EINTR: a reason; ECHILD: none is
-  // left.
-  Result<pid_t> WaitForChild(pid_t pid, int* status);
+  // A host call that blocks, or EINTR at once or later because a reason is there.
+  Result<int64_t> CallUnlessWoken(long number, uint64_t a = 0, uint64_t b = 0, uint64_t c = 0,
+                                  uint64_t d = 0, uint64_t e = 0, uint64_t f = 0);
   // Sleeps until the word is no longer `seen`.
   void SleepWhile(uint32_t seen);
   // kTimer is set when CLOCK_MONOTONIC reaches `deadline`. A timer that is set for an earlier time
@@ -52,7 +52,7 @@ class Waker {
   void TimerFired() { timer_at_ = 0; }
 
  private:
-  enum Sleep : uint32_t { kAwake, kInWait, kInFutex };
+  enum Sleep : uint32_t { kAwake, kInCall, kInFutex };
 
   // SAFETY: wait.S reads the word as a plain uint32_t while others change it atomically.
   std::atomic<uint32_t> word_ = 0;
@@ -64,4 +64,4 @@ class Waker {
   uint64_t timer_at_ = 0;  // 0: not set
 };
 
-}  // namespace skep::platform::ptrace
+}  // namespace skep::platform

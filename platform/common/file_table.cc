@@ -1,10 +1,10 @@
-#include "platform/ptrace/file_table.h"
+#include "platform/common/file_table.h"
 
 #include <sys/mman.h>
 
 #include "base/host_call.h"
 
-namespace skep::platform::ptrace {
+namespace skep::platform {
 namespace {
 
 HostResult<void*> Reserve(size_t size) {
@@ -65,4 +65,4 @@ std::optional<int> FileTable::TakeForgotten() {
   return fd;
 }
 
-}  // namespace skep::platform::ptrace
+}  // namespace skep::platform

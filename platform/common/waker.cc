@@ -1,8 +1,7 @@
-#include "platform/ptrace/waker.h"
+#include "platform/common/waker.h"
 
 #include <linux/futex.h>
 #include <sys/syscall.h>
-#include <sys/wait.h>
 #include <ucontext.h>
 #include <unistd.h>
 #include <climits>
@@ -12,11 +11,12 @@
 
 extern "C" {
 // SAFETY: wait.S; the labels are only compared with an instruction pointer.
-int64_t skep_ptrace_wait4(const uint32_t* word, int64_t pid, int* status, int options);
-extern const char skep_ptrace_wait4_begin[], skep_ptrace_wait4_end[], skep_ptrace_wait4_woken[];
+int64_t skep_wait_call(const uint32_t* word, int64_t number, uint64_t a, uint64_t b, uint64_t c,
+                       uint64_t d, uint64_t e, uint64_t f);
+extern const char skep_wait_call_begin[], skep_wait_call_end[], skep_wait_call_woken[];
 }
 
-namespace skep::platform::ptrace {
+namespace skep::platform {
 namespace {
 
 constexpr uint64_t kNsPerSecond = 1'000'000'000;
@@ -30,8 +30,8 @@ void OnKick(int, siginfo_t* info, void* context) {
   }
   greg_t& ip = static_cast<ucontext_t*>(context)->uc_mcontext.gregs[REG_RIP];
   const auto at = reinterpret_cast<const char*>(ip);
-  if (at >= skep_ptrace_wait4_begin && at < skep_ptrace_wait4_end) {
-    ip = reinterpret_cast<greg_t>(skep_ptrace_wait4_woken);
+  if (at >= skep_wait_call_begin && at < skep_wait_call_end) {
+    ip = reinterpret_cast<greg_t>(skep_wait_call_woken);
   }
 }
 
@@ -40,8 +40,8 @@ void OnKick(int, siginfo_t* info, void* context) {
 HostResult<void> Waker::Start() {
   process_ = getpid();
   thread_ = static_cast<pid_t>(syscall(SYS_gettid));
-  // SA_RESTART: other calls of the worker go on. A restarted wait4 is at its syscall instruction
-  // again when the handler looks, so that one ends.
+  // SA_RESTART: other calls of the worker go on. A restarted one of CallUnlessWoken is at its
+  // syscall instruction again when the handler looks, so that one ends.
   struct sigaction action = {};
   action.sa_sigaction = OnKick;
   action.sa_flags = SA_SIGINFO | SA_RESTART;
@@ -66,11 +66,11 @@ Waker::~Waker() {
 }
 
 void Waker::Wake(WakeReason reason) {
-  // Pairs with WaitForChild: it says that it sleeps, then looks at the word.
+  // Pairs with CallUnlessWoken: it says that it sleeps, then looks at the word.
   const uint32_t before = word_.fetch_or(reason);
   if ((before & reason) != 0) return;
   switch (sleep_.load()) {
-    case kInWait:
+    case kInCall:
       // The kernel may have moved on since: a late signal does no harm.
       (void)host::Call(SYS_tgkill, static_cast<uint64_t>(process_), static_cast<uint64_t>(thread_),
                        kKickSignal);
@@ -83,13 +83,14 @@ void Waker::Wake(WakeReason reason) {
   }
 }
 
-Result<pid_t> Waker::WaitForChild(pid_t child, int* status) {
-  sleep_.store(kInWait);
-  const int64_t pid = skep_ptrace_wait4(reinterpret_cast<const uint32_t*>(&word_), child, status,
-                                        __WALL | __WNOTHREAD);
+Result<int64_t> Waker::CallUnlessWoken(long number, uint64_t a, uint64_t b, uint64_t c, uint64_t d,
+                                       uint64_t e, uint64_t f) {
+  sleep_.store(kInCall);
+  const int64_t result =
+      skep_wait_call(reinterpret_cast<const uint32_t*>(&word_), number, a, b, c, d, e, f);
   sleep_.store(kAwake);
-  if (pid < 0) return Fail(static_cast<int>(-pid));
-  return static_cast<pid_t>(pid);
+  if (result < 0) return Fail(static_cast<int>(-result));
+  return result;
 }
 
 void Waker::SleepWhile(uint32_t seen) {
@@ -107,4 +108,4 @@ void Waker::SetTimer(uint64_t deadline_ns) {
   timer_settime(timer_, TIMER_ABSTIME, &when, nullptr);
 }
 
-}  // namespace skep::platform::ptrace
+}  // namespace skep::platform

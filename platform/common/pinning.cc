@@ -1,11 +1,11 @@
-#include "platform/ptrace/pinning.h"
+#include "platform/common/pinning.h"
 
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #include "base/host_call.h"
 
-namespace skep::platform::ptrace {
+namespace skep::platform {
 namespace {
 
 constexpr uint64_t kTickNs = 1'000'000;
@@ -73,4 +73,4 @@ void Pinning::Tick(uint64_t now) {
   ++tick_;
 }
 
-}  // namespace skep::platform::ptrace
+}  // namespace skep::platform

@@ -9,7 +9,7 @@
 #include "base/result.h"
 #include "platform/platform.h"
 
-namespace skep::platform::ptrace {
+namespace skep::platform {
 
 class FileTable {
  public:
@@ -39,4 +39,4 @@ class FileTable {
   int32_t taken_ = -1;                       // what the worker has taken of it
 };
 
-}  // namespace skep::platform::ptrace
+}  // namespace skep::platform

@@ -2,11 +2,13 @@
 #include <csignal>
 
 #include "platform/ptrace/registers.h"
-#include "platform/ptrace/test_guest.h"
 #include "platform/stub/stub.h"
+#include "platform/tests/test_guest.h"
 
-namespace skep::platform::ptrace {
+namespace skep::platform {
 namespace {
+
+ENGINE_TEST(EngineGuest);
 
 GUEST_CODE(kShowRbx, "1: mov %rbx, %rax; syscall; jmp 1b");
 GUEST_CODE(kShowRsp, "1: mov %rsp, %rax; syscall; jmp 1b");
@@ -24,8 +26,8 @@ GUEST_CODE(k32Bit,
 GUEST_CODE(kVsyscall,
            "mov $0x600100, %edi; mov $0xffffffffff600400, %rax; call *%rax; syscall; jmp .");
 
-TEST(PtraceGuest, SystemCallsStopAndAreAnswered) {
-  World world;
+TEST_P(EngineGuest, SystemCallsStopAndAreAnswered) {
+  World world(GetParam());
   auto space = world.NewSpace(kSyscallLoop);
   Registers start = {};
   start.rax = SYS_getpid;
@@ -45,8 +47,8 @@ TEST(PtraceGuest, SystemCallsStopAndAreAnswered) {
   }
 }
 
-TEST(PtraceGuest, LoadShowsAndResumeWritesBack) {
-  World world;
+TEST_P(EngineGuest, LoadShowsAndResumeWritesBack) {
+  World world(GetParam());
   auto space = world.NewSpace(kShowRbx);
   Registers start = {};
   start.rbx = 7, start.r15 = 15, start.rflags = 0x202;
@@ -75,8 +77,8 @@ TEST(PtraceGuest, LoadShowsAndResumeWritesBack) {
   EXPECT_EQ(guest->registers().rax, 100u);
 }
 
-TEST(PtraceGuest, HostDoesNotRestartByItself) {
-  World world;
+TEST_P(EngineGuest, HostDoesNotRestartByItself) {
+  World world(GetParam());
   auto space = world.NewSpace(kSyscallLoop);
   auto guest = world.NewGuest(*space);
   (void)world.Next(*guest);
@@ -90,8 +92,8 @@ TEST(PtraceGuest, HostDoesNotRestartByItself) {
   }
 }
 
-TEST(PtraceGuest, SegmentBases) {
-  World world;
+TEST_P(EngineGuest, SegmentBases) {
+  World world(GetParam());
   auto space = world.NewSpace(kReadFs);
   const uint64_t words[] = {0, 111, 0, 222};
   ASSERT_TRUE(host::PWrite(world.files.fd(world.data), std::as_bytes(std::span(words)), 0));
@@ -113,8 +115,8 @@ TEST(PtraceGuest, SegmentBases) {
   EXPECT_EQ(guest->registers().rbx, 5u);
 }
 
-TEST(PtraceGuest, BasesThatAGuestMadeItself) {
-  World world;
+TEST_P(EngineGuest, BasesThatAGuestMadeItself) {
+  World world(GetParam());
   auto space = world.NewSpace(kWildBases);
   auto guest = world.NewGuest(*space);
   const Stop stop = world.Next(*guest);
@@ -127,8 +129,8 @@ TEST(PtraceGuest, BasesThatAGuestMadeItself) {
   }
 }
 
-TEST(PtraceGuest, WildRegistersAreAFault) {
-  World world;
+TEST_P(EngineGuest, WildRegistersAreAFault) {
+  World world(GetParam());
   auto space = world.NewSpace(kShowRsp);
   auto guest = world.NewGuest(*space);
   (void)world.Next(*guest);
@@ -143,8 +145,8 @@ TEST(PtraceGuest, WildRegistersAreAFault) {
   EXPECT_EQ(fault.signo, SIGSEGV);
 }
 
-TEST(PtraceGuest, OtherSystemCallAbis) {
-  World world;
+TEST_P(EngineGuest, OtherSystemCallAbis) {
+  World world(GetParam());
   {
     auto space = world.NewSpace(kInt80);
     auto guest = world.NewGuest(*space);
@@ -177,8 +179,8 @@ TEST(PtraceGuest, OtherSystemCallAbis) {
   }
 }
 
-TEST(PtraceGuest, VsyscallIsASystemCall) {
-  World world;
+TEST_P(EngineGuest, VsyscallIsASystemCall) {
+  World world(GetParam());
   auto space = world.NewSpace(kVsyscall);
   auto guest = world.NewGuest(*space);
   const Stop stop = world.Next(*guest);
@@ -191,7 +193,7 @@ TEST(PtraceGuest, VsyscallIsASystemCall) {
 }
 
 TEST(PtraceGuest, TheStubsOwnCallsAreNoWayOut) {
-  World world;
+  World world(EngineKind::kPtrace);
   auto space = world.NewSpace(kSyscallLoop);
   const StubAddresses stub = AddressesOfStub();
   for (const uint64_t at : {stub.after_syscall - 2, stub.exit}) {
@@ -212,7 +214,7 @@ TEST(PtraceGuest, TheStubsOwnCallsAreNoWayOut) {
 }
 
 TEST(PtraceGuest, PoisonsWhatWasNotLoaded) {
-  World world({.poison_unloaded = true});
+  World world(EngineKind::kPtrace, {.poison_unloaded = true});
   auto space = world.NewSpace(kShowRbx);
   Registers start = {};
   start.rbx = 3;
@@ -224,7 +226,7 @@ TEST(PtraceGuest, PoisonsWhatWasNotLoaded) {
 }
 
 TEST(PtraceGuest, PoisonsClobberedRegisters) {
-  World world({.poison_unloaded = true});
+  World world(EngineKind::kPtrace, {.poison_unloaded = true});
   auto space = world.NewSpace(kShowRbx);
   Registers start = {};
   start.rbx = 3;
@@ -234,11 +236,11 @@ TEST(PtraceGuest, PoisonsClobberedRegisters) {
   guest->Interrupt();
   EXPECT_TRUE(std::holds_alternative<Interrupted>(world.Next(*guest)));
   ASSERT_TRUE(guest->Load(LoadXsave::kNo));
-  EXPECT_EQ(guest->registers().rcx, kPoison);
-  EXPECT_EQ(guest->registers().r11, kPoison);
+  EXPECT_EQ(guest->registers().rcx, ptrace::kPoison);
+  EXPECT_EQ(guest->registers().r11, ptrace::kPoison);
   EXPECT_EQ(guest->registers().rbx, 3u);
   EXPECT_EQ(guest->registers().rax, 0u);
 }
 
 }  // namespace
-}  // namespace skep::platform::ptrace
+}  // namespace skep::platform

@@ -8,7 +8,7 @@
 #include <cstdint>
 #include <optional>
 
-namespace skep::platform::ptrace {
+namespace skep::platform {
 
 class Pinning {
  public:
@@ -42,4 +42,4 @@ class Pinning {
   uint64_t next_tick_at_ = 0;  // 0: not set
 };
 
-}  // namespace skep::platform::ptrace
+}  // namespace skep::platform

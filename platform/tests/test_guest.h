@@ -1,4 +1,4 @@
-// For this folder's tests: guests made of machine code in a memory file.
+// For tests of all engines: guests made of machine code in a memory file.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -8,18 +8,25 @@
 #include <initializer_list>
 #include <map>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "base/host_call.h"
 #include "base/limits.h"
 #include "platform/platform.h"
 
-namespace skep::platform::ptrace {
+namespace skep::platform {
 
 inline constexpr uint64_t kCodeAt = 0x40'0000;
 inline constexpr uint64_t kDataAt = 0x60'0000;  // also the stack: it ends at kDataEnd
 inline constexpr uint64_t kDataSize = 16 * kPageSize;
 inline constexpr uint64_t kDataEnd = kDataAt + kDataSize;
+
+inline constexpr uint64_t kMs = 1'000'000;
+
+inline MapOp Map(uint64_t at, uint64_t size, HostFileId file, uint64_t offset = 0) {
+  return {MapOp::Kind::kMap, PROT_READ | PROT_WRITE, false, at, size, file, offset};
+}
 
 class TestFiles final : public HostFiles {
  public:
@@ -53,6 +60,15 @@ class TestPoller final : public HostPoller {
   int fd = -1;
 };
 
+// A suite whose tests run with each engine, as GetParam().
+inline const auto kTestedEngines = ::testing::Values(EngineKind::kPtrace, EngineKind::kNotify);
+inline std::string NameOfEngine(const ::testing::TestParamInfo<EngineKind>& info) {
+  return info.param == EngineKind::kPtrace ? "ptrace" : "notify";
+}
+#define ENGINE_TEST(suite)                                      \
+  class suite : public ::testing::TestWithParam<EngineKind> {}; \
+  INSTANTIATE_TEST_SUITE_P(, suite, kTestedEngines, NameOfEngine)
+
 using Code = std::vector<uint8_t>;
 // A guest's instructions, in assembly: position independent, at most a page.
 #define GUEST_CODE(name, text)                                               \
@@ -60,7 +76,7 @@ using Code = std::vector<uint8_t>;
   asm(".pushsection .rodata\n guest_" #name ":\n" text "\n guest_end_" #name \
       ":\n"                                                                  \
       ".popsection");                                                        \
-  [[maybe_unused]] const ::skep::platform::ptrace::Code name = {guest_##name, guest_end_##name}
+  [[maybe_unused]] const ::skep::platform::Code name = {guest_##name, guest_end_##name}
 
 inline const Code kSyscallLoop = {0x0f, 0x05, 0xeb, 0xfc};  // 1: syscall; jmp 1b
 inline const Code kSpin = {0xeb, 0xfe};                     // 1: jmp 1b
@@ -68,9 +84,9 @@ inline const Code kSpin = {0xeb, 0xfe};                     // 1: jmp 1b
 // One engine and what its guests are made of.
 class World {
  public:
-  explicit World(EngineOptions options = {}) {
+  explicit World(EngineKind kind, EngineOptions options = {}) {
     options.files = &files;
-    auto made = MakeEngine(EngineKind::kPtrace, options);
+    auto made = MakeEngine(kind, options);
     EXPECT_TRUE(made) << (made ? "" : made.error().message);
     engine = std::move(*made);
   }
@@ -126,9 +142,16 @@ class World {
   HostFileId text = {}, data = {};
 };
 
+inline std::string Describe(const Stop& stop) {
+  const auto* fault = std::get_if<FaultStop>(&stop);
+  if (fault == nullptr) return "";
+  return ": signal " + std::to_string(fault->signo) + " code " + std::to_string(fault->code) +
+         " address " + std::to_string(fault->address) + " vector " + std::to_string(fault->vector) +
+         " error " + std::to_string(fault->error_code);
+}
 inline SyscallStop SyscallOf(const Stop& stop) {
   const auto* call = std::get_if<SyscallStop>(&stop);
-  EXPECT_NE(call, nullptr) << "not a system call, but " << stop.index();
+  EXPECT_NE(call, nullptr) << "not a system call, but " << stop.index() << Describe(stop);
   return call != nullptr ? *call : SyscallStop{};
 }
 inline FaultStop FaultOf(const Stop& stop) {
@@ -137,4 +160,4 @@ inline FaultStop FaultOf(const Stop& stop) {
   return fault != nullptr ? *fault : FaultStop{};
 }
 
-}  // namespace skep::platform::ptrace
+}  // namespace skep::platform

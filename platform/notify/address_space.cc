@@ -1,0 +1,103 @@
+#include "platform/notify/address_space.h"
+
+#include <sys/mman.h>
+#include <sys/syscall.h>
+
+#include "base/range.h"
+#include "platform/notify/engine.h"
+#include "platform/notify/filters.h"
+
+namespace skep::platform::notify {
+namespace {
+
+constexpr uint64_t kGuestProt = PROT_READ | PROT_WRITE | PROT_EXEC;
+
+}  // namespace
+
+NotifySpace::NotifySpace(NotifyEngine& engine, std::unique_ptr<Stub> stub)
+    : engine_(engine), stub_(std::move(stub)) {
+  watch_ = engine_.Watch({this, nullptr}, stub_->manager.fd());
+}
+
+NotifySpace::~NotifySpace() { engine_.Drop(*this, std::move(stub_)); }
+
+Engine& NotifySpace::engine() { return engine_; }
+
+void NotifySpace::Kill() {
+  if (stub_->MarkDead("the stub process was killed by signal 9 (by Kill)")) engine_.Announce(*this);
+}
+
+void NotifySpace::Tampered(const char* how) {
+  if (stub_->MarkDead(how)) engine_.Announce(*this);
+}
+
+void NotifySpace::Ended() {
+  if (stub_->MarkEnded()) engine_.Announce(*this);
+}
+
+Result<void> NotifySpace::Reset() {
+  bool done = false;
+  {
+    MutexLock lock(stub_->mutex);
+    done = stub_->UnmapAll();
+  }
+  if (done) return {};
+  Ended();
+  return Fail(EIO);
+}
+
+Result<void> NotifySpace::Encode(const MapOp& op, StubCall& call) {
+  if (!IsPageAligned(op.start) || !IsPageAligned(op.size) || op.size == 0 ||
+      op.size > kGuestAddressEnd || op.start > kGuestAddressEnd - op.size ||
+      (op.prot & ~kGuestProt) != 0) {
+    return Fail(EINVAL);
+  }
+  switch (op.kind) {
+    case MapOp::Kind::kMap: {
+      if (!IsPageAligned(op.offset)) return Fail(EINVAL);
+      const int fd = TRY(stub_->stubs().DescriptorOf(op.file, *stub_));
+      const uint64_t flags = op.populate ? kMapPopulateFlags : kMapFlags;
+      call = {SYS_mmap, {op.start, op.size, op.prot, flags, static_cast<uint64_t>(fd), op.offset}};
+      return {};
+    }
+    case MapOp::Kind::kUnmap:
+      call = {SYS_munmap, {op.start, op.size}};
+      return {};
+    case MapOp::Kind::kProtect:
+      call = {SYS_mprotect, {op.start, op.size, op.prot}};
+      return {};
+  }
+  return Fail(EINVAL);
+}
+
+AddressSpace::Applied NotifySpace::Apply(std::span<const MapOp> ops) {
+  size_t done = 0;
+  bool lost = false;
+  int error = 0;
+  {
+    MutexLock lock(stub_->mutex);
+    while (done < ops.size() && error == 0) {
+      if (dead()) return {done, EIO};
+      // Up to the first that cannot even be said; the ones before it are done first.
+      NotifyCommands& page = stub_->stubs().memory().commands(stub_->slot());
+      size_t count = 0;
+      Result<void> encoded;
+      while (count < kMaxBatch && done + count < ops.size()) {
+        encoded = Encode(ops[done + count], page.calls[count]);
+        if (!encoded) break;
+        ++count;
+      }
+      if (count != 0) {
+        const Applied batch = stub_->RunBatch(count);
+        lost = batch.error == EIO;
+        done += batch.done;
+        error = batch.error;
+      }
+      if (error == 0 && !encoded) error = encoded.error().code();
+    }
+  }
+  if (lost) Ended();
+  return {done, error};
+}
+
+}  // namespace skep::platform::notify

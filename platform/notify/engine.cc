@@ -1,0 +1,311 @@
+#include "platform/notify/engine.h"
+
+#include <sys/epoll.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <array>
+#include <csignal>
+
+#include "base/check.h"
+#include "base/host_call.h"
+#include "platform/notify/address_space.h"
+#include "platform/notify/context.h"
+
+namespace skep::platform::notify {
+namespace {
+
+// A pending wake-up is reported after this many stops at the latest.
+constexpr uint32_t kMaxStopsBeforeWoken = 16;
+constexpr uint32_t kMaxWaitsForOne = 64;
+constexpr size_t kMaxEvents = 16;
+constexpr uint64_t kPollerEvent = 0;  // no watch has this number
+
+// A listener for each guest thread.
+void RaiseDescriptorLimit() {
+  rlimit limit;
+  if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
+  limit.rlim_cur = limit.rlim_max;
+  (void)setrlimit(RLIMIT_NOFILE, &limit);  // the engine works without, for fewer threads
+}
+
+}  // namespace
+
+HostResult<std::unique_ptr<Engine>> NotifyEngine::Make(const EngineOptions& options) {
+  std::unique_ptr<NotifyEngine> engine(new NotifyEngine(options));
+  TRY(engine->Start());
+  return engine;
+}
+
+HostResult<void> NotifyEngine::Start() {
+  worker_ = pthread_self();
+  if (const char* why = WhyNoHost()) return HostFail(why);
+  RaiseDescriptorLimit();
+  Result<int64_t> epoll = host::Call(SYS_epoll_create1, EPOLL_CLOEXEC);
+  if (!epoll) return HostFail("epoll_create1", epoll.error().code());
+  epoll_.Reset(static_cast<int>(*epoll));
+  TRY(waker_.Start());
+  return stubs_.Start();
+}
+
+NotifyEngine::~NotifyEngine() { CHECK(contexts_ == 0 && spaces_ == 0); }
+
+void NotifyEngine::Forget(HostFileId file) {
+  if (stubs_.Forget(file)) waker_.Wake(kForget);
+}
+
+Result<std::unique_ptr<AddressSpace>> NotifyEngine::NewAddressSpace() {
+  std::unique_ptr<Stub> stub = TRY(stubs_.NewStub());
+  auto space = std::make_unique<NotifySpace>(*this, std::move(stub));
+  ++spaces_;
+  return space;
+}
+
+Result<std::unique_ptr<Context>> NotifyEngine::NewContext(AddressSpace& any_space,
+                                                          const Registers& registers,
+                                                          std::span<const std::byte> xsave) {
+  auto& space = static_cast<NotifySpace&>(any_space);
+  if (space.dead()) return Fail(EIO);
+  const XsaveLayout& layout = space.stub().stubs().xsave();
+  if (xsave.empty()) {
+    xsave = layout.initial();
+  } else if (!layout.IsValid(xsave)) {
+    return Fail(EINVAL);
+  }
+  Result<std::unique_ptr<GuestThread>> thread = space.stub().stubs().NewThread(space.stub());
+  if (!thread) {
+    if (thread.error() == Errno(EIO)) space.Ended();
+    return std::unexpected(thread.error());
+  }
+  ++contexts_;
+  return std::make_unique<NotifyContext>(*this, space, *std::move(thread), registers, xsave);
+}
+
+uint64_t NotifyEngine::Watch(Source source, int listener) {
+  MutexLock lock(watch_mutex_);
+  const uint64_t watch = next_watch_++;
+  sources_[watch] = source;
+  // Of a manager, only the end. A failure (memory) shows as a guest that never stops.
+  epoll_event event = {};
+  event.events = EPOLLET | (source.context != nullptr ? uint32_t{EPOLLIN} : 0u);
+  event.data.u64 = watch;
+  CHECK(host::Call(SYS_epoll_ctl, static_cast<uint64_t>(epoll_.get()), EPOLL_CTL_ADD,
+                   static_cast<uint64_t>(listener), reinterpret_cast<uint64_t>(&event)));
+  return watch;
+}
+
+void NotifyEngine::Unwatch(uint64_t watch, int listener) {
+  (void)host::Call(SYS_epoll_ctl, static_cast<uint64_t>(epoll_.get()), EPOLL_CTL_DEL,
+                   static_cast<uint64_t>(listener), 0);
+  MutexLock lock(watch_mutex_);
+  sources_.erase(watch);
+}
+
+void NotifyEngine::Adopt(const GuestThread& thread) {
+  if (options_.cpu < 0) return;
+  cpu_set_t cpu;
+  CPU_ZERO(&cpu);
+  CPU_SET(static_cast<size_t>(options_.cpu), &cpu);
+  (void)host::Call(SYS_sched_setaffinity, static_cast<uint64_t>(thread.tid), sizeof(cpu),
+                   reinterpret_cast<uint64_t>(&cpu));
+}
+
+void NotifyEngine::Drop(NotifySpace& space, std::unique_ptr<Stub> stub) {
+  Unwatch(space.watch(), stub->manager.fd());
+  {
+    MutexLock lock(list_mutex_);
+    NotifySpace** link = &dead_;
+    while (*link != nullptr && *link != &space) link = &(*link)->next_dead;
+    if (*link != nullptr) *link = space.next_dead;
+  }
+  stubs_.Retire(std::move(stub));
+  --spaces_;
+}
+
+void NotifyEngine::Drop(NotifyContext& context) {
+  MutexLock lock(list_mutex_);
+  NotifyContext** link = &ready_;
+  NotifyContext* before = nullptr;
+  while (*link != nullptr && *link != &context) {
+    before = *link;
+    link = &before->next_ready;
+  }
+  if (*link != nullptr) {
+    *link = context.next_ready;
+    if (last_ready_ == &context) last_ready_ = before;
+  }
+  --contexts_;
+}
+
+void NotifyEngine::PushReady(NotifyContext& context) {
+  MutexLock lock(list_mutex_);
+  context.is_ready = true;
+  context.next_ready = nullptr;
+  (ready_ == nullptr ? ready_ : last_ready_->next_ready) = &context;
+  last_ready_ = &context;
+}
+
+void NotifyEngine::Announce(NotifySpace& space) {
+  auto& home = static_cast<NotifyEngine&>(space.engine());
+  {
+    MutexLock lock(home.list_mutex_);
+    if (space.is_announced) return;
+    space.is_announced = true;
+    space.next_dead = home.dead_;
+    home.dead_ = &space;
+  }
+  if (pthread_self() != home.worker_) home.waker_.Wake(kDeath);
+}
+
+void NotifyEngine::NoteRunning(NotifyContext& context) {
+  ++running_;
+  running_sum_ ^= reinterpret_cast<uintptr_t>(&context);
+  pinning_.Ran(context.pinning, context.thread().tid);
+}
+
+void NotifyEngine::NoteNotRunning(NotifyContext& context) {
+  --running_;
+  running_sum_ ^= reinterpret_cast<uintptr_t>(&context);
+  pinning_.Stopped(context.pinning);
+}
+
+bool NotifyEngine::HasStop() {
+  MutexLock lock(list_mutex_);
+  return ready_ != nullptr || dead_ != nullptr;
+}
+
+std::optional<Event> NotifyEngine::NextStop() {
+  MutexLock lock(list_mutex_);
+  while (ready_ != nullptr) {
+    NotifyContext& context = *ready_;
+    ready_ = context.next_ready;
+    context.is_ready = false;
+    if (!context.space().dead()) return platform::Stopped{&context};
+  }
+  if (dead_ == nullptr) return std::nullopt;
+  NotifySpace& space = *dead_;
+  dead_ = space.next_dead;
+  space.is_announced = false;
+  return platform::Died{&space, space.stub().WhyDead()};
+}
+
+// The host looks through nothing when we wait for one. Others can only die meanwhile, which is
+// noticed a little later.
+NotifyContext* NotifyEngine::OnlyOneRunning(const HostPoller& poller) {
+  if (running_ != 1 || poller.watching() || !ReceiveEndsWithThread() ||
+      ++waits_for_one_ >= kMaxWaitsForOne) {
+    waits_for_one_ = 0;
+    return nullptr;
+  }
+  return reinterpret_cast<NotifyContext*>(running_sum_);
+}
+
+void NotifyEngine::ReceiveFrom(NotifyContext& context) {
+  seccomp_notif call;
+  switch (context.thread().listener.ReceiveUnlessWoken(waker_, call)) {
+    case Listener::Received::kCall:
+      if (context.OnCall(call)) PushReady(context);
+      break;
+    case Listener::Received::kGone:
+      context.space().Ended();
+      break;
+    case Listener::Received::kNothing:
+      break;
+  }
+}
+
+void NotifyEngine::OnReady(uint64_t watch) {
+  MutexLock lock(watch_mutex_);
+  const auto found = sources_.find(watch);
+  if (found == sources_.end()) return;
+  const Source source = found->second;
+  if (source.context == nullptr) return source.space->Ended();
+  if (source.space->dead() || !source.context->running()) return;
+  seccomp_notif call;
+  switch (source.context->thread().listener.Receive(call)) {
+    case Listener::Received::kCall:
+      if (source.context->OnCall(call)) PushReady(*source.context);
+      break;
+    case Listener::Received::kGone:
+      source.space->Ended();
+      break;
+    case Listener::Received::kNothing:
+      break;
+  }
+}
+
+void NotifyEngine::LookAtAll(bool block, HostPoller& poller) {
+  if (poller.watching() && !poller_armed_) {
+    epoll_event event = {.events = EPOLLIN | EPOLLONESHOT, .data = {.u64 = kPollerEvent}};
+    const int operation = polled_fd_ == poller.epoll_fd() ? EPOLL_CTL_MOD : EPOLL_CTL_ADD;
+    polled_fd_ = poller.epoll_fd();
+    poller_armed_ = host::Call(SYS_epoll_ctl, static_cast<uint64_t>(epoll_.get()),
+                               static_cast<uint64_t>(operation), static_cast<uint64_t>(polled_fd_),
+                               reinterpret_cast<uint64_t>(&event))
+                        .has_value();
+  }
+  std::array<epoll_event, kMaxEvents> events;
+  const auto epoll = static_cast<uint64_t>(epoll_.get());
+  const auto at = reinterpret_cast<uint64_t>(events.data());
+  const Result<int64_t> count =
+      block ? waker_.CallUnlessWoken(SYS_epoll_pwait, epoll, at, events.size(), ~uint64_t{0}, 0, 8)
+            : host::Call(SYS_epoll_pwait, epoll, at, events.size(), 0, 0, 8);
+  if (!count) return;
+  for (int64_t i = 0; i < *count; ++i) {
+    const uint64_t watch = events[static_cast<size_t>(i)].data.u64;
+    if (watch == kPollerEvent) {
+      poller_armed_ = false;
+      waker_.Wake(kPolled);
+    } else {
+      OnReady(watch);
+    }
+  }
+}
+
+bool NotifyEngine::IsDue(Deadline deadline) { return deadline && host::MonotonicNs() >= *deadline; }
+
+void NotifyEngine::SetTimer(Deadline deadline) {
+  const std::optional<uint64_t> tick = pinning_.NextTick(host::MonotonicNs);
+  if (tick && (!deadline || *tick < *deadline)) deadline = tick;
+  if (deadline) waker_.SetTimer(*deadline);
+}
+
+Event NotifyEngine::Wait(Deadline deadline, HostPoller& poller) {
+  CHECK(pthread_self() == worker_);
+  for (;;) {
+    uint32_t reasons = waker_.reasons();
+    if (reasons != 0) {
+      if (waker_.Take(kForget) != 0) stubs_.CloseForgotten();
+      if (waker_.Take(kTimer) != 0) {
+        waker_.TimerFired();
+        pinning_.Tick(host::MonotonicNs());
+      }
+      waker_.Take(kDeath);
+      reasons = waker_.reasons() & (kKicked | kPolled);
+    }
+    // Stops first, but not for ever.
+    bool due = reasons != 0 || IsDue(deadline);
+    if (due && !HasStop()) {
+      LookAtAll(false, poller);
+      due = waker_.reasons() != 0 || IsDue(deadline);
+    }
+    if (!due || stops_in_a_row_ < kMaxStopsBeforeWoken) {
+      if (std::optional<Event> event = NextStop()) {
+        stops_in_a_row_ = due ? stops_in_a_row_ + 1 : 0;
+        return *std::move(event);
+      }
+    }
+    if (due) {
+      stops_in_a_row_ = 0;
+      waker_.Take(kKicked | kPolled);
+      return Woken{};
+    }
+    SetTimer(deadline);
+    if (NotifyContext* only = OnlyOneRunning(poller)) {
+      ReceiveFrom(*only);
+    } else {
+      LookAtAll(true, poller);
+    }
+  }
+}
+
+}  // namespace skep::platform::notify

@@ -1,0 +1,99 @@
+// The notify engine: guest threads are threads of child processes ("stubs"), each of whose system
+// calls the host kernel hands to us as a seccomp notification, with the CPU: no other thread and no
+// other CPU is involved. Exceptions and interrupts come the same way, out of a signal handler.
+#pragma once
+
+#include <pthread.h>
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <unordered_map>
+
+#include "base/mutex.h"
+#include "base/owned_fd.h"
+#include "platform/common/pinning.h"
+#include "platform/common/waker.h"
+#include "platform/notify/stubs.h"
+#include "platform/platform.h"
+
+namespace skep::platform::notify {
+
+class NotifyContext;
+class NotifySpace;
+
+class NotifyEngine final : public Engine {
+ public:
+  static HostResult<std::unique_ptr<Engine>> Make(const EngineOptions& options);
+  ~NotifyEngine() override;
+
+  Result<std::unique_ptr<AddressSpace>> NewAddressSpace() override;
+  Result<std::unique_ptr<Context>> NewContext(AddressSpace& space, const Registers& registers,
+                                              std::span<const std::byte> xsave) override;
+  Event Wait(Deadline deadline, HostPoller& poller) override;
+  void Kick() override { waker_.Wake(kKicked); }
+  void Forget(HostFileId file) override;
+  bool shares_spaces() const override { return true; }
+  const char* name() const override { return "notify"; }
+  size_t xsave_size() const override { return stubs_.xsave().size(); }
+
+  // For spaces and contexts. What a listener belongs to: a space's manager, or a context.
+  struct Source {
+    NotifySpace* space;
+    NotifyContext* context;
+  };
+  uint64_t Watch(Source source, int listener);
+  // Wait does not look at the source any more when it returns.
+  void Unwatch(uint64_t watch, int listener);
+  // Its CPU is this worker's.
+  void Adopt(const GuestThread& thread);
+  void Drop(NotifySpace& space, std::unique_ptr<Stub> stub);
+  void Drop(NotifyContext& context);
+  void PushReady(NotifyContext& context);
+  // Wait reports that it died, once more if it has already.
+  void Announce(NotifySpace& space);
+  // The worker's thread.
+  void NoteRunning(NotifyContext& context);
+  void NoteNotRunning(NotifyContext& context);
+
+ private:
+  explicit NotifyEngine(const EngineOptions& options)
+      : options_(options), pinning_(options.cpu), stubs_(options) {}
+  HostResult<void> Start();
+
+  std::optional<Event> NextStop();
+  bool HasStop();
+  NotifyContext* OnlyOneRunning(const HostPoller& poller);
+  void ReceiveFrom(NotifyContext& context);
+  void LookAtAll(bool block, HostPoller& poller);
+  void OnReady(uint64_t watch);
+  void SetTimer(Deadline deadline);
+  static bool IsDue(Deadline deadline);
+
+  const EngineOptions options_;
+  pthread_t worker_ = {};
+  Pinning pinning_;
+  Waker waker_;
+  Stubs stubs_;
+  OwnedFd epoll_;
+  int polled_fd_ = -1;         // the poller's, once it is in our epoll
+  bool poller_armed_ = false;  // and will be reported
+
+  // The worker's.
+  size_t running_ = 0;           // contexts that run
+  uintptr_t running_sum_ = 0;    // their addresses, xor-ed: that of the only one, if there is one
+  uint32_t waits_for_one_ = 0;   // since a look at all
+  uint32_t stops_in_a_row_ = 0;  // reported while a wake-up was pending
+
+  // Held while what an event tells of is looked at.
+  Mutex watch_mutex_{LockRank::kStubWatch};
+  std::unordered_map<uint64_t, Source> sources_ GUARDED_BY(watch_mutex_);
+  uint64_t next_watch_ GUARDED_BY(watch_mutex_) = 1;
+
+  Mutex list_mutex_{LockRank::kStubPool};
+  NotifyContext* ready_ GUARDED_BY(list_mutex_) = nullptr;  // stopped, not reported; oldest first
+  NotifyContext* last_ready_ GUARDED_BY(list_mutex_) = nullptr;
+  NotifySpace* dead_ GUARDED_BY(list_mutex_) = nullptr;  // died, not reported
+  std::atomic<size_t> contexts_ = 0, spaces_ = 0;
+};
+
+}  // namespace skep::platform::notify

@@ -1,0 +1,80 @@
+#include "platform/notify/factory.h"
+
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <sys/ioctl.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "base/host_call.h"
+#include "base/missing_defs.h"
+#include "platform/notify/engine.h"
+
+namespace skep::platform::notify {
+namespace {
+
+enum Trial : int { kWorks = 0, kNoListener = 1, kNoSyncWakeUp = 2 };
+
+}  // namespace
+
+HostResult<std::unique_ptr<Engine>> Make(const EngineOptions& options) {
+  return NotifyEngine::Make(options);
+}
+
+// What the host says of itself, and a child that tries to have a listener: an outer filter may have
+// one already, or refuse it.
+std::optional<std::string> WhyUnavailable() {
+  if (const char* why = WhyNoHost()) return why;
+  const pid_t child = fork();
+  if (child < 0) return "no process can be started";
+  if (child == 0) {
+    const sock_filter allow = BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
+    const sock_fprog program = {1, const_cast<sock_filter*>(&allow)};
+    prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+    const long listener = syscall(
+        SYS_seccomp, SECCOMP_SET_MODE_FILTER,
+        SECCOMP_FILTER_FLAG_NEW_LISTENER | SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV, &program);
+    bool works = listener >= 0;
+    works = works && ioctl(static_cast<int>(listener), SECCOMP_IOCTL_NOTIF_SET_FLAGS,
+                           SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP) == 0;
+    syscall(SYS_exit_group, listener < 0 ? kNoListener : works ? kWorks : kNoSyncWakeUp);
+  }
+  int status = 0;
+  if (!host::WaitPid(child, &status, 0) || !WIFEXITED(status)) return "the trial's process died";
+  switch (WEXITSTATUS(status)) {
+    case kWorks:
+      return std::nullopt;
+    case kNoSyncWakeUp:
+      return "the host has no SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP (Linux 6.6)";
+    default:
+      return "an outer seccomp filter has a listener already, or refuses ours";
+  }
+}
+
+std::vector<HostSyscall> HostSyscalls() {
+  return {
+      {SYS_ioctl, "receives and answers notifications"},
+      {SYS_epoll_pwait, "waits for several guests"},
+      {SYS_epoll_ctl, "listeners of guest threads"},
+      {SYS_poll, "waits for a thread that must stop at once"},
+      {SYS_recvmsg, "listeners, from roots of stubs"},
+      {SYS_recvfrom, "an answer that nobody waits for"},
+      {SYS_futex, "commands to roots of stubs"},
+      {SYS_tgkill, "wakes a worker; interrupts a guest"},
+      {SYS_kill, "ends a stub"},
+      {SYS_wait4, "how a stub ended"},
+      {SYS_waitid, "whether a stub has ended"},
+      {SYS_timer_settime, "the deadline of a wait"},
+      {SYS_timer_delete, "an engine's end"},
+      {SYS_rt_sigreturn, "the handler of a kick"},
+      {SYS_sched_setaffinity, "guests follow their worker; a computing one is let go"},
+      {SYS_sched_yield, "a stub that is being ended"},
+      {SYS_clock_gettime, "CPU time of a stub; deadlines where the vDSO cannot tell"},
+      {SYS_munmap, "an engine's end"},
+      {SYS_close, "listeners"},
+  };
+}
+
+}  // namespace skep::platform::notify

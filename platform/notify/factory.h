@@ -1,0 +1,17 @@
+// The notify engine as the rest of platform/ sees it.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "platform/platform.h"
+
+namespace skep::platform::notify {
+
+HostResult<std::unique_ptr<Engine>> Make(const EngineOptions& options);
+std::optional<std::string> WhyUnavailable();
+std::vector<HostSyscall> HostSyscalls();
+
+}  // namespace skep::platform::notify
