@@ -161,9 +161,11 @@ Result<void> Publish(Task& parent, Task& child, uint64_t flags) {
 
 sched::Worker& WorkerFor(Task& parent, uint64_t flags) {
   sched::Worker& own = parent.fiber->worker();
-  // Threads of one address space stay with its engine; a process may go where there is room.
-  if ((flags & CLONE_VM) != 0) return own;
+  // An engine may have to keep the threads of an address space together.
+  if ((flags & CLONE_VM) != 0 && !own.engine().shares_spaces()) return own;
   sched::Worker& least = parent.kernel.scheduler.LeastLoaded();
+  // A thread's parent goes on beside it; a process's often waits for it.
+  if ((flags & CLONE_THREAD) != 0) return least.Load() < own.Load() ? least : own;
   return own.Load() > 1 && least.Load() + 1 < own.Load() ? least : own;
 }
 

@@ -148,7 +148,7 @@ platform::Registers FirstRegisters(const loader::Loaded& loaded) {
 
 Result<void> EnterProgram(Task& task, const platform::Registers& first) {
   if (!task.context_ref) {
-    task.context_ref = TRY(task.mm->NewContext(first, {}));
+    task.context_ref = TRY(task.mm->NewContext(task.fiber->worker().engine(), first, {}));
     return {};
   }
   platform::Registers* r = task.LoadRegisters(platform::LoadXsave::kYes);

@@ -34,11 +34,12 @@ Result<void> SaveContext(Task& task) {
 
 Result<void> RestoreContext(Task& task) {
   mm::MemoryManager& mm = *task.mm;
+  platform::Engine& engine = task.fiber->worker().engine();
   if (arena::HostTable::Get().Get(mm.space()) == nullptr) {
-    TRY(mm.Reactivate(task.fiber->worker().engine()));
+    TRY(mm.Reactivate(engine));
     StartCpuAccount(task);
   }
-  TRY(mm.RestoreContext(task.context_ref, task.saved_registers, task.saved_xsave));
+  TRY(mm.RestoreContext(engine, task.context_ref, task.saved_registers, task.saved_xsave));
   task.saved_xsave = {};
   return {};
 }

@@ -78,7 +78,7 @@ bool Task::Start() {
     StartCpuAccount(*this);
   }
   if (error == 0) {
-    auto made = mm->NewContext(saved_registers, saved_xsave);
+    auto made = mm->NewContext(fiber->worker().engine(), saved_registers, saved_xsave);
     if (made) {
       context_ref = *made;
     } else {

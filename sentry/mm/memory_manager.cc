@@ -52,14 +52,15 @@ Result<void> MemoryManager::Reactivate(platform::Engine& engine) {
   return MapAll();
 }
 
-Result<void> MemoryManager::RestoreContext(arena::HostContext ref,
+Result<void> MemoryManager::RestoreContext(platform::Engine& engine, arena::HostContext ref,
                                            const platform::Registers& registers,
                                            std::span<const std::byte> xsave) {
   platform::AddressSpace* space = HostTable::Get().Get(space_);
   if (space == nullptr) return Fail(EIO);
+  // Threads were spread over workers by an engine that can; this one may not be of its kind.
+  if (&space->engine() != &engine && !engine.shares_spaces()) return Fail(ENOTSUP);
   const arena::HostScope host;
-  std::unique_ptr<platform::Context> context =
-      TRY(space->engine().NewContext(*space, registers, xsave));
+  std::unique_ptr<platform::Context> context = TRY(engine.NewContext(*space, registers, xsave));
   HostTable::Get().Restore(ref, std::move(context));
   return {};
 }
@@ -79,13 +80,13 @@ Result<void> MemoryManager::MapAll() {
   return {};
 }
 
-Result<arena::HostContext> MemoryManager::NewContext(const platform::Registers& registers,
+Result<arena::HostContext> MemoryManager::NewContext(platform::Engine& engine,
+                                                     const platform::Registers& registers,
                                                      std::span<const std::byte> xsave) {
   platform::AddressSpace* space = HostTable::Get().Get(space_);
   if (space == nullptr) return Fail(EIO);
   const arena::HostScope host;
-  std::unique_ptr<platform::Context> context =
-      TRY(space->engine().NewContext(*space, registers, xsave));
+  std::unique_ptr<platform::Context> context = TRY(engine.NewContext(*space, registers, xsave));
   return HostTable::Get().Add(std::move(context));
 }
 

@@ -67,8 +67,9 @@ class MemoryManager final : public UserMemory, public RefCounted<MemoryManager> 
   Result<void> Activate(sched::Worker& worker);
   Result<void> Activate(platform::Engine& engine);  // of this thread's worker
   arena::HostAddressSpace space() const { return space_; }
-  // A guest thread in it.
-  Result<arena::HostContext> NewContext(const platform::Registers& registers,
+  // A guest thread in it, of this thread's worker.
+  Result<arena::HostContext> NewContext(platform::Engine& engine,
+                                        const platform::Registers& registers,
                                         std::span<const std::byte> xsave);
   // Its stub goes at once, whatever its guests are at; the engine reports Died.
   void KillGuests();
@@ -78,7 +79,8 @@ class MemoryManager final : public UserMemory, public RefCounted<MemoryManager> 
   // of the old one.
   Result<void> Reactivate(platform::Engine& engine);
   // The same for a guest thread in it.
-  Result<void> RestoreContext(arena::HostContext ref, const platform::Registers& registers,
+  Result<void> RestoreContext(platform::Engine& engine, arena::HostContext ref,
+                              const platform::Registers& registers,
                               std::span<const std::byte> xsave);
   // execve by the only user: an empty space again, the same AddressSpace (Reset).
   Result<void> Clear();
