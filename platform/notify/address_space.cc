@@ -16,12 +16,18 @@ constexpr uint64_t kGuestProt = PROT_READ | PROT_WRITE | PROT_EXEC;
 
 NotifySpace::NotifySpace(NotifyEngine& engine, std::unique_ptr<Stub> stub)
     : engine_(engine), stub_(std::move(stub)) {
+  cpu_start_ = stub_->CpuTimeNs();
   watch_ = engine_.Watch({this, nullptr}, stub_->manager.fd());
 }
 
 NotifySpace::~NotifySpace() { engine_.Drop(*this, std::move(stub_)); }
 
 Engine& NotifySpace::engine() { return engine_; }
+
+uint64_t NotifySpace::CpuTimeNs() const {
+  const uint64_t now = stub_->CpuTimeNs();
+  return now > cpu_start_ ? now - cpu_start_ : 0;
+}
 
 void NotifySpace::Kill() {
   if (stub_->MarkDead("the stub process was killed by signal 9 (by Kill)")) engine_.Announce(*this);

@@ -21,7 +21,7 @@ class NotifySpace final : public AddressSpace {
   Result<void> Reset() override;
   void Kill() override;
   Engine& engine() override;
-  uint64_t CpuTimeNs() const override { return stub_->CpuTimeNs(); }
+  uint64_t CpuTimeNs() const override;
 
   // The rest is the engine's. Any thread.
   Stub& stub() { return *stub_; }
@@ -41,7 +41,8 @@ class NotifySpace final : public AddressSpace {
 
   NotifyEngine& engine_;
   std::unique_ptr<Stub> stub_;
-  uint64_t watch_ = 0;  // its engine's, of the manager
+  uint64_t watch_ = 0;      // its engine's, of the manager
+  uint64_t cpu_start_ = 0;  // what the stub had used for others
 };
 
 }  // namespace skep::platform::notify

@@ -69,6 +69,7 @@ std::vector<HostSyscall> HostSyscalls() {
       {SYS_timer_settime, "the deadline of a wait"},
       {SYS_timer_delete, "an engine's end"},
       {SYS_rt_sigreturn, "the handler of a kick"},
+      {SYS_sched_getaffinity, "where the manager of a stub may run"},
       {SYS_sched_setaffinity, "guests follow their worker; a computing one is let go"},
       {SYS_sched_yield, "a stub that is being ended"},
       {SYS_clock_gettime, "CPU time of a stub; deadlines where the vDSO cannot tell"},

@@ -1,12 +1,14 @@
 #include "platform/notify/stubs.h"
 
 #include <linux/futex.h>
+#include <sched.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
 #include <sys/wait.h>
+#include <unistd.h>
 #include <algorithm>
 #include <atomic>
 #include <climits>
@@ -204,6 +206,17 @@ Result<std::unique_ptr<GuestThread>> Stubs::Adopt(Stub& stub, OwnedFd listener, 
   return thread;
 }
 
+// The manager runs where the worker is that asks it, whichever that is.
+void Stubs::LetGo(pid_t manager) {
+  if (options_.cpu < 0) return;
+  cpu_set_t cpus;
+  CPU_ZERO(&cpus);
+  // Where the process may run: its first thread is no worker and not pinned.
+  if (sched_getaffinity(getpid(), sizeof(cpus), &cpus) != 0) return;
+  (void)host::Call(SYS_sched_setaffinity, static_cast<uint64_t>(manager), sizeof(cpus),
+                   reinterpret_cast<uint64_t>(&cpus));
+}
+
 // A stub with its manager and its first guest thread, which is a spare.
 Result<std::unique_ptr<Stub>> Stubs::CloneStub() {
   uint32_t slot = 0, stack_slot = 0;
@@ -252,6 +265,7 @@ Result<std::unique_ptr<Stub>> Stubs::CloneStub() {
   } while (got == Listener::Received::kNothing);
   if (got == Listener::Received::kGone) return Fail(EIO);
   stub->manager_id = call.id;
+  LetGo(static_cast<pid_t>(call.pid));
   std::unique_ptr<GuestThread> thread =
       TRY(Adopt(*stub, std::move(answer.listeners[1]), 0, stack_slot));
   stub->spares.push_back(std::move(thread));

@@ -74,6 +74,7 @@ class Stubs {
   Result<std::unique_ptr<GuestThread>> Adopt(Stub& stub, OwnedFd listener, uint32_t index,
                                              uint32_t stack_slot) REQUIRES(stub.mutex);
   Result<int> TakeFdNumber() REQUIRES(mutex_);
+  void LetGo(pid_t manager);
   void Reap();
 
   const EngineOptions options_;
