@@ -42,7 +42,9 @@ const char* WhyNoHost() {
 }
 
 Result<Listener> Listener::Adopt(OwnedFd fd) {
-  TRY(host::Ioctl(fd.get(), SECCOMP_IOCTL_NOTIF_SET_FLAGS, SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP));
+  const auto set =
+      host::Ioctl(fd.get(), SECCOMP_IOCTL_NOTIF_SET_FLAGS, SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP);
+  if (!set) return std::unexpected(set.error());
   Listener listener;
   listener.fd_ = std::move(fd);
   return listener;
@@ -111,7 +113,9 @@ Result<void> Listener::Donate(uint64_t id, int ours, int number) {
   add.srcfd = static_cast<uint32_t>(ours);
   add.newfd = static_cast<uint32_t>(number);
   add.newfd_flags = O_CLOEXEC;
-  TRY(host::Ioctl(fd_.get(), SECCOMP_IOCTL_NOTIF_ADDFD, reinterpret_cast<uint64_t>(&add)));
+  const auto added =
+      host::Ioctl(fd_.get(), SECCOMP_IOCTL_NOTIF_ADDFD, reinterpret_cast<uint64_t>(&add));
+  if (!added) return std::unexpected(added.error());
   return {};
 }
 
