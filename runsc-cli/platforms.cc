@@ -19,8 +19,8 @@ struct NamedEngine {
 // In the order in which `auto` prefers them.
 constexpr NamedEngine kEngines[] = {
     {EngineKind::kKvm, "kvm", "hardware virtualisation"},
-    {EngineKind::kPtrace, "ptrace", "works wherever ptrace is allowed"},
     {EngineKind::kNotify, "notify", "seccomp user notification"},
+    {EngineKind::kPtrace, "ptrace", "works wherever ptrace is allowed"},
 };
 
 // A number or a word from the kernel's own files, or "unknown".

@@ -66,13 +66,16 @@ HostResult<platform::EngineKind> ChooseEngine(const std::string& name) {
     Kind kind;
   };
   constexpr Choice kChoices[] = {
-      {"kvm", Kind::kKvm}, {"ptrace", Kind::kPtrace}, {"notify", Kind::kNotify}};
+      {"kvm", Kind::kKvm}, {"notify", Kind::kNotify}, {"ptrace", Kind::kPtrace}};
   std::string reasons;
   for (const Choice& choice : kChoices) {
     if (name != "auto" && name != choice.name) continue;
     if (choice.kind == Kind::kPtrace) return choice.kind;
     const auto why_not = platform::WhyUnavailable(choice.kind);
     if (!why_not) return choice.kind;
+    if (name == "auto" && choice.kind == Kind::kNotify) {
+      SKEP_LOG(kWarning, "guests run under ptrace, which is slower: no notify: {}", *why_not);
+    }
     reasons += fmt::format("{}{}: {}", reasons.empty() ? "" : "; ", choice.name, *why_not);
   }
   return HostFail(reasons.empty() ? fmt::format("there is no platform '{}'", name)
