@@ -71,13 +71,15 @@ Result<void> MakeDirectory(const std::string& path) {
   return {};
 }
 
-// Processes that were killed stay in their group for a moment.
+// Processes that were killed stay in their group, the innermost, for a moment. Its parents are busy
+// while another sandbox has a group there.
 void RemoveDirectories(const std::vector<std::string>& outermost_first) {
   constexpr useconds_t kPauseUs = 2000;
   constexpr int kTries = 2500;
   for (size_t i = outermost_first.size(); i > 0; --i) {
     const auto path = reinterpret_cast<uint64_t>(outermost_first[i - 1].c_str());
-    for (int tries = 0; tries < kTries; ++tries) {
+    const int most = i == outermost_first.size() ? kTries : 1;
+    for (int tries = 0; tries < most; ++tries) {
       const Result<int64_t> removed = host::Call(SYS_rmdir, path);
       if (removed || removed.error() != Errno(EBUSY)) break;  // nobody is in it any more
       usleep(kPauseUs);
@@ -168,7 +170,9 @@ HostResult<void> StubCgroup::MakeIn(const std::string& parent, uint64_t limit_by
   janitor_ = TRY(Janitor::Start([missing] { RemoveDirectories(missing); }));
   for (const std::string& directory : missing) {
     const Result<void> made = MakeDirectory(directory);
-    if (!made) return HostFail("cannot make the control group " + directory, made.error().code());
+    // Another CLI may have made a parent meanwhile.
+    if (made || (directory != path && made.error() == Errno(EEXIST))) continue;
+    return HostFail("cannot make the control group " + directory, made.error().code());
   }
   path_ = path;
   Result<OwnedFd> directory = host::Open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);

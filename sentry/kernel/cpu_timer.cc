@@ -42,7 +42,9 @@ uint64_t CheckLimit(ThreadGroup& group, uint64_t now) REQUIRES(group.kernel.task
     ++limit.rlim_cur;
     (void)SendToGroup(group, MakeInfo(SIGXCPU, SI_KERNEL));
   }
-  return ns(std::min(limit.rlim_cur, limit.rlim_max)) - now;
+  // A limit may have been set below what was used before.
+  const uint64_t next = ns(std::min(limit.rlim_cur, limit.rlim_max));
+  return next - std::min(next, now);
 }
 
 uint64_t CheckPosixTimers(ThreadGroup& group, const Usage& process)

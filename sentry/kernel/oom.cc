@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <algorithm>
 #include <csignal>
+#include <utility>
 
 #include "base/host_call.h"
 #include "base/log.h"
@@ -117,12 +118,15 @@ const OomKiller::Candidate* OomKiller::Choose(std::vector<Candidate>& candidates
     if (std::none_of(candidates.begin(), candidates.end(), keeps)) return &c;
   }
   const auto total = static_cast<int64_t>(kernel_.config.memory_limit);
+  // Those that are never killed come last: Linux lets them wait for memory for ever, but guests
+  // take it without asking.
   const auto badness = [&](const Candidate& c) {
-    return static_cast<int64_t>(c.bytes) + c.adjustment * (total / 1000);
+    return std::pair(c.adjustment != kNeverKilled,
+                     static_cast<int64_t>(c.bytes) + c.adjustment * (total / 1000));
   };
   const Candidate* worst = nullptr;
   for (Candidate& c : candidates) {
-    if (c.exiting || c.adjustment == kNeverKilled) continue;
+    if (c.exiting) continue;
     c.bytes += c.mm->MemoryBytes();
     if (worst == nullptr || badness(c) > badness(*worst)) worst = &c;
   }

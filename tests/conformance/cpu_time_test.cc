@@ -247,6 +247,23 @@ TEST(CpuTime, TheSoftLimitGrowsWithEachSignal) {
               ExitsWith(0));
 }
 
+// The signal comes again and again until the soft limit has caught up; the hard one holds.
+TEST(CpuTime, LimitsBelowWhatWasUsed) {
+  EXPECT_THAT(ForkAndRun([] {
+                g_fired = 0;
+                const ScopedSignalHandler handler(SIGXCPU, Fired);
+                const rlimit used = {2, 10};
+                ASSERT_THAT(setrlimit(RLIMIT_CPU, &used), Succeeds());
+                while (g_fired == 0) asm volatile("" ::: "memory");
+                g_fired = 0;
+                const rlimit less = {1, 3};
+                ASSERT_THAT(setrlimit(RLIMIT_CPU, &less), Succeeds());
+                alarm(30);
+                for (;;) asm volatile("" ::: "memory");
+              }),
+              KilledBy(SIGKILL));
+}
+
 TEST(CpuTime, ClockErrors) {
   timespec ts;
   const auto process_clock = [](pid_t pid) { return static_cast<clockid_t>(~pid << 3 | 2); };

@@ -377,9 +377,11 @@ class Users(unittest.TestCase):
                          outcome.stderr)
 
     def test_a_memory_limit_without_a_control_group(self):
-        outcome = self.do("sh", "-c", f"{Limits.HOG}; echo $?", flags=["--memory", "128M"])
-        self.assertEqual((outcome.stdout, outcome.returncode), (b"137\n", 0), outcome.stderr)
-        self.assertIn(b"accounting", outcome.stderr)
+        for score in (0, -1000):  # even who is not to be killed may not take more
+            script = f"echo {score} > /proc/self/oom_score_adj; ({Limits.HOG}); echo $?"
+            outcome = self.do("sh", "-c", script, flags=["--user", "0", "--memory", "128M"])
+            self.assertEqual((outcome.stdout, outcome.returncode), (b"137\n", 0), outcome.stderr)
+            self.assertIn(b"accounting", outcome.stderr)
 
 
 class TerminalTest(unittest.TestCase):

@@ -277,6 +277,26 @@ class Limits(OciTest):
         self.assert_ends(process, 0, "x\n")
         self.assertEqual(glob.glob(f"/sys/fs/cgroup/**{group}", recursive=True), [])
 
+    def test_two_containers_below_one_group(self):
+        parent = f"/skep-test-{os.getpid()}"
+        other = bundle.Bundle(SKEP)
+        self.addCleanup(other.remove)
+        processes = []
+        for name, each in (("a", self.bundle), ("b", other)):
+            each.config["linux"]["cgroupsPath"] = f"{parent}/{name}"
+            each.config["linux"]["resources"] = {"memory": {"limit": 64 << 20}}
+            each.config["process"]["args"] = ["sh", "-c", "echo up; cat"]
+            processes.append(each.start())
+            self.addCleanup(processes[-1].kill)
+            self.assertEqual(processes[-1].stdout.readline(), "up\n")
+        for process in processes:
+            start = time.monotonic()
+            self.assertEqual(process.communicate("x\n", timeout=30), ("x\n", ""))
+            self.assertEqual(process.returncode, 0)
+            self.assertLess(time.monotonic() - start, 3)
+        for left in glob.glob(f"/sys/fs/cgroup/**{parent}", recursive=True):
+            os.rmdir(left)  # the first one made it when the other was there
+
     def test_memory_kills_a_process_and_not_the_sandbox(self):
         self.config["linux"]["resources"] = {"memory": {"limit": 64 << 20}}
         script = "dd if=/dev/zero of=/dev/null bs=290000000 count=1 && echo whole; echo alive"
