@@ -133,7 +133,7 @@ TEST(NotifyFilters, ArgumentsAreLookedAtInFull) {
 
 TEST(NotifyFilters, AnAddressAloneAllowsNothing) {
   const std::vector<Row> rows = Rows();
-  for (uint64_t ip = kStubCode; ip < kStubCode + 3 * kPageSize; ++ip) {
+  for (uint64_t ip = kStubCode; ip < kStubCode + kPageSize + 64; ++ip) {
     for (int number = -1; number <= 600; ++number) {
       const bool is_event = ip == kStub.after_event && number == static_cast<int>(kEventCall);
       const bool is_return = ip == kStub.after_sigreturn && number == SYS_rt_sigreturn;

@@ -25,6 +25,10 @@ GUEST_CODE(kMisaligned, "pushf; orl $0x40000, (%rsp); popf; mov 1(%rbx), %rax; j
 GUEST_CODE(kVector,
            "mov $0x600000, %rbx; vmovdqu (%rbx), %ymm0; mov $1, %eax; syscall\n"
            "vmovdqu %ymm0, 64(%rbx); stmxcsr 128(%rbx); mov $2, %eax; syscall; jmp .");
+GUEST_CODE(kVector512,
+           "mov $0x600000, %rbx; vmovdqu64 (%rbx), %zmm17; mov $0x5a5a, %eax; kmovw %eax, %k3\n"
+           "mov $1, %eax; syscall; vmovdqu64 %zmm17, 64(%rbx); kmovw %k3, %edi; mov $2, %eax\n"
+           "syscall; jmp .");
 GUEST_CODE(kShowVector,
            "mov $0x600000, %rbx; vmovdqu %ymm7, (%rbx); stmxcsr 32(%rbx); fnstcw 36(%rbx)\n"
            "syscall; jmp .");
@@ -193,6 +197,24 @@ TEST_P(EngineXsave, IsShownAndWrittenBack) {
   in[31] = 0xbb;
   const auto out = ReadData(world);
   EXPECT_EQ(memcmp(&out[64], in.data(), in.size()), 0);
+}
+
+TEST_P(EngineXsave, HoldsAvx512) {
+  World world(GetParam());
+  auto space = world.NewSpace(kVector512);
+  std::array<uint8_t, 64> in;
+  for (size_t i = 0; i < in.size(); ++i) in[i] = static_cast<uint8_t>(i + 1);
+  ASSERT_TRUE(host::PWrite(world.files.fd(world.data), std::as_bytes(std::span(in)), 0));
+  auto guest = world.NewGuest(*space);
+  const Stop stop = world.Next(*guest);
+  if (std::holds_alternative<FaultStop>(stop)) GTEST_SKIP() << "no AVX-512 here";
+  // Through another thread: all of it is in the area.
+  ASSERT_TRUE(guest->Load(LoadXsave::kYes));
+  auto other = world.NewGuest(*space, guest->registers(), guest->xsave());
+  const SyscallStop call = SyscallOf(world.Next(*other));
+  EXPECT_EQ(call.number, 2u);
+  EXPECT_EQ(call.args[0], 0x5a5au);
+  EXPECT_EQ(memcmp(&ReadData(world)[64], in.data(), in.size()), 0);
 }
 
 TEST_P(EngineXsave, StartsEmptyOrAsGiven) {
