@@ -219,7 +219,7 @@ Result<uint64_t> HostFile::Seek(int64_t offset, int whence) {
   if (whence == SEEK_CUR) {
     int64_t target = 0;
     if (__builtin_add_overflow(static_cast<int64_t>(position), offset, &target)) {
-      return Fail(EOVERFLOW);
+      return Fail(EINVAL);
     }
     offset = target;
     whence = SEEK_SET;

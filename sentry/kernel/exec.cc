@@ -116,15 +116,20 @@ void CloseOnExec(Task& task) {
   }
 }
 
-Result<void> ReplaceMemory(Task& task) {
+Result<void> ReplaceMemory(Task& task, const NewIds& ids) {
   Kernel& kernel = task.kernel;
   LeaveFutexes(task);
   task.left_futexes = false;
+  bool reuse = false;
   {
     MutexLock lock(kernel.tasks_mutex);
     SettleUsage(task);
+    // Who looks at this program's memory now (/proc/<pid>/mem, process_vm_writev) may be in the
+    // middle of it and must not get to the next one's; who comes later is asked for his rights.
+    reuse = task.mm && task.mm->users.load() == 1 && task.mm->RefCount() == 1 && task.context_ref;
+    if (ids.changed) task.group->dumpable = 0;
   }
-  if (task.mm && task.mm->users.load() == 1 && task.context_ref) return task.mm->Clear();
+  if (reuse) return task.mm->Clear();
   if (task.mm) ReleaseMemory(task);
   Ref<mm::MemoryManager> fresh = mm::MemoryManager::Make(*kernel.memory);
   fresh->users = 1;
@@ -189,7 +194,7 @@ loader::LoadContext LoadContextFor(Task& task, const NewIds& ids) {
 Result<void> Commit(Task& task, const loader::Program& program, const NewIds& ids) {
   Kernel& kernel = task.kernel;
   DeleteAllTimers(*task.group);
-  TRY(ReplaceMemory(task));
+  TRY(ReplaceMemory(task, ids));
   if (task.vfork_pending.exchange(false)) task.vfork_queue.Wake();
   ResetSignals(task);
   CloseOnExec(task);

@@ -56,7 +56,7 @@ Result<uint64_t> File::Seek(int64_t offset, int whence) {
       return Fail(EINVAL);
   }
   int64_t target = 0;
-  if (__builtin_add_overflow(base, offset, &target)) return Fail(EOVERFLOW);
+  if (__builtin_add_overflow(base, offset, &target)) return Fail(EINVAL);  // Linux: it wraps
   if (target < 0 || static_cast<uint64_t>(target) > inode()->fs().max_file_size())
     return Fail(EINVAL);
   position = static_cast<uint64_t>(target);

@@ -151,11 +151,13 @@ class MemoryViewInode final : public OfSubject<PseudoInode> {
   MemoryViewInode(const Subject& subject, ProcFs& fs, uint64_t ino, uint32_t mode, bool inspectors)
       : OfSubject(subject, fs, ino, S_IFREG | mode), inspectors_(inspectors) {}
   Result<Ref<vfs::File>> Open(vfs::Caller& caller, const vfs::Path& path, uint32_t flags) override {
+    Ref<vfs::File> file = MakeRef<FileType>(subject(), path, flags);
+    // Only now: what execve replaces from here on is not what the file has.
     if (inspectors_) {
       const Result<void> may = subject().MayInspect(caller);
       if (!may) return Fail(may.error() == Errno(EPERM) ? EACCES : ESRCH);
     }
-    return Ref<vfs::File>(MakeRef<FileType>(subject(), path, flags));
+    return file;
   }
 
  private:
