@@ -6,6 +6,7 @@
 #include "base/check.h"
 #include "sentry/arena/arena.h"
 #include "sentry/sched/fiber_heap.h"
+#include "sentry/sched/fiber_sleep.h"
 #include "sentry/sched/fiber_state.h"
 #include "sentry/sched/worker_internal.h"
 
@@ -194,6 +195,10 @@ void Fiber::InterruptGuest() {
   if (state_->guest != nullptr) state_->guest->Interrupt();
 }
 
+char SleepLetterOf(const Fiber& fiber) {
+  return FiberAccess::StateOf(fiber).sleep_letter.load(std::memory_order_relaxed);
+}
+
 WakeReason Suspend(Deadline deadline, Sleep sleep) {
   CHECK(HoldsNoMutex());
   Fiber& fiber = Fiber::Current();
@@ -218,7 +223,11 @@ WakeReason Suspend(Deadline deadline, Sleep sleep) {
     timers.Add(s.deadline, *deadline);
   }
   s.voluntary_switches.fetch_add(1, std::memory_order_relaxed);
+  if (sleep != Sleep::kUninterruptible) {
+    s.sleep_letter.store(sleep == Sleep::kInterruptible ? 'S' : 'D', std::memory_order_relaxed);
+  }
   SwitchToLoop(/*finished=*/false);
+  s.sleep_letter.store('R', std::memory_order_relaxed);
   // A full barrier: the caller's look at its condition must not come before the token is gone.
   s.word.exchange(0, std::memory_order_seq_cst);
   if (deadline && !s.timed_out) {

@@ -25,7 +25,8 @@ struct Fiber::State {
 
   std::move_only_function<void()> body;
   std::atomic<uint32_t> word{0};
-  std::atomic<int64_t> heap_bytes{0};  // fiber_heap.h
+  std::atomic<char> sleep_letter{'R'};  // see fiber_sleep.h
+  std::atomic<int64_t> heap_bytes{0};   // fiber_heap.h
 
   // Its worker's thread only (next_ready also by whoever pushes it to the worker's inbox).
   Fiber* next_ready = nullptr;
@@ -55,6 +56,7 @@ struct Fiber::State {
 struct FiberAccess {
   using State = Fiber::State;
   static State& StateOf(Fiber& fiber) { return *fiber.state_; }
+  static const State& StateOf(const Fiber& fiber) { return *fiber.state_; }
   // A fiber that is not ready yet.
   static Result<Ref<Fiber>> Make(Worker& worker, std::move_only_function<void()> body);
   // On its worker's loop, when its body has returned; drops the reference it had to itself.

@@ -8,6 +8,7 @@
 #include "base/limits.h"
 #include "sentry/fs/proc/process.h"
 #include "sentry/kernel/cpu_time.h"
+#include "sentry/sched/fiber_sleep.h"
 
 namespace skep::fs {
 namespace {
@@ -157,8 +158,8 @@ char StateOf(const kernel::Task& task) {
   if (task.exited || letter == 'Z') return 'Z';
   if (letter == 'T' || task.stopped) return 'T';
   if (&task == RunningTask()) return 'R';
-  // In a call of ours and not the one that runs: it sleeps there (or waits for its turn).
-  return task.in_syscall.load(std::memory_order_relaxed) ? 'S' : 'R';
+  if (!task.in_syscall.load(std::memory_order_relaxed) || !task.fiber) return 'R';
+  return sched::SleepLetterOf(*task.fiber);
 }
 
 Result<Snapshot> TakeSnapshot(const TaskView& view, bool descriptors) {
