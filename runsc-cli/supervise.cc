@@ -183,6 +183,8 @@ std::optional<Ending> Supervisor::GoOnFromImage(const SentryEvent& event) {
 // By the same signal, so that the host's rules hold: a stop by the terminal's keys means nothing to
 // a process group that nobody would continue.
 void Supervisor::StopSelf(int signo) {
+  // Without a terminal nobody would: the guest is stopped, and may be continued from inside.
+  if (signo == SIGSTOP && !HasControllingTerminal()) return;
   raw_.Restore();
   sigset_t one;
   sigset_t before;

@@ -1,5 +1,6 @@
 #include "runsc-cli/terminal.h"
 
+#include <fcntl.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -17,6 +18,10 @@ uint64_t Address(void* pointer) {
 }
 
 }  // namespace
+
+bool HasControllingTerminal() {
+  return host::Open("/dev/tty", O_RDONLY | O_NOCTTY | O_CLOEXEC).has_value();
+}
 
 bool RawTerminal::Usable() { return isatty(0) == 1 && isatty(1) == 1; }
 

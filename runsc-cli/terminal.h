@@ -11,6 +11,9 @@ struct WindowSize {
   uint16_t rows = 0, columns = 0;
 };
 
+// Whether this session has a terminal, and so perhaps a shell that would continue what is stopped.
+bool HasControllingTerminal();
+
 // Restores the terminal when it goes. Signals that could end the process before are blocked by the
 // supervisor, so only SIGKILL leaves a raw terminal behind.
 class RawTerminal {
