@@ -4,15 +4,12 @@
 #include <sys/syscall.h>
 
 #include "base/range.h"
+#include "platform/common/map_call.h"
 #include "platform/notify/engine.h"
 #include "platform/notify/filters.h"
 
 namespace skep::platform::notify {
-namespace {
-
-constexpr uint64_t kGuestProt = PROT_READ | PROT_WRITE | PROT_EXEC;
-
-}  // namespace
+namespace {}  // namespace
 
 NotifySpace::NotifySpace(NotifyEngine& engine, std::unique_ptr<Stub> stub)
     : engine_(engine), stub_(std::move(stub)) {
@@ -53,27 +50,11 @@ Result<void> NotifySpace::Reset() {
 }
 
 Result<void> NotifySpace::Encode(const MapOp& op, StubCall& call) {
-  if (!IsPageAligned(op.start) || !IsPageAligned(op.size) || op.size == 0 ||
-      op.size > kGuestAddressEnd || op.start > kGuestAddressEnd - op.size ||
-      (op.prot & ~kGuestProt) != 0) {
-    return Fail(EINVAL);
-  }
-  switch (op.kind) {
-    case MapOp::Kind::kMap: {
-      if (!IsPageAligned(op.offset)) return Fail(EINVAL);
-      const int fd = TRY(stub_->stubs().DescriptorOf(op.file, *stub_));
-      const uint64_t flags = op.populate ? kMapPopulateFlags : kMapFlags;
-      call = {SYS_mmap, {op.start, op.size, op.prot, flags, static_cast<uint64_t>(fd), op.offset}};
-      return {};
-    }
-    case MapOp::Kind::kUnmap:
-      call = {SYS_munmap, {op.start, op.size}};
-      return {};
-    case MapOp::Kind::kProtect:
-      call = {SYS_mprotect, {op.start, op.size, op.prot}};
-      return {};
-  }
-  return Fail(EINVAL);
+  TRY(CheckMapOp(op));
+  int fd = -1;
+  if (op.kind == MapOp::Kind::kMap) fd = TRY(stub_->stubs().DescriptorOf(op.file, *stub_));
+  call = CallFor(op, fd);
+  return {};
 }
 
 AddressSpace::Applied NotifySpace::Apply(std::span<const MapOp> ops) {

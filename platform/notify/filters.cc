@@ -12,6 +12,7 @@
 #include <functional>
 
 #include "base/missing_defs.h"
+#include "platform/common/map_call.h"
 #include "platform/notify/bpf.h"
 #include "platform/stub/notify_stub.h"
 
@@ -20,8 +21,6 @@ namespace skep::platform::notify {
 const uint64_t kCloneStub = CLONE_FILES | CLONE_PARENT | SIGCHLD;
 const uint64_t kCloneThread =
     CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM;
-const uint64_t kMapFlags = MAP_SHARED | MAP_FIXED;
-const uint64_t kMapPopulateFlags = kMapFlags | MAP_POPULATE;
 
 namespace {
 

@@ -13,8 +13,6 @@ namespace skep::platform::notify {
 
 // How roots clone: another stub process, and a thread.
 extern const uint64_t kCloneStub, kCloneThread;
-// How managers map.
-extern const uint64_t kMapFlags, kMapPopulateFlags;
 
 std::vector<sock_filter> BaseFilter();
 std::vector<sock_filter> ManagerFilter();

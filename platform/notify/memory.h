@@ -10,20 +10,10 @@
 
 #include "base/owned_fd.h"
 #include "base/result.h"
+#include "platform/common/numbers.h"
 #include "platform/stub/notify_stub.h"
 
 namespace skep::platform::notify {
-
-// Numbers that are taken and given back; the lowest free one first.
-class Numbers {
- public:
-  explicit Numbers(uint32_t count) : used_((count + 63) / 64) {}
-  Result<uint32_t> Take();  // ENOMEM: all are taken
-  void Free(uint32_t number) { used_[number / 64] &= ~(uint64_t{1} << (number % 64)); }
-
- private:
-  std::vector<uint64_t> used_;  // a bit each
-};
 
 // Its numbers belong to the caller's lock.
 class StubMemory {

@@ -19,6 +19,7 @@
 #include "base/check.h"
 #include "base/host_call.h"
 #include "base/missing_defs.h"
+#include "platform/common/map_call.h"
 #include "platform/notify/filters.h"
 #include "platform/notify/template.h"
 

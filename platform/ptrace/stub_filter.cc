@@ -8,6 +8,7 @@
 #include <sys/syscall.h>
 #include <cstddef>
 
+#include "platform/common/map_call.h"
 #include "platform/stub/stub.h"
 
 namespace skep::platform::ptrace {
@@ -15,8 +16,6 @@ namespace skep::platform::ptrace {
 const uint64_t kCloneStub = CLONE_FILES | CLONE_PARENT | CLONE_PTRACE | SIGCHLD;
 const uint64_t kCloneThread =
     CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM | CLONE_PTRACE;
-const uint64_t kMapFlags = MAP_SHARED | MAP_FIXED;
-const uint64_t kMapPopulateFlags = kMapFlags | MAP_POPULATE;
 
 namespace {
 

@@ -10,8 +10,6 @@ namespace skep::platform::ptrace {
 
 // How managers clone: another stub process, and a guest thread.
 extern const uint64_t kCloneStub, kCloneThread;
-// How they map.
-extern const uint64_t kMapFlags, kMapPopulateFlags;
 
 // Allows the calls of a batch at their exact address with the arguments that the engine gives, and
 // SYS_exit at its own; anything else, from anywhere, is a SIGSYS that the engine sees. That is also

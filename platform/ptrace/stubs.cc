@@ -9,6 +9,7 @@
 #include "base/check.h"
 #include "base/host_call.h"
 #include "base/range.h"
+#include "platform/common/map_call.h"
 #include "platform/ptrace/address_space.h"
 #include "platform/ptrace/calls.h"
 #include "platform/ptrace/context.h"
@@ -18,11 +19,7 @@
 #include "platform/ptrace/stub_filter.h"
 
 namespace skep::platform::ptrace {
-namespace {
-
-constexpr uint64_t kGuestProt = PROT_READ | PROT_WRITE | PROT_EXEC;
-
-}  // namespace
+namespace {}  // namespace
 
 // The manager runs until its breakpoint. Whatever else stops or ends meanwhile is handled as in
 // Wait: the end of a process is reported only when all its threads' ends were.
@@ -87,10 +84,10 @@ Result<pid_t> PtraceEngine::CloneStub() {
 
 Result<std::unique_ptr<AddressSpace>> PtraceEngine::NewAddressSpace() {
   CHECK(pthread_self() == worker_);
-  const uint32_t slot = TRY(memory_.TakeSlot());
+  const uint32_t slot = TRY(memory_.slots.Take());
   const Result<pid_t> pid = CloneStub();
   if (!pid) {
-    memory_.FreeSlot(slot);
+    memory_.slots.Free(slot);
     return std::unexpected(pid.error());
   }
   auto space = std::make_unique<PtraceSpace>(*this, *pid, slot);
@@ -175,27 +172,11 @@ Result<int> PtraceEngine::StubDescriptor(HostFileId file) {
 }
 
 Result<void> PtraceEngine::Encode(const MapOp& op, StubCall& call) {
-  if (!IsPageAligned(op.start) || !IsPageAligned(op.size) || op.size == 0 ||
-      op.size > kGuestAddressEnd || op.start > kGuestAddressEnd - op.size ||
-      (op.prot & ~kGuestProt) != 0) {
-    return Fail(EINVAL);
-  }
-  switch (op.kind) {
-    case MapOp::Kind::kMap: {
-      if (!IsPageAligned(op.offset)) return Fail(EINVAL);
-      const int fd = TRY(StubDescriptor(op.file));
-      const uint64_t flags = op.populate ? kMapPopulateFlags : kMapFlags;
-      call = {SYS_mmap, {op.start, op.size, op.prot, flags, static_cast<uint64_t>(fd), op.offset}};
-      return {};
-    }
-    case MapOp::Kind::kUnmap:
-      call = {SYS_munmap, {op.start, op.size}};
-      return {};
-    case MapOp::Kind::kProtect:
-      call = {SYS_mprotect, {op.start, op.size, op.prot}};
-      return {};
-  }
-  return Fail(EINVAL);
+  TRY(CheckMapOp(op));
+  int fd = -1;
+  if (op.kind == MapOp::Kind::kMap) fd = TRY(StubDescriptor(op.file));
+  call = CallFor(op, fd);
+  return {};
 }
 
 AddressSpace::Applied PtraceEngine::ApplyHere(PtraceSpace& space, std::span<const MapOp> ops) {
@@ -243,7 +224,7 @@ void PtraceEngine::DropHere(PtraceSpace& space) {
   PtraceSpace** link = &dead_;
   while (*link != nullptr && *link != &space) link = &(*link)->next_dead;
   if (*link != nullptr) *link = space.next_dead;
-  memory_.FreeSlot(space.slot());
+  memory_.slots.Free(space.slot());
   --spaces_;
 }
 

@@ -1,22 +1,18 @@
 #include "platform/ptrace/template.h"
 
-#include <fcntl.h>
-#include <fmt/format.h>
 #include <linux/seccomp.h>
-#include <sched.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
-#include <sys/resource.h>
-#include <sys/rseq.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
+#include <array>
 #include <csignal>
 #include <cstring>
-#include <memory>
 
 #include "base/check.h"
 #include "base/host_call.h"
+#include "platform/common/template_child.h"
 #include "platform/ptrace/calls.h"
 #include "platform/ptrace/registers.h"
 #include "platform/ptrace/stub_filter.h"
@@ -24,42 +20,15 @@
 namespace skep::platform::ptrace {
 namespace {
 
-constexpr uint32_t kMaxStubs = 1 << 16;
-constexpr size_t kMemorySize = (2 + size_t{kMaxStubs}) * kPageSize;
-constexpr size_t kChildStack = 256 << 10;
-constexpr unsigned kFirstFreeFd = 16;
+constexpr size_t kMemorySize = (2 + size_t{StubMemory::kMaxStubs}) * kPageSize;
 constexpr int kSignals = 64;
 
-struct ChildArgs {
-  int memory;
-  int socket;
-  pid_t parent;
-  sock_fprog filter;
-};
+// What LeaveTemplate's numbers mean.
+constexpr std::array kSteps = {"waiting for the tracer", "mapping the stub's code",
+                               "mapping the commands",   "mapping the scratch page",
+                               "no_new_privs",           "seccomp"};
 
-// The template between fork and its first batch. It is a copy of the sentry with one thread: other
-// threads' locks may be held for ever, so it makes plain system calls only. What it fails in is its
-// exit status, a line of kSteps.
-constexpr std::array kSteps = {"",
-                               "the sentry died",
-                               "descriptors",
-                               "rseq",
-                               "waiting for the tracer",
-                               "mapping the stub's code",
-                               "mapping the commands",
-                               "mapping the scratch page",
-                               "no_new_privs",
-                               "seccomp"};
-
-[[noreturn]] void Leave(int step) {
-  for (;;) syscall(SYS_exit_group, step);
-}
-
-void DropInherited(const ChildArgs& args) {
-  prctl(PR_SET_PDEATHSIG, SIGKILL);
-  prctl(PR_SET_NAME, "skep-stub");
-  if (getppid() != args.parent) Leave(1);
-  setsid();  // the terminal's signals are not for stubs
+void ResetSignals() {
   struct {
     void (*handler)(int);
     unsigned long flags;
@@ -71,59 +40,25 @@ void DropInherited(const ChildArgs& args) {
   }
   const uint64_t none = 0;
   syscall(SYS_rt_sigprocmask, SIG_SETMASK, &none, nullptr, sizeof(none));
-
-  const long socket = syscall(SYS_fcntl, args.socket, F_DUPFD, kFirstFreeFd);
-  const long memory = syscall(SYS_fcntl, args.memory, F_DUPFD, kFirstFreeFd);
-  if (socket < 0 || memory < 0 || dup2(static_cast<int>(socket), kStubSocket) < 0 ||
-      dup2(static_cast<int>(memory), kStubMemory) < 0 ||
-      syscall(SYS_close_range, kStubMemory + 1, ~0u, 0) != 0) {
-    Leave(2);
-  }
-  // As many descriptors as the host allows; no core files.
-  rlimit limit;
-  if (getrlimit(RLIMIT_NOFILE, &limit) == 0) {
-    limit.rlim_cur = limit.rlim_max;
-    setrlimit(RLIMIT_NOFILE, &limit);
-  }
-  limit = {0, 0};
-  setrlimit(RLIMIT_CORE, &limit);
-  // libc registered an area that is about to vanish; the host would kill us for that.
-  if (__rseq_size != 0) {
-    constexpr uint32_t kRegistered = 32;  // what glibc registers, whatever it says of its size
-    char* area = static_cast<char*>(__builtin_thread_pointer()) + __rseq_offset;
-    if (syscall(SYS_rseq, area, kRegistered, 1 /* RSEQ_FLAG_UNREGISTER */, RSEQ_SIG) != 0) Leave(3);
-  }
-}
-
-bool MapFixed(uint64_t at, int protection, uint64_t offset) {
-  return syscall(SYS_mmap, at, kPageSize, protection, MAP_SHARED | MAP_FIXED, kStubMemory,
-                 offset) == static_cast<long>(at);
 }
 
 int TemplateMain(void* argument) {
-  const ChildArgs& args = *static_cast<ChildArgs*>(argument);
-  DropInherited(args);
+  const TemplateChild& child = *static_cast<TemplateChild*>(argument);
+  DropInherited(child);
+  ResetSignals();
   char go;
-  if (syscall(SYS_recvfrom, kStubSocket, &go, 1, 0, nullptr, nullptr) != 1) Leave(4);
-  if (!MapFixed(kStubCode, PROT_READ | PROT_EXEC, 0)) Leave(5);
-  if (!MapFixed(kStubCommands, PROT_READ, StubMemory::OffsetOf(0))) Leave(6);
-  if (!MapFixed(kStubScratch, PROT_READ | PROT_WRITE, kPageSize) ||
+  if (syscall(SYS_recvfrom, kStubSocket, &go, 1, 0, nullptr, nullptr) != 1) LeaveTemplate(4);
+  if (!MapStubPage(kStubCode, PROT_READ | PROT_EXEC, 0)) LeaveTemplate(5);
+  if (!MapStubPage(kStubCommands, PROT_READ, StubMemory::OffsetOf(0))) LeaveTemplate(6);
+  if (!MapStubPage(kStubScratch, PROT_READ | PROT_WRITE, kPageSize) ||
       syscall(SYS_madvise, kStubScratch, kPageSize, MADV_DONTFORK) != 0) {
-    Leave(7);
+    LeaveTemplate(7);
   }
-  if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0) Leave(8);
-  if (prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &args.filter) != 0) Leave(9);
+  if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0) LeaveTemplate(8);
+  if (prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &child.filter) != 0) LeaveTemplate(9);
   // The rest of what was inherited goes in the first batch, which ends in a breakpoint.
   asm volatile("jmp *%0" ::"r"(AddressesOfStub().run_batch));
   __builtin_unreachable();
-}
-
-std::string WhyFailed(int status) {
-  if (WIFEXITED(status)) {
-    const auto step = static_cast<size_t>(WEXITSTATUS(status));
-    return fmt::format("the template process failed: {}", step < kSteps.size() ? kSteps[step] : "");
-  }
-  return fmt::format("the template process failed: wait status {:#x}", status);
 }
 
 // No register and no vector register of the sentry stays.
@@ -164,26 +99,13 @@ HostResult<void> StubMemory::Create() {
   const auto code = StubCodeBytes();
   CHECK(code.size() <= kPageSize);
   memcpy(base_, code.data(), code.size());
-  used_.resize(kMaxStubs / 64);
-  used_[0] = 1;
+  (void)slots.Take();  // 0: the template's
   return {};
 }
 
 StubMemory::~StubMemory() {
   if (base_ != nullptr) (void)host::Munmap(base_, kMemorySize);
 }
-
-Result<uint32_t> StubMemory::TakeSlot() {
-  for (uint32_t i = 0; i < used_.size(); ++i) {
-    if (~used_[i] == 0) continue;
-    const auto bit = static_cast<uint32_t>(__builtin_ctzll(~used_[i]));
-    used_[i] |= uint64_t{1} << bit;
-    return i * 64 + bit;
-  }
-  return Fail(ENOMEM);
-}
-
-void StubMemory::FreeSlot(uint32_t slot) { used_[slot / 64] &= ~(uint64_t{1} << (slot % 64)); }
 
 HostResult<pid_t> SpawnTemplate(StubMemory& memory, int socket, int peer,
                                 const EngineOptions& options) {
@@ -193,15 +115,11 @@ HostResult<pid_t> SpawnTemplate(StubMemory& memory, int socket, int peer,
   page.count = 2;
 
   std::vector<sock_filter> filter = StubFilter();
-  ChildArgs args = {.memory = memory.fd(),
-                    .socket = socket,
-                    .parent = getpid(),
-                    .filter = {static_cast<unsigned short>(filter.size()), filter.data()}};
-  // A stack that is not where the stub's pages go.
-  auto stack = std::make_unique<std::byte[]>(kChildStack);
-  const pid_t pid = clone(TemplateMain, stack.get() + kChildStack, SIGCHLD, &args);
-  if (pid < 0) return HostFail("cannot fork the template process");
-
+  TemplateChild child = {.memory = memory.fd(),
+                         .socket = socket,
+                         .parent = getpid(),
+                         .filter = {static_cast<unsigned short>(filter.size()), filter.data()}};
+  const pid_t pid = TRY(ForkTemplate(TemplateMain, child, options));
   int status = 0;
   const auto give_up = [&](std::string why, int error = 0) {
     (void)host::Call(SYS_kill, static_cast<uint64_t>(pid), SIGKILL);
@@ -209,26 +127,13 @@ HostResult<pid_t> SpawnTemplate(StubMemory& memory, int socket, int peer,
     return HostFail(std::move(why), error);
   };
   if (auto r = Seize(pid); !r) return give_up("ptrace is refused here", r.error().code());
-  if (options.stub_cgroup_fd >= 0) {
-    // Stubs, being clones of it, are in its group from the start: to move a process is slow.
-    const std::string text = std::to_string(pid);
-    if (auto r = host::Write(options.stub_cgroup_fd, std::as_bytes(std::span(text))); !r) {
-      return give_up("cannot enter the stubs' control group", r.error().code());
-    }
-  }
-  if (options.cpu >= 0) {
-    cpu_set_t set;
-    CPU_ZERO(&set);
-    CPU_SET(static_cast<size_t>(options.cpu), &set);
-    (void)sched_setaffinity(pid, sizeof(set), &set);  // the engine works without
-  }
   const char go = 1;
   if (auto r = host::Write(peer, std::as_bytes(std::span(&go, 1))); !r) {
     return give_up("cannot start the template process", r.error().code());
   }
   for (;;) {
     if (!host::WaitPid(pid, &status, __WALL)) return HostFail("the template process is gone");
-    if (!WIFSTOPPED(status)) return HostFail(WhyFailed(status));
+    if (!WIFSTOPPED(status)) return HostFail(WhyTemplateFailed(status, kSteps));
     if (status >> 8 == SIGTRAP) break;
     (void)Continue(pid);
   }

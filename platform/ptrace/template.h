@@ -11,14 +11,11 @@
 
 #include "base/owned_fd.h"
 #include "base/result.h"
+#include "platform/common/numbers.h"
 #include "platform/platform.h"
 #include "platform/stub/stub.h"
 
 namespace skep::platform::ptrace {
-
-// The descriptors that every stub table starts with.
-inline constexpr int kStubSocket = 0;
-inline constexpr int kStubMemory = 1;
 
 // The memory file behind stubs' own pages: the code, the template's scratch page, and one page of
 // commands per stub, of which stub n sees only the n-th.
@@ -31,6 +28,9 @@ class StubMemory {
     std::array<std::byte, 8> data;
     std::array<std::byte, 24> control;  // cmsghdr with one descriptor
   };
+
+  static constexpr uint32_t kMaxStubs = 1 << 16;
+  Numbers slots{kMaxStubs};
 
   StubMemory() = default;
   ~StubMemory();
@@ -45,13 +45,10 @@ class StubMemory {
     return *reinterpret_cast<CommandPage*>(base_ + OffsetOf(slot));
   }
   static uint64_t OffsetOf(uint32_t slot) { return (2 + uint64_t{slot}) * kPageSize; }
-  Result<uint32_t> TakeSlot();  // ENOMEM: there are too many stubs
-  void FreeSlot(uint32_t slot);
 
  private:
   OwnedFd fd_;
   std::byte* base_ = nullptr;
-  std::vector<uint64_t> used_;  // a bit per slot
 };
 
 // Forks the template, traced by the calling thread, and leaves it stopped where it can run batches

@@ -25,9 +25,7 @@ inline constexpr uint32_t kEventCall = 0x1001;    // rdi signo, rsi siginfo, rdx
                                                   // r8 bases of fs and gs; the reply is that of fs
 inline constexpr uint32_t kManagerCall = 0x1002;  // rdi calls done, rsi errno of the next
 
-// Descriptors that every stub table starts with, and the one where listeners appear.
-inline constexpr int kStubSocket = 0;
-inline constexpr int kStubMemory = 1;
+// The descriptor where listeners appear.
 inline constexpr int kListenerSlot = 2;
 
 // StubCall.unused of a clone.

@@ -22,6 +22,10 @@ inline constexpr uint64_t kStubEnd = kStubCode + 3 * kPageSize;
 inline constexpr uint64_t kUserEnd = 0x7fff'ffff'f000;  // Linux: TASK_SIZE_MAX with 4-level tables
 static_assert(kStubCode >= kGuestAddressEnd && kStubEnd <= kUserEnd);
 
+// The descriptors that every stub table starts with.
+inline constexpr int kStubSocket = 0;
+inline constexpr int kStubMemory = 1;
+
 // One host system call of a batch. stub.S knows the layout.
 struct StubCall {
   uint64_t number;

@@ -7,6 +7,7 @@
 #include <cstring>
 #include <thread>
 
+#include "platform/common/map_call.h"
 #include "platform/notify/address_space.h"
 #include "platform/notify/context.h"
 #include "platform/notify/filters.h"
