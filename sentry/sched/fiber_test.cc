@@ -64,6 +64,16 @@ TEST(Fiber, StartFailsWithTheFirstEngineThatFails) {
   s.Start();  // and may be tried again
 }
 
+// A worker about to sleep sees the order to stop wherever it comes in its loop.
+TEST(Fiber, StopRightAfterStart) {
+  for (int i = 0; i < 1000; ++i) {
+    TestScheduler s(2);
+    s.Start();
+    volatile int spin = 0;
+    while (spin < i * 20) spin = spin + 1;
+  }
+}
+
 TEST(Fiber, UnparkBeforeSuspendIsNotLost) {
   TestScheduler s(1);
   s.Start();

@@ -69,12 +69,12 @@ void RunWorker(StartArgs& args) {
   const bool ready = args.result.has_value();
   args.done.Signal();  // `args` is gone from here on
   if (ready) {
-    for (;;) {
-      const uint32_t seen = host.scheduler.orders.Now();
-      if (host.scheduler.phase.load(std::memory_order_seq_cst) != Phase::kStarting) break;
-      host.scheduler.orders.WaitPast(seen);
-    }
+    SchedulerHost& scheduler = host.scheduler;
+    scheduler.AwaitEndOf(Phase::kStarting);
     host.Loop();
+    scheduler.left.fetch_add(1, std::memory_order_seq_cst);
+    scheduler.news.Signal();
+    scheduler.AwaitEndOf(Phase::kStopping);
   }
   host.engine.reset();
   arena::SetThreadCache(-1);
@@ -212,6 +212,14 @@ HostResult<void> SchedulerHost::StartWorker(Worker& worker, int cpu,
   return args.result;
 }
 
+void SchedulerHost::AwaitEndOf(Phase waited_out) {
+  for (;;) {
+    const uint32_t seen = orders.Now();
+    if (phase.load(std::memory_order_seq_cst) != waited_out) break;
+    orders.WaitPast(seen);
+  }
+}
+
 void SchedulerHost::JoinAll() {
   for (const std::unique_ptr<WorkerHost>& host : workers) {
     pthread_join(host->thread, nullptr);
@@ -240,7 +248,7 @@ HostResult<void> Scheduler::Start(const MakeEngine& make_engine, bool pin, Start
   }
   if (started) started = host->offload.Start();
   if (!started) {
-    host->phase.store(Phase::kStopping);
+    host->phase.store(Phase::kStopped);
     host->orders.Signal();
     host->JoinAll();
     return started;
@@ -260,8 +268,15 @@ void Scheduler::Stop() {
   host->phase.store(Phase::kStopping, std::memory_order_seq_cst);
   host->orders.Signal();
   for (Worker* worker : state_->workers) WorkerAccess::WakeUp(*worker);
-  host->JoinAll();
+  for (;;) {
+    const uint32_t seen = host->news.Now();
+    if (host->left.load(std::memory_order_seq_cst) == host->workers.size()) break;
+    host->news.WaitPast(seen);
+  }
   host->offload.Stop();
+  host->phase.store(Phase::kStopped, std::memory_order_seq_cst);
+  host->orders.Signal();
+  host->JoinAll();
   SetRunningHost(nullptr);
 }
 

@@ -235,13 +235,13 @@ void WorkerHost::TakeDied() {
   for (platform::AddressSpace* space : taken) OnDied(space);
 }
 
-void WorkerHost::WaitForEvent(bool block) {
+// `phase` is the one that Loop acted on: one that came after it must not be slept through.
+void WorkerHost::WaitForEvent(Phase phase, bool block) {
   WorkerAccess::State& w = WorkerAccess::StateOf(worker);
   if (!block) {
     OnEvent(engine->Wait(0, poller));
     return;
   }
-  const Phase phase = scheduler.phase.load(std::memory_order_seq_cst);
   waiting.store(true, std::memory_order_seq_cst);
   if (w.inbox.load(std::memory_order_seq_cst) != nullptr ||
       has_died.load(std::memory_order_seq_cst) ||
@@ -278,7 +278,7 @@ void WorkerHost::Loop() {
   WorkerAccess::State& w = WorkerAccess::StateOf(worker);
   for (;;) {
     const Phase phase = scheduler.phase.load(std::memory_order_seq_cst);
-    if (phase == Phase::kStopping) return;
+    if (phase == Phase::kStopping || phase == Phase::kStopped) return;
     if (phase == Phase::kFrozen) {
       StayFrozen();
       continue;
@@ -290,9 +290,9 @@ void WorkerHost::Loop() {
       LookAtGuests();
     }
     if (!RunReady()) {
-      WaitForEvent(/*block=*/true);
+      WaitForEvent(phase, /*block=*/true);
     } else if (w.guest_count.load(std::memory_order_relaxed) > 0 || poller.watching()) {
-      WaitForEvent(/*block=*/false);
+      WaitForEvent(phase, /*block=*/false);
     }
   }
 }

@@ -113,7 +113,8 @@ enum class Phase : uint32_t {
   kRunning,
   kQuiescing,  // no timers; those that have nothing to do say so
   kFrozen,     // nothing but orders
-  kStopping,
+  kStopping,   // workers leave their loops; their engines stay, for others may still kick them
+  kStopped,    // nobody does
 };
 
 // How long the turns of a worker's fibers take: Begin, then End once or more.
@@ -142,7 +143,7 @@ struct WorkerHost {
   void TakeInbox();
   void ExpireTimers();
   void LookAtGuests();
-  void WaitForEvent(bool block);
+  void WaitForEvent(Phase phase, bool block);
   void OnEvent(platform::Event event);
   void OnDied(platform::AddressSpace* space);
   void TakeDied();
@@ -212,6 +213,8 @@ struct SchedulerHost {
 
   HostResult<void> StartWorker(Worker& worker, int cpu, const Scheduler::MakeEngine& make_engine);
   void JoinAll();
+  // Waits while the phase is `waited_out`. On a worker's thread.
+  void AwaitEndOf(Phase waited_out);
   bool AllAtRest(std::vector<uint32_t>& epochs);
   bool AllIdle();
   uint64_t ToNs(uint64_t ticks) const;
@@ -222,7 +225,8 @@ struct SchedulerHost {
   std::vector<std::unique_ptr<WorkerHost>> workers;
   OffloadPool offload;
   std::atomic<Phase> phase{Phase::kStarting};
-  HostEvent news;    // for the controlling thread: a worker rests, froze, ended an order
+  std::atomic<size_t> left{0};  // workers that have left their loops
+  HostEvent news;    // for the controlling thread: a worker rests, froze, ended an order, left
   HostEvent orders;  // for workers that wait for a new phase or order
 
   Mutex order_lock{LockRank::kLeaf};
