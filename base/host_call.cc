@@ -3,6 +3,8 @@
 #include <fcntl.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/rseq.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 #include <cerrno>
@@ -241,6 +243,16 @@ uint64_t ClockNs(clockid_t clock) {
 
 uint64_t MonotonicNs() { return ClockNs(CLOCK_MONOTONIC); }
 uint64_t RealtimeNs() { return ClockNs(CLOCK_REALTIME); }
+
+bool LeaveRseq() {
+  if (__rseq_size == 0) return true;                // libc registers none
+  constexpr uint32_t kRegistered = sizeof(struct rseq);  // what glibc registers, whatever __rseq_size says
+  char* area = static_cast<char*>(__builtin_thread_pointer()) + __rseq_offset;
+  // SAFETY: the thread's own area; the host writes it, so it is read as volatile.
+  const auto cpu = reinterpret_cast<const volatile struct rseq*>(area)->cpu_id;
+  if (static_cast<int32_t>(cpu) < 0) return true;
+  return syscall(SYS_rseq, area, kRegistered, RSEQ_FLAG_UNREGISTER, RSEQ_SIG) == 0;
+}
 
 }  // namespace host
 }  // namespace skep

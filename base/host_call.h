@@ -77,4 +77,9 @@ Result<pid_t> WaitPid(pid_t pid, int* status, int options);
 uint64_t MonotonicNs();
 uint64_t RealtimeNs();
 
+// Ends the calling thread's registration of rseq(2), which libc makes for each thread: the host
+// then writes nothing to the thread's memory when it switches to it. sched_getcpu(3) goes on
+// working, as a system call. False: the host refused.
+bool LeaveRseq();
+
 }  // namespace skep::host

@@ -6,7 +6,6 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
-#include <sys/rseq.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -89,12 +88,7 @@ void DropInherited(const TemplateChild& child) {
   limit = {0, 0};
   setrlimit(RLIMIT_CORE, &limit);
   // libc registered an area that is about to vanish; the host would kill us for that.
-  if (__rseq_size != 0) {
-    constexpr uint32_t kRegistered = 32;  // what glibc registers, whatever it says of its size
-    char* area = static_cast<char*>(__builtin_thread_pointer()) + __rseq_offset;
-    if (syscall(SYS_rseq, area, kRegistered, 1 /* RSEQ_FLAG_UNREGISTER */, RSEQ_SIG) != 0)
-      LeaveTemplate(3);
-  }
+  if (!host::LeaveRseq()) LeaveTemplate(3);
 }
 
 bool MapStubPage(uint64_t at, int protection, uint64_t offset) {

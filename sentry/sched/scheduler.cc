@@ -47,6 +47,7 @@ struct StartArgs {
 };
 
 HostResult<void> PrepareWorker(WorkerHost& host, const Scheduler::MakeEngine& make_engine) {
+  (void)host::LeaveRseq();  // what it costs at each stop of a guest is all that is at stake
   if (host.cpu >= 0) {
     cpu_set_t cpus;
     CPU_ZERO(&cpus);
