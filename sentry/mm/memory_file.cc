@@ -22,6 +22,7 @@ namespace {
 constexpr uint64_t kFileSize = arena::kWindowSize;
 constexpr uint64_t kHugeAlignment = uint64_t{2} << 20;  // so that the host may use huge pages
 constexpr int kSlots = 2;
+constexpr uint64_t kPunchedGap = 256 << 10;
 
 HostResult<OwnedFd> MakeMemfd() {
   Result<OwnedFd> fd = host::MemfdCreate("skep-memory", MFD_CLOEXEC | MFD_NOEXEC_SEAL);
@@ -36,7 +37,22 @@ HostResult<OwnedFd> MakeMemfd() {
 
 // -- Extent --
 
-Extent::~Extent() { file_->Free(offsets_); }
+// Pages without a use are punched already. The host looks through the page tables of all that it
+// is to punch: only small gaps between uses are punched along.
+Extent::~Extent() {
+  if (!counts_uses_) file_->Punch(offsets_);
+  Range used;
+  for (auto it = uses_.begin(); it != uses_.end(); ++it) {
+    if (it->second == 0) continue;
+    if (used.empty() || it->first - used.end > kPunchedGap) {
+      if (!used.empty()) file_->Punch(used);
+      used.start = it->first;
+    }
+    used.end = std::next(it)->first;
+  }
+  if (!used.empty()) file_->Punch(used);
+  file_->Free(offsets_);
+}
 
 // The entry that starts at `offset`, with the count that was in force there.
 Extent::Uses::iterator Extent::SplitUses(uint64_t offset) {
@@ -63,6 +79,7 @@ void Extent::MergeUses(Range pages) {
 bool Extent::TryUse(Range pages) {
   DCHECK(offsets_.Contains(pages) && !pages.empty());
   MutexLock lock(mutex_);
+  counts_uses_ = true;
   auto it = uses_.upper_bound(pages.start);
   if (it != uses_.begin() && std::prev(it)->second != 0) return false;
   for (; it != uses_.end() && it->first < pages.end; ++it) {
@@ -86,7 +103,6 @@ void Extent::AddUse(Range pages) {
 
 void Extent::DropUse(Range pages) {
   DCHECK(offsets_.Contains(pages) && !pages.empty());
-  const bool dying = RefCount() == 1;  // ~Extent punches it whole
   MutexLock lock(mutex_);
   const auto first = SplitUses(pages.start);
   const auto last = SplitUses(pages.end);
@@ -99,10 +115,10 @@ void Extent::DropUse(Range pages) {
       continue;
     }
     // Under the lock: TryUse must not hand out a page that is yet to be punched.
-    if (!unused.empty() && !dying) file_->Punch(unused);
+    if (!unused.empty()) file_->Punch(unused);
     unused = it->second == 0 ? run : Range{run.end, run.end};
   }
-  if (!unused.empty() && !dying) file_->Punch(unused);
+  if (!unused.empty()) file_->Punch(unused);
   MergeUses(pages);
 }
 
@@ -199,7 +215,6 @@ Result<Ref<Extent>> MemoryFile::Allocate(uint64_t size) {
 }
 
 void MemoryFile::Free(Range offsets) {
-  Punch(offsets);
   MutexLock lock(state_->mutex);
   state_->offsets.Free(offsets);
 }

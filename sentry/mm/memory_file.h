@@ -55,6 +55,7 @@ class Extent final : public RefCounted<Extent> {
   Range offsets_;
   Mutex mutex_{LockRank::kExtents};
   Uses uses_ GUARDED_BY(mutex_);
+  bool counts_uses_ GUARDED_BY(mutex_) = false;
 };
 
 // The sandbox's writable memory. In the arena; its descriptor is in the HostTable, its window at a
@@ -91,7 +92,7 @@ class MemoryFile {
   friend class Extent;
   struct State;
   explicit MemoryFile(std::unique_ptr<State> state);
-  void Free(Range offsets);
+  void Free(Range offsets);  // which hold no pages any more
   std::unique_ptr<State> state_;
   MemoryLimit limit_{*this};
 };

@@ -62,6 +62,32 @@ TEST(ExtentAllocator, NeverHandsOutTwice) {
   EXPECT_EQ(allocator.free_range_count(), 1u);
 }
 
+// Large and sparse, as what addresses of one region of a guest are given: used here and there.
+TEST(Extent, LeavesNothingBehind) {
+  auto memory = MemoryFile::Make().value();
+  Ref<Extent> extent = memory->Allocate(uint64_t{256} << 20).value();
+  const Range offsets = extent->offsets();
+  const auto use = [&](uint64_t at, uint64_t pages) {
+    const Range range{offsets.start + at, offsets.start + at + pages * kPageSize};
+    ASSERT_TRUE(extent->TryUse(range));
+    for (uint64_t i = range.start; i < range.end; i += kPageSize) *memory->Window(i) = std::byte{1};
+  };
+  use(0, 1);
+  use(3 * kPageSize, 2);
+  use(uint64_t{100} << 20, 3);
+  use((uint64_t{101} << 20) + kPageSize, 1);
+  use(offsets.size() - kPageSize, 1);
+  extent->DropUse({offsets.start + 3 * kPageSize, offsets.start + 4 * kPageSize});
+  EXPECT_EQ(memory->UsedBytes(), 7 * kPageSize);
+  extent = {};
+  EXPECT_EQ(memory->UsedBytes(), 0u);
+  // Without counted uses, as files have them.
+  extent = memory->Allocate(4 * kPageSize).value();
+  *memory->Window(extent->offsets().start + kPageSize) = std::byte{1};
+  extent = {};
+  EXPECT_EQ(memory->UsedBytes(), 0u);
+}
+
 TEST(Extent, CountsUsesPageByPage) {
   auto memory = MemoryFile::Make().value();
   Ref<Extent> extent = memory->Allocate(64 * kPageSize).value();

@@ -111,7 +111,7 @@ void MemoryManager::State::Release(Batch& batch) {
     std::move(batch.doomed.begin(), batch.doomed.end(), std::back_inserter(stranded));
     batch.doomed.clear();
   }
-  // An extent that nobody else holds goes whole: no need to punch it piece by piece.
+  // An extent that nobody else holds punches what is in use by itself: in fewer pieces.
   std::sort(batch.doomed.begin(), batch.doomed.end(), [](const Segment& a, const Segment& b) {
     return std::less<>()(a.extent.get(), b.extent.get());
   });
