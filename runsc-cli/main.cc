@@ -49,6 +49,8 @@ void AddGlobalOptions(CLI::App& app, GlobalOptions& global) {
   app.add_option("--strace", global.strace, "file for a trace of the guests' system calls");
   app.add_flag("--ptrace-poison", global.ptrace_poison,
                "a test mode: ptrace overwrites registers that were not loaded");
+  app.add_flag("--move-tasks", global.move_tasks,
+               "a test mode: guest threads go from worker to worker all the time");
 }
 
 void AddDo(CLI::App& app, DoOptions& options) {

@@ -22,6 +22,7 @@ struct GlobalOptions {
   int workers = 0;
   bool debug = false;
   bool ptrace_poison = false;
+  bool move_tasks = false;
 };
 
 struct DoOptions {

@@ -155,6 +155,7 @@ HostResult<void> ApplyGlobalOptions(const GlobalOptions& options, SandboxPlan& p
   config.platform = options.platform;
   config.workers = options.workers;
   config.ptrace_poison = options.ptrace_poison;
+  config.move_tasks = options.move_tasks;
   config.debug = options.debug;
   config.log_format = options.log_format;
   plan.log_format = options.log_format == "json" ? LogFormat::kJson : LogFormat::kText;

@@ -235,6 +235,7 @@ Result<void> NotifyContext::MoveTo(Engine& engine) {
   if (to == nullptr) return Fail(ENOTSUP);
   CHECK(!running() && !is_ready);
   engine_->Unwatch(watch_, thread_->listener.fd());
+  engine_->HandOver(*to);
   engine_ = to;
   watch_ = engine_->Watch({&space_, this}, thread_->listener.fd());
   engine_->Adopt(*thread_);

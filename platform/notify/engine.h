@@ -48,6 +48,8 @@ class NotifyEngine final : public Engine {
   void Adopt(const GuestThread& thread);
   void Drop(NotifySpace& space, std::unique_ptr<Stub> stub);
   void Drop(NotifyContext& context);
+  // One of its contexts is `to`'s from now on.
+  void HandOver(NotifyEngine& to) { --contexts_, ++to.contexts_; }
   void PushReady(NotifyContext& context);
   // Wait reports that it died, once more if it has already.
   void Announce(NotifySpace& space);

@@ -337,16 +337,25 @@ Sandbox* MakeSandbox(const BootConfig& config, platform::EngineKind engine,
   return sandbox;
 }
 
+// The only one it may run on; -1: it has a choice.
+int CpuOfThisThread() {
+  cpu_set_t cpus;
+  CPU_ZERO(&cpus);
+  if (sched_getaffinity(0, sizeof cpus, &cpus) != 0 || CPU_COUNT(&cpus) != 1) return -1;
+  return sched_getcpu();
+}
+
 void StartWorkers(Sandbox& sandbox, const BootConfig& config, platform::EngineKind engine) {
   const auto make_engine = [&](int worker) {
     platform::EngineOptions options;
     options.worker = worker;
-    options.cpu = worker;
+    options.cpu = CpuOfThisThread();
     options.files = &arena::HostTable::Get();
     options.poison_unloaded = config.ptrace_poison;
     options.stub_cgroup_fd = config.stub_cgroup_fd;
     return platform::MakeEngine(engine, options);
   };
+  if (config.move_tasks) sandbox.kernel.scheduler.MoveForTest();
   using StartAs = sched::Scheduler::StartAs;
   const StartAs as = config.restore_fd >= 0 ? StartAs::kFrozen : StartAs::kRunning;
   OrDie(config, sandbox.kernel.scheduler.Start(make_engine, true, as));

@@ -113,6 +113,7 @@ void Task::Main() {
 // Apart: a fiber that sleeps in a call must have no pointer to an engine's object in its frames.
 [[gnu::noinline]] bool Task::RunToStop() {
   platform::Context& c = context();
+  sched::MaybeMove(c);
   platform::AddressSpace* space = arena::HostTable::Get().Get(mm->space());
   CHECK(space != nullptr);
   guest_runs.fetch_add(1, std::memory_order_relaxed);

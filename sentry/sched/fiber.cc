@@ -96,11 +96,12 @@ void WorkerHost::RunFiber(Fiber& fiber) {
   arena::SetThreadHeap(arena::Heap::kHost);
   BackInLoop(fake_stack);
   current = nullptr;
-  if (from.data == nullptr) {
-    *s.saved_sp = from.fctx;
-  } else {
+  if (from.data != nullptr) {
     FiberAccess::Finish(fiber);
+    return;
   }
+  *s.saved_sp = from.fctx;
+  if (s.moves_to != nullptr) FiberAccess::FinishMove(fiber);
 }
 
 int64_t HeapBytesOf(Fiber& fiber) {
@@ -166,7 +167,8 @@ Fiber& Fiber::Current() {
 
 void Fiber::Unpark() {
   if (state_->word.fetch_or(State::kToken, std::memory_order_acq_rel) == State::kParked) {
-    WorkerAccess::Push(*worker_, *this);
+    FiberAccess::NoteWaker(*this);
+    WorkerAccess::Push(worker(), *this);
   }
 }
 

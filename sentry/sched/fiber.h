@@ -36,7 +36,8 @@ class Fiber : public RefCounted<Fiber> {
   static Fiber& Current();
   static Fiber* CurrentOrNull();
 
-  Worker& worker() const { return *worker_; }
+  // Where it runs; another one after MaybeMove.
+  Worker& worker() const { return *worker_.load(std::memory_order_relaxed); }
 
   // Any thread. Wakes the fiber if it is suspended; else its next Suspend returns kWoken at once.
   void Unpark();
@@ -79,7 +80,7 @@ class Fiber : public RefCounted<Fiber> {
   ~Fiber();
   void InterruptGuest();
 
-  Worker* const worker_;
+  std::atomic<Worker*> worker_;  // changed while the fiber neither runs nor is parked
   std::atomic<bool> interrupted_{false};
   std::atomic<bool> killed_{false};
   std::atomic<bool> guest_stop_wanted_{false};
@@ -105,6 +106,12 @@ void ScrubStack();
 // next Resume.
 enum class GuestEnd : uint8_t { kStopped, kDied };
 GuestEnd RunGuest(platform::Context& context, platform::AddressSpace& space);
+
+// Between a guest's stop and its next RunGuest, outside of any call: the current fiber goes on,
+// with its guest, on another worker if it is better off there: its own has had more to do than it
+// can for a while and another is idle, or a peer on an idle worker has woken it again and again.
+// Nothing happens under an engine without shares_spaces.
+void MaybeMove(platform::Context& context);
 
 // Runs `work` on a helper thread (malloc heap) while the current fiber is suspended (not
 // interruptible): for host calls that may block, such as fsync or a read of a cold file.

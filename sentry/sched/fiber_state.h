@@ -33,6 +33,12 @@ struct Fiber::State {
   TimerNode deadline;
   bool timed_out = false;
   void* fake_stack = nullptr;  // AddressSanitizer's
+  Worker* moves_to = nullptr;  // when it has switched to the loop
+
+  // Which other worker's fibers woke it, so many times in a row. Whoever makes it ready writes
+  // them.
+  Worker* woken_by = nullptr;
+  int woken_times = 0;
 
   // RunGuest. The lock is for Interrupt, which may come from any thread; `guest` is set while the
   // context may be interrupted. The rest is its worker's thread's.
@@ -64,6 +70,10 @@ struct FiberAccess {
   // One that will never run again, in the middle of what it did.
   static void Abandon(Fiber& fiber);
   static void ReleaseStack(Fiber& fiber);
+  // Of a parked fiber that the caller is about to make ready.
+  static void NoteWaker(Fiber& fiber);
+  // On the loop of the worker that it leaves; it may run elsewhere at once.
+  static void FinishMove(Fiber& fiber);
 };
 
 }  // namespace skep::sched

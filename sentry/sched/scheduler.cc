@@ -239,6 +239,7 @@ HostResult<void> Scheduler::Start(const MakeEngine& make_engine, bool pin, Start
   auto host = std::make_unique<SchedulerHost>(*this);
   host->first_ticks = TicksNow();
   host->first_ns = host::MonotonicNs();
+  host->moves_for_test = moves_for_test_;
   const std::vector<int> cpus = pin ? AllowedCpus() : std::vector<int>();
   HostResult<void> started;
   // One after the other: an engine may fork while it starts.

@@ -80,6 +80,9 @@ class Scheduler {
   // Scheduler). Not from a worker.
   void Stop();
 
+  // Before Start; a test mode: MaybeMove moves all the time.
+  void MoveForTest() { moves_for_test_ = true; }
+
   // Before the first Start; it outlives the last Stop.
   void SetGuestWatch(GuestWatch* watch);
 
@@ -102,6 +105,7 @@ class Scheduler {
  private:
   friend struct SchedulerAccess;
   Clock clock_;
+  bool moves_for_test_ = false;
   struct State;
   State* state_ = nullptr;
 };

@@ -33,7 +33,7 @@ class TestSpace final : public platform::AddressSpace {
 // Resume: at_once: stops with a SyscallStop; else runs until Finish or Interrupt.
 class TestContext final : public platform::Context {
  public:
-  TestContext(TestEngine& engine, bool at_once) : engine_(engine), at_once_(at_once) {}
+  TestContext(TestEngine& engine, bool at_once) : engine_(&engine), at_once_(at_once) {}
   const platform::Stop& stop() const override { return stop_; }
   Result<void> Load(platform::LoadXsave) override { return {}; }
   platform::Registers& registers() override { return registers_; }
@@ -41,14 +41,14 @@ class TestContext final : public platform::Context {
   void SetReturn(uint64_t rax) override { registers_.rax = rax; }
   void Resume() override;
   void Interrupt() override;
-  Result<void> MoveTo(platform::Engine&) override { return Fail(ENOTSUP); }
+  Result<void> MoveTo(platform::Engine& engine) override;
   // The guest makes a system call. Any thread; no effect if it is stopped.
   void Finish();
   bool interrupted_stop() const { return std::holds_alternative<platform::Interrupted>(stop_); }
 
  private:
   void Stop(platform::Stop stop);
-  TestEngine& engine_;
+  TestEngine* engine_;
   const bool at_once_;
   std::mutex mutex_;
   bool running_ = false;
@@ -105,6 +105,7 @@ class TestEngine final : public platform::Engine {
   void Forget(platform::HostFileId) override {}
   const char* name() const override { return "test"; }
   size_t xsave_size() const override { return 0; }
+  bool shares_spaces() const override { return shares; }
 
   void Add(platform::Event event) {
     {
@@ -115,6 +116,7 @@ class TestEngine final : public platform::Engine {
   }
 
   std::atomic<uint64_t> waits{0}, kicks{0};
+  std::atomic<bool> shares{true};
 
  private:
   OwnedFd kick_;
@@ -128,7 +130,13 @@ inline void TestSpace::Kill() { engine_.Add(platform::Died{this, "killed"}); }
 inline void TestContext::Stop(platform::Stop stop) {
   stop_ = stop;
   running_ = false;
-  engine_.Add(platform::Stopped{this});
+  engine_->Add(platform::Stopped{this});
+}
+inline Result<void> TestContext::MoveTo(platform::Engine& engine) {
+  std::lock_guard lock(mutex_);
+  CHECK(!running_);
+  engine_ = static_cast<TestEngine*>(&engine);
+  return {};
 }
 inline void TestContext::Resume() {
   std::lock_guard lock(mutex_);

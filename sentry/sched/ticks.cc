@@ -54,9 +54,9 @@ uint64_t SchedulerHost::TicksPerMs() const {
 void TurnClock::Begin(const SchedulerHost& host) {
   began_ = TicksNow();
   if (began_ < next_mark_) return;
-  const uint64_t ms_ticks = host.TicksPerMs();
-  next_mark_ = began_ + ms_ticks * kMarkEveryNs / 1'000'000;
-  long_turn_ = ms_ticks * kLongTurnNs / 1'000'000;
+  ms_ticks_ = host.TicksPerMs();
+  next_mark_ = began_ + ms_ticks_ * kMarkEveryNs / 1'000'000;
+  long_turn_ = ms_ticks_ * kLongTurnNs / 1'000'000;
   mark_ns_ = ThreadCpuNs();
   charged_ticks_ = 0;
 }

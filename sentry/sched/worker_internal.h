@@ -123,8 +123,10 @@ class TurnClock {
   void Begin(const SchedulerHost& host);
   uint64_t End(const SchedulerHost& host);  // ticks since Begin or the last End, less the host's
   uint64_t began() const { return began_; }
+  uint64_t ms_ticks() const { return ms_ticks_; }  // in a millisecond, about
 
  private:
+  uint64_t ms_ticks_ = 1'000'000;
   uint64_t began_ = 0;
   uint64_t long_turn_ = ~uint64_t{0}, next_mark_ = 0;
   uint64_t mark_ns_ = 0;        // the thread's CPU time at the last look
@@ -162,6 +164,8 @@ struct WorkerHost {
   void* loop_context = nullptr;
   TurnClock turn;
   int events_since_watches = 0;
+  uint64_t crowded_since = 0;  // ticks; 0: it has not more than one thing to do
+  uint32_t stops_since_test_move = 0;
   const void* loop_stack = nullptr;  // AddressSanitizer's
   size_t loop_stack_size = 0;
 
@@ -222,6 +226,7 @@ struct SchedulerHost {
 
   Scheduler& scheduler;
   uint64_t first_ticks = 0, first_ns = 0;  // when the workers started
+  bool moves_for_test = false;
   std::vector<std::unique_ptr<WorkerHost>> workers;
   OffloadPool offload;
   std::atomic<Phase> phase{Phase::kStarting};
