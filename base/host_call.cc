@@ -7,6 +7,7 @@
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
+#include <atomic>
 #include <cerrno>
 #include <cstring>
 #include <ctime>
@@ -245,13 +246,14 @@ uint64_t MonotonicNs() { return ClockNs(CLOCK_MONOTONIC); }
 uint64_t RealtimeNs() { return ClockNs(CLOCK_REALTIME); }
 
 bool LeaveRseq() {
-  if (__rseq_size == 0) return true;                // libc registers none
-  constexpr uint32_t kRegistered = sizeof(struct rseq);  // what glibc registers, whatever __rseq_size says
+  if (__rseq_size == 0) return true;  // libc registers none
   char* area = static_cast<char*>(__builtin_thread_pointer()) + __rseq_offset;
-  // SAFETY: the thread's own area; the host writes it, so it is read as volatile.
-  const auto cpu = reinterpret_cast<const volatile struct rseq*>(area)->cpu_id;
+  // SAFETY: the thread's own area; the host writes to it.
+  const uint32_t cpu =
+      std::atomic_ref(reinterpret_cast<struct rseq*>(area)->cpu_id).load(std::memory_order_relaxed);
   if (static_cast<int32_t>(cpu) < 0) return true;
-  return syscall(SYS_rseq, area, kRegistered, RSEQ_FLAG_UNREGISTER, RSEQ_SIG) == 0;
+  // glibc registers all of it, whatever it says of the size.
+  return syscall(SYS_rseq, area, sizeof(struct rseq), RSEQ_FLAG_UNREGISTER, RSEQ_SIG) == 0;
 }
 
 }  // namespace host
