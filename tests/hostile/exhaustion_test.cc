@@ -12,6 +12,7 @@
 #include <sys/timerfd.h>
 #include <time.h>
 
+#include <atomic>
 #include <cstring>
 #include <thread>
 
@@ -143,6 +144,48 @@ TEST(Exhaustion, SignalsQueuedToOneself) {
         int sent = 0;
         while (sent < 2'000'000 && sigqueue(getpid(), SIGRTMIN, sigval{}) == 0) ++sent;
         _exit(sent < 2'000'000 && errno == EAGAIN ? 0 : 1);
+      },
+      kLongMs);
+  EXPECT_THAT(status, ExitsWith(0));
+  ExpectAlive();
+}
+
+// Every signal, all the time, from several processes, to one that computes and makes calls: it
+// takes them all and its registers stay its own.
+TEST(Exhaustion, SignalFloods) {
+  static std::atomic<int> taken{0};
+  const int status = Attack(
+      [] {
+        std::vector<char> stack(64 << 10);
+        const stack_t alternate = {.ss_sp = stack.data(), .ss_flags = 0, .ss_size = stack.size()};
+        if (sigaltstack(&alternate, nullptr) != 0) _exit(1);
+        struct sigaction action = {};
+        action.sa_handler = [](int) { ++taken; };
+        action.sa_flags = SA_ONSTACK | SA_RESTART;
+        sigfillset(&action.sa_mask);
+        sigset_t caught;  // but SIGKILL, SIGSTOP and those that libc keeps for itself
+        sigemptyset(&caught);
+        for (int signo = 1; signo < NSIG; ++signo) {
+          if (sigaction(signo, &action, nullptr) == 0) sigaddset(&caught, signo);
+        }
+        const pid_t victim = getpid();
+        std::vector<pid_t> flooders;
+        for (int i = 0; i < 4; ++i) {
+          flooders.push_back(fork());
+          if (flooders.back() != 0) continue;
+          for (int signo = i;; signo = (signo + 1) % NSIG) {
+            const bool is_caught = sigismember(&caught, signo) == 1;
+            if (is_caught && kill(victim, signo) != 0) _exit(0);
+          }
+        }
+        double sum = 0, expected = 0;
+        for (int i = 0; i < 2000 || taken < 2000; ++i) {
+          sum += i * 0.5;
+          if (getpid() != victim) _exit(2);
+          expected = 0.25 * i * (i + 1);
+        }
+        for (const pid_t flooder : flooders) kill(flooder, SIGKILL);
+        _exit(sum == expected ? 0 : 3);
       },
       kLongMs);
   EXPECT_THAT(status, ExitsWith(0));
