@@ -174,7 +174,7 @@ TEST(Exhaustion, SignalFloods) {
           flooders.push_back(fork());
           if (flooders.back() != 0) continue;
           for (int signo = i;; signo = (signo + 1) % NSIG) {
-            if (signo == 0) usleep(100);  // or the victim would do nothing but take signals
+            usleep(1000);  // or the victim would do nothing but take signals, natively too
             const bool is_caught = sigismember(&caught, signo) == 1;
             if (is_caught && kill(victim, signo) != 0) _exit(0);
           }
