@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
-"""Prints one table, from one run: native, skep on each engine, and runc and runsc where installed.
+"""Prints one table, from one run: native, skep on each engine, and runc, runsc and a current gVisor
+(tools/gvisor.sh) where they are there.
 
 usage: tools/bench.py [--quick] [--write] [--only SYSTEM,...] [--no-programs]
 
 Every system runs the same programs over the same Debian root (tools/rootfs.sh), under an overlay
-that is thrown away. Needs root: it makes a mount namespace. --write puts the table into
-docs/budgets.md.
+that is thrown away. The systems take turns, several rounds of all of them, and each figure is the
+median of the rounds: what the machine does meanwhile befalls all alike. Needs root: it makes a
+mount namespace. --write puts the table into docs/budgets.md.
 """
 
 import argparse
@@ -13,6 +15,7 @@ import datetime
 import json
 import os
 import platform
+import re
 import shutil
 import statistics
 import subprocess
@@ -24,6 +27,7 @@ TOP = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 BUILD = os.path.join(TOP, "build/release")
 PROGRAMS = ("calls_bench", "tasks_bench", "memory_bench")
 GUEST = "/opt/bench"  # where the programs are in the root
+CPUACCT = "/sys/fs/cgroup/cpuacct"
 MARKS = ("<!-- bench: begin -->", "<!-- bench: end -->")
 PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 ENGINES = ("notify", "ptrace", "kvm")
@@ -59,9 +63,12 @@ class Skep(System):
 
 
 class Runsc(System):
+    def __init__(self, name, root, binary, engine):
+        super().__init__(name, root)
+        self.start = [binary, f"--platform={engine}", "--network=none", "--ignore-cgroups", "do"]
+
     def command(self, words):
-        return ["runsc", "--platform=ptrace", "--network=none", "--ignore-cgroups", "do", "-root",
-                self.root, "-cwd", "/", "env", "-i", PATH, *words]
+        return [*self.start, "-root", self.root, "-cwd", "/", "env", "-i", PATH, *words]
 
 
 class Runc(System):
@@ -111,7 +118,12 @@ def find_systems(root, scratch):
     if shutil.which("runc"):
         candidates.append(Runc("runc", root, os.path.join(scratch, "bundle")))
     if shutil.which("runsc"):
-        candidates.append(Runsc("runsc ptrace", root))
+        candidates.append(Runsc("runsc ptrace", root, "runsc", "ptrace"))
+    current = subprocess.run([os.path.join(TOP, "tools/gvisor.sh")], text=True, check=False,
+                             stdout=subprocess.PIPE).stdout.strip()
+    if current:
+        name = re.sub(r".*runsc-v0\.0\.0-(\d{4})(\d\d).*", r"gVisor \1-\2", current)
+        candidates.append(Runsc(f"{name} systrap", root, current, "systrap"))
     systems = []
     for system in candidates:
         try:
@@ -150,16 +162,69 @@ def micro(system, min_time):
     return rows
 
 
-def whole_command(system, repetitions):
-    """The time of starting the system for /bin/true until it has ended, in ns."""
-    walls = []
-    for _ in range(repetitions):
-        command = system.command(["/bin/true"])
-        start = time.monotonic()
-        subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-                       stderr=subprocess.DEVNULL, check=False)
-        walls.append(time.monotonic() - start)
-    return statistics.median(walls) * 1e9
+def host_floors():
+    """What the mechanisms of the engines cost on this host, by themselves."""
+    outcome = subprocess.run([os.path.join(BUILD, "bench/host_bench"), "--benchmark_min_time=0.2",
+                              "--benchmark_format=json"], stdout=subprocess.PIPE,
+                             stderr=subprocess.DEVNULL, text=True, check=True)
+    return {entry["name"].split("/")[0]: entry["real_time"]
+            for entry in json.loads(outcome.stdout)["benchmarks"]}
+
+
+def median_of(rounds):
+    """{row: median} of rounds; a row that failed in one round has failed."""
+    return {name: statistics.median(rows[name] for rows in rounds) for name in rounds[0]
+            if all(name in rows for rows in rounds)}
+
+
+def whole_command(system, words):
+    """Wall time and CPU time of all processes, from the system's start to its end, in ns."""
+    command = system.command(words)
+    # What a system leaves to init is in the group only; what it puts elsewhere, in rusage only.
+    group = os.path.join(CPUACCT, f"skep-bench-{os.getpid()}")
+    grouped = os.path.isdir(CPUACCT)
+    if grouped:
+        os.makedirs(group, exist_ok=True)
+        command = ["sh", "-c", f"echo $$ > {group}/cgroup.procs && exec \"$@\"", "sh", *command]
+    start = time.monotonic()
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                               stderr=subprocess.DEVNULL)
+    _, _, usage = os.wait4(process.pid, 0)
+    wall = time.monotonic() - start
+    cpu = usage.ru_utime + usage.ru_stime
+    if grouped:
+        with open(os.path.join(group, "cpuacct.usage"), encoding="ascii") as file:
+            cpu = max(cpu, int(file.read()) / 1e9)
+        end_of_group(group)
+    return wall * 1e9, cpu * 1e9
+
+
+def end_of_group(group):
+    for _ in range(100):
+        try:
+            os.rmdir(group)
+            return
+        except OSError:  # a process of it is about to end
+            time.sleep(0.02)
+
+
+def start_and_cpu(system, quick):
+    """Rows of whole commands."""
+    starts = [whole_command(system, ["/bin/true"]) for _ in range(2 if quick else 5)]
+    wall, base = (statistics.median(values) for values in zip(*starts))
+    count = 2 if quick else 5
+    script = (f"cd /tmp && echo '#include <iostream>' > a.cc && for i in $(seq {count}); do "
+              "g++ -c a.cc || exit 1; done")
+    _, cpu = whole_command(system, ["/bin/sh", "-c", script])
+    return {"start, /bin/true, end": wall, "g++ -c, <iostream>: CPU": (cpu - base) / count}
+
+
+def cpu_of_getpid(system):
+    """How much CPU time of all processes a loop of getpid takes, for each second of its own."""
+    words = [f"{GUEST}/calls_bench", "--benchmark_filter=Getpid", "--benchmark_min_time=1"]
+    _, base = whole_command(system, ["/bin/true"])
+    wall, cpu = whole_command(system, words)
+    return f"{(cpu - base) / wall:.2f}"
 
 
 def programs(system, repetitions):
@@ -236,6 +301,8 @@ def table(results, systems):
             value = results[name].get(what)
             if value is None:
                 row.append("failed")
+            elif isinstance(value, str):
+                row.append(value)
             elif name == names[0] or not native:
                 row.append(human(value))
             else:
@@ -291,15 +358,24 @@ def main():
         if options.only:
             wanted = options.only.split(",") + ["native"]
             systems = [system for system in systems if system.name in wanted]
-        results = {}
+        rounds = {system.name: [] for system in systems}
+        floors = []
+        for number in range(1 if options.quick else 3):
+            floors.append(host_floors())
+            for system in systems:
+                print(f"bench: round {number + 1}: {system.name}", file=sys.stderr)
+                rows = micro(system, 0.02 if options.quick else 0.1)
+                rows.update(start_and_cpu(system, options.quick))
+                if not options.no_programs:
+                    rows.update(programs(system, 2 if options.quick else 3))
+                rounds[system.name].append(rows)
+        results = {name: median_of(all_rows) for name, all_rows in rounds.items()}
         for system in systems:
-            print(f"bench: {system.name}", file=sys.stderr)
-            rows = micro(system, 0.02 if options.quick else 0.3)
-            rows["start, /bin/true, end"] = whole_command(system, 5 if options.quick else 15)
-            if not options.no_programs:
-                rows.update(programs(system, 2 if options.quick else 7))
-            results[system.name] = rows
-        text = where + "\n\n" + table(results, systems) + "\n"
+            results[system.name]["CPU seconds per second of getpid"] = cpu_of_getpid(system)
+        floor = median_of(floors)
+        text = (f"{where}\n\nThe host's own round trips, with nothing of ours: "
+                + ", ".join(f"{name} {human(value)}" for name, value in floor.items())
+                + ".\n\n" + table(results, systems) + "\n")
         for system in systems:
             if isinstance(system, Skep):
                 text += "\n" + idle(system) + "\n"

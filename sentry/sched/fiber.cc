@@ -289,6 +289,7 @@ GuestEnd RunGuest(platform::Context& context, platform::AddressSpace& space) {
     s.guest = nullptr;
   }
   s.space = nullptr;
+  FiberAccess::LookAtPeer(fiber);
   return s.guest_end;
 }
 

@@ -109,8 +109,8 @@ GuestEnd RunGuest(platform::Context& context, platform::AddressSpace& space);
 
 // Between a guest's stop and its next RunGuest, outside of any call: the current fiber goes on,
 // with its guest, on another worker if it is better off there: its own has had more to do than it
-// can for a while and another is idle, or a peer on an idle worker has woken it again and again.
-// Nothing happens under an engine without shares_spaces.
+// can for a while and another is idle, or a peer over there wakes it again and again and then
+// waits. Nothing happens under an engine without shares_spaces.
 void MaybeMove(platform::Context& context);
 
 // Runs `work` on a helper thread (malloc heap) while the current fiber is suspended (not

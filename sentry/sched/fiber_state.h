@@ -35,10 +35,11 @@ struct Fiber::State {
   void* fake_stack = nullptr;  // AddressSanitizer's
   Worker* moves_to = nullptr;  // when it has switched to the loop
 
-  // Which other worker's fibers woke it, so many times in a row. Whoever makes it ready writes
-  // them.
-  Worker* woken_by = nullptr;
-  int woken_times = 0;
+  // The other worker whose fiber woke it last: whoever makes it ready writes these. How many looks
+  // at that worker are left; how often it had nothing to do then.
+  Worker* peer = nullptr;
+  int peer_looks = 0;
+  int peer_idle = 0;
 
   // RunGuest. The lock is for Interrupt, which may come from any thread; `guest` is set while the
   // context may be interrupted. The rest is its worker's thread's.
@@ -72,6 +73,8 @@ struct FiberAccess {
   static void ReleaseStack(Fiber& fiber);
   // Of a parked fiber that the caller is about to make ready.
   static void NoteWaker(Fiber& fiber);
+  // Of the current fiber, at a stop of its guest.
+  static void LookAtPeer(Fiber& fiber);
   // On the loop of the worker that it leaves; it may run elsewhere at once.
   static void FinishMove(Fiber& fiber);
 };

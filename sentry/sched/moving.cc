@@ -9,8 +9,10 @@
 namespace skep::sched {
 namespace {
 
-// Woken so many times in a row from another worker, by a peer that had nothing else to do.
-constexpr int kTimesWoken = 3;
+// So many of a fiber's stops after a wake-up from another worker look whether that waits meanwhile;
+// so many such finds more than others, and the two belong together.
+constexpr int kLooksAtPeer = 2;
+constexpr int kPeerWaits = 3;
 // A worker that has had more than one thing to do for so long has too much.
 constexpr uint64_t kCrowdedMs = 2;
 // The test mode moves each fiber at each so-manyeth stop of its worker.
@@ -42,9 +44,12 @@ Worker* BetterFor(Fiber& fiber, SchedulerHost& host, WorkerHost& here) {
   if (host.moves_for_test) return TestTarget(host, here);
   FiberAccess::State& s = FiberAccess::StateOf(fiber);
   const bool crowded = IsCrowded(here);
-  if (s.woken_times >= kTimesWoken) {
-    s.woken_times = 0;
-    if (IsIdle(host, *s.woken_by)) return s.woken_by;
+  FiberAccess::LookAtPeer(fiber);
+  if (s.peer_idle >= kPeerWaits) {
+    s.peer_idle = 0;
+    // One of two peers stays. A crowd would send the other away again.
+    const WorkerHost& there = *host.workers[static_cast<size_t>(s.peer->index())];
+    if (s.peer->index() < here.worker.index() && there.crowded_since == 0) return s.peer;
   }
   if (!crowded) return nullptr;
   here.crowded_since = 0;  // not all at once
@@ -76,12 +81,22 @@ void FiberAccess::NoteWaker(Fiber& fiber) {
   if (here == nullptr || here->current == nullptr) return;
   State& s = StateOf(fiber);
   if (&here->worker == &fiber.worker()) {
-    s.woken_times = 0;
-  } else if (s.woken_by == &here->worker) {
-    ++s.woken_times;
-  } else {
-    s.woken_by = &here->worker;
-    s.woken_times = 1;
+    s.peer_looks = s.peer_idle = 0;
+    return;
+  }
+  if (s.peer != &here->worker) s.peer_idle = 0;
+  s.peer = &here->worker;
+  s.peer_looks = kLooksAtPeer;
+}
+
+void FiberAccess::LookAtPeer(Fiber& fiber) {
+  State& s = StateOf(fiber);
+  if (s.peer_looks == 0) return;
+  if (IsIdle(ThreadWorker()->scheduler, *s.peer)) {
+    s.peer_looks = 0;
+    ++s.peer_idle;
+  } else if (--s.peer_looks == 0 && s.peer_idle > 0) {
+    --s.peer_idle;
   }
 }
 
@@ -89,7 +104,7 @@ void FiberAccess::FinishMove(Fiber& fiber) {
   State& s = StateOf(fiber);
   Worker& to = *s.moves_to;
   s.moves_to = nullptr;
-  s.woken_times = 0;
+  s.peer_looks = s.peer_idle = 0;
   fiber.worker_.store(&to, std::memory_order_relaxed);
   WorkerAccess::Push(to, fiber);
 }

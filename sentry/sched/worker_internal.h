@@ -164,7 +164,8 @@ struct WorkerHost {
   void* loop_context = nullptr;
   TurnClock turn;
   int events_since_watches = 0;
-  uint64_t crowded_since = 0;  // ticks; 0: it has not more than one thing to do
+  // Ticks; 0: it has not more than one thing to do. Its thread writes it.
+  std::atomic<uint64_t> crowded_since{0};
   uint32_t stops_since_test_move = 0;
   const void* loop_stack = nullptr;  // AddressSanitizer's
   size_t loop_stack_size = 0;
