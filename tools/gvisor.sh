@@ -9,7 +9,9 @@ set -euo pipefail
 readonly cache=${SKEP_CACHE:-/var/cache/skep}
 readonly module=gvisor.dev/gvisor
 
-command -v go >/dev/null || { echo "gvisor.sh: no Go on this machine" >&2; exit 1; }
+for tool in go curl; do
+  command -v "$tool" >/dev/null || { echo "gvisor.sh: no $tool on this machine" >&2; exit 1; }
+done
 if [[ -z ${GVISOR_VERSION:-} ]]; then
   # Versions of gVisor's `go` branch, named by their time; `go list` does not show such.
   proxy=$(go env GOPROXY | cut -d, -f1)

@@ -141,7 +141,7 @@ Result<Ref<vfs::File>> OpenConsole(Sandbox& sandbox, kernel::Task& init) {
 // Descriptors 0, 1 and 2 of the first process. With a terminal, standard error may still go
 // elsewhere.
 Result<void> OpenStdio(Sandbox& sandbox, kernel::Task& init) {
-  init.files = MakeRef<vfs::FdTable>();
+  init.files = vfs::FdTableHold(MakeRef<vfs::FdTable>());
   Ref<vfs::File> console;
   if (sandbox.config.terminal) console = TRY(OpenConsole(sandbox, init));
   for (int i = 0; i < 3; ++i) {

@@ -104,7 +104,7 @@ Ref<ThreadGroup> NewGroup(Task& parent, const CloneRequest& request) {
 void CopyRest(Task& parent, Task& child, const CloneRequest& request) {
   const uint64_t flags = request.flags;
   child.fs = (flags & CLONE_FS) != 0 ? parent.fs : parent.fs->Clone();
-  child.files = (flags & CLONE_FILES) != 0 ? parent.files : parent.files->Clone();
+  child.files = (flags & CLONE_FILES) != 0 ? parent.files : vfs::FdTableHold(parent.files->Clone());
   child.personality = parent.personality;
   child.timer_slack_ns = parent.timer_slack_ns;
   child.no_thp = parent.no_thp;

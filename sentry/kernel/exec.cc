@@ -100,17 +100,7 @@ NewIds CredentialsFor(Task& task, const Ref<vfs::File>& file) {
 }
 
 void CloseOnExec(Task& task) {
-  Kernel& kernel = task.kernel;
-  bool shared;
-  {
-    MutexLock lock(kernel.tasks_mutex);
-    shared = task.files->RefCount() > 1;
-  }
-  if (shared) {
-    Ref<vfs::FdTable> own = task.files->Clone();
-    ReleaseFiles(task);
-    task.files = std::move(own);
-  }
+  if (task.files.shared()) ReplaceFiles(task, task.files->Clone());
   for (Ref<vfs::File>& file : task.files->RemoveIf([](int, bool cloexec) { return cloexec; })) {
     (void)vfs::FinishClose(task, *task.files, *file);
   }

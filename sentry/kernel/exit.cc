@@ -96,16 +96,16 @@ int EndSession(ThreadGroup& group) {
 }
 
 // The last thread is gone.
-void BecomeZombie(Kernel& kernel, ThreadGroup& group, int foreground) REQUIRES(kernel.tasks_mutex) {
+void BecomeZombie(Kernel& kernel, ThreadGroup& group) REQUIRES(kernel.tasks_mutex) {
   group.zombie = true;
   group.exit_watch.Wake(sched::kAllEvents, 1 << 30);
   group.stopped = false;
   group.stop_signal = 0;
   group.pending.Discard(SignalSet::All());
   const bool orphaned_before = IsOrphaned(kernel, group.pgid, nullptr);
-  if (foreground != 0) {
+  if (group.hang_up != 0) {
     kernel.ForEachInProcessGroup(
-        foreground, [](ThreadGroup& g) { (void)SendToGroup(g, MakeInfo(SIGHUP, SI_KERNEL)); });
+        group.hang_up, [](ThreadGroup& g) { (void)SendToGroup(g, MakeInfo(SIGHUP, SI_KERNEL)); });
   }
   Reparent(kernel, group);
   if (!orphaned_before && IsOrphaned(kernel, group.pgid, &group) &&
@@ -265,19 +265,21 @@ void LeaveFutexes(Task& task) {
 }
 
 void ReleaseFiles(Task& task) {
-  if (!task.files) return;
-  bool last;
   Ref<vfs::FdTable> files;
   {
     MutexLock lock(task.kernel.tasks_mutex);
-    files = std::move(task.files);
-    task.files = {};
-    last = files->RefCount() == 1;
+    files = task.files.Release();
   }
-  if (!last) return;
+  if (!files) return;
   for (Ref<vfs::File>& file : files->RemoveIf([](int, bool) { return true; })) {
     (void)vfs::FinishClose(task, *files, *file);
   }
+}
+
+void ReplaceFiles(Task& task, Ref<vfs::FdTable> own) {
+  ReleaseFiles(task);
+  MutexLock lock(task.kernel.tasks_mutex);
+  task.files = vfs::FdTableHold(std::move(own));
 }
 
 void ExitTask(Task& task) {
@@ -291,7 +293,6 @@ void ExitTask(Task& task) {
     last = --group->live == 0;
     SettleUsage(task);
   }
-  int foreground = 0;
   uint64_t resident = 0;
   if (last) {
     // A child of vfork that ends in its parent's memory says nothing of that.
@@ -299,7 +300,7 @@ void ExitTask(Task& task) {
     DeleteAllTimers(*group);
     DeleteIntervalTimers(*group);
     EndCpuTimer(*group);
-    foreground = EndSession(*group);
+    group->hang_up = EndSession(*group);
   }
   ReleaseFiles(task);
   ReleaseMemory(task);
@@ -324,7 +325,7 @@ void ExitTask(Task& task) {
     kernel.DropPidIfEmpty(task.tid);
   }
   if (group->threads.empty()) {
-    BecomeZombie(kernel, *group, foreground);
+    BecomeZombie(kernel, *group);
   } else {
     // A stop may have waited for this thread; execve certainly does.
     group->exec_queue.Wake();

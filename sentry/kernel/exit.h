@@ -23,6 +23,8 @@ void LeaveFutexes(Task& task);
 void ReleaseMemory(Task& task);
 // Drops the task's reference to its descriptors; closes them if it was the last.
 void ReleaseFiles(Task& task);
+// The same, and has these from now on.
+void ReplaceFiles(Task& task, Ref<vfs::FdTable> own);
 
 struct WaitRequest {
   idtype_t type = P_ALL;

@@ -80,6 +80,7 @@ class ThreadGroup final : public RefCounted<ThreadGroup> {
   bool exiting = false;     // exit_group or a fatal signal
   int exit_status = 0;      // wait status, once exiting or the last thread is gone
   Task* exec_by = nullptr;  // this thread's execve is ending the others
+  int hang_up = 0;  // a session's leader that ends: the foreground group of its terminal, or 0
   std::atomic<bool> zombie{
       false};  // written under tasks_mutex: all threads are gone; waits for its parent
   bool reaped = false;
@@ -144,7 +145,7 @@ class Task final : public vfs::Caller, public RefCounted<Task> {
   Ref<mm::MemoryManager> mm;
   arena::HostContext context_ref;
   Ref<vfs::FsContext> fs;
-  Ref<vfs::FdTable> files;
+  vfs::FdTableHold files;
   platform::Registers saved_registers{};  // what a new context starts with (start, execve, restore)
   std::vector<std::byte> saved_xsave;
   uint64_t clear_child_tid = 0;

@@ -112,9 +112,7 @@ Result<void> CloseRange(Task& task, uint32_t first, uint32_t last, uint32_t flag
   if ((flags & ~(CLOSE_RANGE_UNSHARE | CLOSE_RANGE_CLOEXEC)) != 0) return Fail(EINVAL);
   if (first > last) return Fail(EINVAL);
   if ((flags & CLOSE_RANGE_UNSHARE) != 0) {
-    Ref<vfs::FdTable> own = task.files->Clone();
-    kernel::ReleaseFiles(task);
-    task.files = std::move(own);
+    kernel::ReplaceFiles(task, task.files->Clone());
   }
   if ((flags & CLOSE_RANGE_CLOEXEC) != 0) {
     task.files->SetCloexecRange(first, last);

@@ -51,7 +51,7 @@ Result<Fd> PidfdGetfd(Task& task, Fd pidfd, Fd fd, uint32_t flags) {
     if (group->reaped) return Fail(ESRCH);
     const Task& target = *group->leader;
     TRY(kernel::MayAccess(target, task.creds(), &task, kernel::AccessIds::kReal));
-    theirs = target.files;
+    theirs = target.files.ref();
   }
   if (!theirs) return Fail(ESRCH);
   Ref<vfs::File> file = TRY(theirs->GetAny(fd.value));

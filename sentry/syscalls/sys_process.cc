@@ -83,10 +83,7 @@ Result<void> Unshare(Task& task, uint64_t flags) {
     if (task.group->threads.size() > 1) return Fail(EINVAL);
   }
   if ((flags & CLONE_FILES) != 0) {
-    Ref<vfs::FdTable> own = task.files->Clone();
-    kernel::ReleaseFiles(task);
-    MutexLock lock(task.kernel.tasks_mutex);
-    task.files = std::move(own);
+    kernel::ReplaceFiles(task, task.files->Clone());
   }
   if ((flags & CLONE_FS) != 0) {
     Ref<vfs::FsContext> own = task.fs->Clone();

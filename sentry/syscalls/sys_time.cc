@@ -44,12 +44,9 @@ Result<void> SleepUntilCpuTime(Task& task, const kernel::CpuClock& clock, uint64
   for (;;) {
     const uint64_t now = TRY(kernel::ReadCpuClock(task, clock));
     if (now >= deadline) return {};
-    size_t threads = 0;
-    {
-      MutexLock lock(task.kernel.tasks_mutex);
-      threads = task.group->threads.size();
-    }
-    const auto reason = sched::Suspend(After(task, std::max((deadline - now) / threads, kLeastNs)),
+    // No clock goes faster than all CPUs together.
+    const auto cpus = static_cast<uint64_t>(task.kernel.scheduler.worker_count());
+    const auto reason = sched::Suspend(After(task, std::max((deadline - now) / cpus, kLeastNs)),
                                        sched::Sleep::kInterruptible);
     if (reason != sched::WakeReason::kInterrupted) continue;
     if (absolute) return Fail(kRestartNoHand);

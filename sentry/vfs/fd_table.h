@@ -4,9 +4,11 @@
 // close one before its call has succeeded, and there is nothing to roll back.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "base/mutex.h"
@@ -63,6 +65,7 @@ class FdTable : public RefCounted<FdTable> {
 
  private:
   friend class FdReservation;
+  friend class FdTableHold;
   struct Slot;
   Result<Slot*> SlotAt(int fd) REQUIRES(mutex_);
   void NoteFree(int fd) REQUIRES(mutex_);
@@ -76,6 +79,39 @@ class FdTable : public RefCounted<FdTable> {
   std::vector<Slot> slots_ GUARDED_BY(mutex_);
   int lowest_free_ GUARDED_BY(mutex_) = 0;  // no smaller number is free
   std::shared_ptr<LockWaits> lock_waits_;   // constant; shared with the tables made by Clone
+  std::atomic<int> holds_{0};
+};
+
+// A task's hold on its table (Linux: files_struct::count). A Ref alone keeps a table in memory, but
+// with the last hold its descriptors are closed. Of one thread at a time.
+class FdTableHold {
+ public:
+  FdTableHold() = default;
+  explicit FdTableHold(Ref<FdTable> table) : table_(std::move(table)) {
+    if (table_) ++table_->holds_;
+  }
+  FdTableHold(const FdTableHold& other) : FdTableHold(other.table_) {}
+  FdTableHold(FdTableHold&& other) noexcept : table_(std::exchange(other.table_, {})) {}
+  FdTableHold& operator=(FdTableHold other) noexcept {
+    std::swap(table_, other.table_);
+    return *this;
+  }
+  ~FdTableHold() { (void)Release(); }
+
+  explicit operator bool() const { return static_cast<bool>(table_); }
+  FdTable& operator*() const { return *table_; }
+  FdTable* operator->() const { return table_.get(); }
+  const Ref<FdTable>& ref() const { return table_; }
+  bool shared() const { return table_->holds_ > 1; }
+
+  // Lets go. The table, if this was the last hold: its files are the caller's to close.
+  Ref<FdTable> Release() {
+    Ref<FdTable> table = std::exchange(table_, {});
+    return table && --table->holds_ == 0 ? table : Ref<FdTable>();
+  }
+
+ private:
+  Ref<FdTable> table_;
 };
 
 // What close(2) does beyond forgetting the number: flush, POSIX locks of this table.

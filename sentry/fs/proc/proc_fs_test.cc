@@ -58,7 +58,7 @@ struct ProcTest : ::testing::Test {
     group.limits = kernel::Limits::Default();
     group.start_ns = kernel->boot_monotonic_ns + static_cast<uint64_t>(pid) * 1'000'000'000;
     task->fs = fs;
-    task->files = MakeRef<vfs::FdTable>();
+    task->files = vfs::FdTableHold(MakeRef<vfs::FdTable>());
     auth::Credentials creds;
     creds.uid = creds.euid = creds.suid = creds.fsuid = uid;
     creds.gid = creds.egid = creds.sgid = creds.fsgid = uid;
@@ -215,7 +215,7 @@ TEST_F(ProcTest, ZombiesAreStillThere) {
   EXPECT_TRUE(Contains(Read("/7/status"), "\nVmRSS:"));
   {
     Ref<mm::MemoryManager> memory;
-    Ref<vfs::FdTable> files;
+    vfs::FdTableHold files;
     MutexLock lock(kernel->tasks_mutex);
     std::swap(memory, other->mm);
     std::swap(files, other->files);
