@@ -246,7 +246,7 @@ constexpr std::array<Syscall, kSyscallCount> kSyscalls = BuildTable({
     Full<Time>(201, "time"),
     Partial<Futex>(202, "futex", "owners of PI futexes are lent no priority"),
     Partial<SchedSetAffinity>(203, "sched_setaffinity",
-                              "kept; threads of one process stay on one worker"),
+                              "kept; where threads run is the workers' business"),
     Full<SchedGetAffinity>(204, "sched_getaffinity"),
     Refused(205, "set_thread_area", ENOSYS, "32-bit only"),
     Refused(206, "io_setup", ENOSYS, "asynchronous I/O comes with a later version"),

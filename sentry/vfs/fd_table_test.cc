@@ -86,6 +86,21 @@ TEST_F(FdTableTest, CloneAndExec) {
   EXPECT_EQ(child->Reserve(kLimit).value().fd(), 1);
 }
 
+TEST_F(FdTableTest, TheLastHoldGetsTheTable) {
+  FdTableHold one(table);
+  FdTableHold two = one;
+  EXPECT_TRUE(one.shared());
+  const Ref<FdTable> passing = one.ref();  // as somebody who only looks has
+  EXPECT_FALSE(one.Release());
+  EXPECT_FALSE(one);
+  EXPECT_FALSE(two.shared());
+  FdTableHold three = std::move(two);
+  EXPECT_FALSE(three.shared());
+  two = FdTableHold(MakeRef<FdTable>());
+  EXPECT_EQ(three.Release().get(), table.get());
+  EXPECT_FALSE(three.Release());
+}
+
 TEST_F(FdTableTest, FilesDieOutsideTheTable) {
   const int fd = Add();
   Ref<File> file = *table->Remove(fd);
