@@ -1,6 +1,7 @@
 #include "base/host_call.h"
 
 #include <fcntl.h>
+#include <sched.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/rseq.h>
@@ -241,6 +242,8 @@ uint64_t ClockNs(clockid_t clock) {
   return static_cast<uint64_t>(t.tv_sec) * 1'000'000'000 + static_cast<uint64_t>(t.tv_nsec);
 }
 }  // namespace
+
+int CurrentCpu() { return sched_getcpu(); }
 
 uint64_t MonotonicNs() { return ClockNs(CLOCK_MONOTONIC); }
 uint64_t RealtimeNs() { return ClockNs(CLOCK_REALTIME); }

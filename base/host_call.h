@@ -74,6 +74,9 @@ Result<Received> RecvMsg(int socket, std::span<const iovec> parts, std::span<Own
 
 Result<pid_t> WaitPid(pid_t pid, int* status, int options);
 
+// The number of the CPU that the thread runs on, for hints; -1: unknown.
+int CurrentCpu();
+
 uint64_t MonotonicNs();
 uint64_t RealtimeNs();
 

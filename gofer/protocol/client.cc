@@ -14,7 +14,8 @@ Client::~Client() { FlushReleases(); }
 
 Writer Client::Begin(Op op) {
   Writer request(std::span(request_.get(), kMessageMax));
-  request.Put(RequestHeader{++last_id_, static_cast<uint16_t>(op), 0});
+  const auto cpu = static_cast<uint16_t>(host::CurrentCpu() + 1);
+  request.Put(RequestHeader{++last_id_, static_cast<uint16_t>(op), cpu});
   return request;
 }
 
@@ -66,9 +67,10 @@ Result<AttachRecord> Client::Attach(uint32_t attach) {
 
 // One message's worth of a walk, appended to `walked`.
 Result<void> Client::WalkSome(NodeId parent, std::span<const std::string_view> names,
-                              Walked& walked) {
+                              WalkOpens opens, Walked& walked) {
   Writer request = Begin(Op::kWalk);
-  request.Put(WalkRequest{parent, static_cast<uint32_t>(names.size()), 0});
+  const uint32_t flags = opens == WalkOpens::kLast ? kWalkOpens : 0;
+  request.Put(WalkRequest{parent, static_cast<uint32_t>(names.size()), flags});
   for (std::string_view name : names) request.PutString(name);
   Reply reply = TRY(Exchange(request));
   const WalkReply header = TRY(reply.body.Get<WalkReply>());
@@ -89,15 +91,21 @@ Result<void> Client::WalkSome(NodeId parent, std::span<const std::string_view> n
   const bool stuck = header.reached == 0 && walked.stop == WalkStop::kFull;
   const bool no_error = walked.stop == WalkStop::kError && walked.error == 0;
   if (nowhere || stuck || no_error) return Fail(EPROTO);
+  if (opens == WalkOpens::kLast && walked.stop == WalkStop::kDone) {
+    walked.file = std::move(reply.file);
+  }
   return {};
 }
 
-Result<Walked> Client::Walk(NodeId parent, std::span<const std::string_view> names) {
+Result<Walked> Client::Walk(NodeId parent, std::span<const std::string_view> names,
+                            WalkOpens opens) {
   MutexLock lock(mutex_);
   Walked walked;
   for (;;) {
     const std::span<const std::string_view> rest = names.subspan(walked.nodes.size());
-    TRY(WalkSome(parent, rest.first(std::min<size_t>(rest.size(), kMaxWalkNames)), walked));
+    const size_t count = std::min<size_t>(rest.size(), kMaxWalkNames);
+    const WalkOpens opens_now = count == rest.size() ? opens : WalkOpens::kNo;
+    TRY(WalkSome(parent, rest.first(count), opens_now, walked));
     const bool more = walked.stop == WalkStop::kFull ||
                       (walked.stop == WalkStop::kDone && walked.nodes.size() < names.size());
     if (!more) return walked;

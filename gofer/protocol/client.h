@@ -24,6 +24,7 @@ struct Walked {
   WalkStop stop = WalkStop::kDone;  // never kFull
   int error = 0;                    // kError: of name number nodes.size()
   std::string target;               // kSymlink: of nodes.back()
+  OwnedFd file;                     // kDone, if asked for: can read nodes.back(), a regular file
 };
 
 struct DirEntry {
@@ -70,8 +71,11 @@ class Client {
   Result<std::vector<AttachRecord>> Mounts();
   Result<AttachRecord> Attach(uint32_t attach);
 
-  // Resolves names one below the other, none of them "." or "..", following no symlink.
-  Result<Walked> Walk(NodeId parent, std::span<const std::string_view> names);
+  // Resolves names one below the other, none of them "." or "..", following no symlink. One
+  // message, unless the records of some hundred names do not fit one.
+  enum class WalkOpens : bool { kNo, kLast };
+  Result<Walked> Walk(NodeId parent, std::span<const std::string_view> names,
+                      WalkOpens opens = WalkOpens::kNo);
   Result<DirPage> Readdir(NodeId dir, uint64_t cookie, bool with_nodes,
                           uint32_t max_bytes = 64 << 10);
   Result<std::string> Readlink(NodeId node);
@@ -124,8 +128,8 @@ class Client {
   Result<Reply> Exchange(const Writer& request) REQUIRES(mutex_);
   Result<void> Send(size_t size) REQUIRES(mutex_);
   void FlushReleasesLocked() REQUIRES(mutex_);
-  Result<void> WalkSome(NodeId parent, std::span<const std::string_view> names, Walked& walked)
-      REQUIRES(mutex_);
+  Result<void> WalkSome(NodeId parent, std::span<const std::string_view> names, WalkOpens opens,
+                        Walked& walked) REQUIRES(mutex_);
   Result<NodeRecord> Make(Op op, NodeId dir, std::string_view name, const NewNode& what,
                           std::string_view target, uint32_t flags, OwnedFd* file);
   Result<size_t> ReadXattr(Op op, NodeId node, std::string_view name, std::span<std::byte> to);

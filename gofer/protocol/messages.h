@@ -36,6 +36,7 @@ enum class Op : uint16_t {
   kMounts = 1,   // -> u32 count, AttachRecord...
   kAttach,       // AttachRequest -> AttachRecord
   kWalk,         // WalkRequest, string... -> WalkReply, NodeRecord..., bytes of a symlink's target
+                 //   [+ descriptor]
   kReaddir,      // ReaddirRequest -> ReaddirReply, (DirEntryHeader, name, [NodeRecord])...
   kOpen,         // OpenRequest -> Attributes + descriptor
   kCreate,       // MakeRequest, name -> NodeRecord + descriptor
@@ -60,10 +61,11 @@ enum class Op : uint16_t {
   kEnd,
 };
 
+// cpu: the client waits there, so the gofer should run there; 0 says nothing, else 1 + its number.
 struct RequestHeader {
   uint32_t id;
   uint16_t op;
-  uint16_t zero;
+  uint16_t cpu;
 };
 
 // If error is not 0 nothing follows.
@@ -114,10 +116,13 @@ struct AttachRecord {
   NodeRecord root;
 };
 
+// If the last name is reached and is a regular file, the reply donates a descriptor that can read
+// it; without one the client asks again, to hear why.
+inline constexpr uint32_t kWalkOpens = 1;
 struct WalkRequest {
   NodeId parent;
   uint32_t count;
-  uint32_t zero;
+  uint32_t flags;
 };
 // Why a walk ended where it did.
 enum class WalkStop : uint16_t {

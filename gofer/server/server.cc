@@ -118,7 +118,7 @@ Server::Answer Server::Handle(std::span<const std::byte> request, std::span<std:
     header.op = asked->op;
     const Handler handler = HandlerOf(asked->op);
     done = Fail(EINVAL);
-    if (handler != nullptr && asked->zero == 0) done = (this->*handler)(in, out);
+    if (handler != nullptr) done = (this->*handler)(in, out);
   }
   if (silent_) return {};
   if (done && !out.ok()) done = Fail(EMSGSIZE);
@@ -148,8 +148,11 @@ Result<void> Server::Serve(int socket) {
     if (*size == 0) return {};
     size_t taken = static_cast<size_t>(*size);
     if (taken > kMessageMax) taken = 0;  // answered as a message without even a header
-    const Answer answer = Handle(std::span<const std::byte>(request.get(), taken),
-                                 std::span(reply.get(), kMessageMax));
+    const std::span<const std::byte> message(request.get(), taken);
+    if (const Result<RequestHeader> header = Reader(message).Get<RequestHeader>()) {
+      cpu_.Follow(header->cpu);
+    }
+    const Answer answer = Handle(message, std::span(reply.get(), kMessageMax));
     if (answer.size == 0) continue;
     const iovec part = {reply.get(), answer.size};
     const int file = answer.file.get();

@@ -23,6 +23,7 @@
 #include "base/owned_fd.h"
 #include "base/result.h"
 #include "gofer/protocol/messages.h"
+#include "gofer/server/client_cpu.h"
 #include "gofer/server/host_file.h"
 #include "gofer/server/node_table.h"
 
@@ -136,6 +137,7 @@ class Server {
   std::array<DirStream, 8> streams_;
   size_t next_stream_ = 0;
   const std::unique_ptr<char[]> dirent_buffer_{new char[kDirentBytes]};
+  ClientCpu cpu_;
   OwnedFd donated_;
   bool silent_ = false;  // the current request gets no reply
 };

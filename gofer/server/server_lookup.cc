@@ -1,4 +1,5 @@
 // Handles: attach, walk, release, and naming nodes across a checkpoint.
+#include <fcntl.h>
 #include <sys/stat.h>
 #include <algorithm>
 #include <vector>
@@ -85,7 +86,7 @@ Result<Node*> Server::LookupPath(Node& root, std::string_view path, FileInfo* in
 Result<void> Server::Walk(Reader& in, Writer& out) {
   const WalkRequest request = TRY(in.Get<WalkRequest>());
   Node* at = TRY(nodes_.Find(request.parent));
-  if (request.count > kMaxWalkNames || request.zero != 0) return Fail(EINVAL);
+  if (request.count > kMaxWalkNames || (request.flags & ~kWalkOpens) != 0) return Fail(EINVAL);
   std::vector<std::string> names(request.count);
   for (std::string& name : names) name = TRY(TakeName(in));
   TRY(in.End());
@@ -128,6 +129,11 @@ Result<void> Server::Walk(Reader& in, Writer& out) {
   reply.target_size = static_cast<uint16_t>(target.size());
   out.PutBytes(std::as_bytes(std::span(target)));
   out.Patch(reply_at, reply);
+  const bool whole = reply.reached == names.size();
+  if ((request.flags & kWalkOpens) != 0 && whole && S_ISREG(at->type)) {
+    Result<OwnedFd> file = OpenNode(*at, O_RDONLY);
+    if (file) Donate(std::move(*file));
+  }
   return {};
 }
 

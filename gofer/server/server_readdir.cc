@@ -91,7 +91,7 @@ Result<void> Server::Readdir(Reader& in, Writer& out) {
   }
   DirStream* stream = TRY(StreamOf(*dir));
   const int fd = stream->fd.get();
-  if (stream->position != request.cookie || request.cookie == 0) {
+  if (stream->position != request.cookie) {
     TRY(host::Call(SYS_lseek, Arg(fd), request.cookie, SEEK_SET));
   }
   stream->position = request.cookie;

@@ -172,6 +172,30 @@ TEST(Gofer, CreateMakesOpensAndOwns) {
   EXPECT_EQ(ErrorOf(client.Create(created->node.node, "g", {0600}, O_RDWR)), ENOTDIR);
 }
 
+TEST(Gofer, AWalkMayOpenItsLastName) {
+  TempTree tree;
+  tree.Mkdir("d");
+  tree.Write("d/f", "text");
+  tree.Symlink("f", "d/l");
+  Service service(ConfigFor(tree.path()));
+  Client& client = service.client();
+  using WalkOpens = Client::WalkOpens;
+  const auto walk = [&](const std::string& path, WalkOpens opens) {
+    const std::vector<std::string_view> names = Service::Split(path);
+    return *client.Walk(service.root(), names, opens);
+  };
+  const Walked walked = walk("d/f", WalkOpens::kLast);
+  ASSERT_TRUE(walked.file);
+  EXPECT_EQ(ReadAll(walked.file), "text");
+  EXPECT_EQ(write(walked.file.get(), "x", 1), -1);
+  EXPECT_EQ(walked.nodes.size(), 2U);
+  EXPECT_FALSE(walk("d/f", WalkOpens::kNo).file);
+  EXPECT_FALSE(walk("d", WalkOpens::kLast).file);
+  EXPECT_FALSE(walk("d/l", WalkOpens::kLast).file);
+  EXPECT_FALSE(walk("d/none", WalkOpens::kLast).file);
+  EXPECT_FALSE(walk("d/f/none", WalkOpens::kLast).file);
+}
+
 TEST(Gofer, MakesEveryKindOfInode) {
   TempTree tree;
   ServerConfig config = ConfigFor(tree.path());

@@ -1,6 +1,11 @@
 #include "sentry/arena/host_table.h"
 
+#include <sys/mman.h>
+#include <algorithm>
+
 #include "base/check.h"
+#include "base/host_call.h"
+#include "base/range.h"
 #include "sentry/arena/arena.h"
 
 namespace skep::arena {
@@ -69,14 +74,24 @@ void HostTable::RestoreValue(Kind kind, uint32_t index, uint64_t value) {
 
 uint64_t HostTable::RemoveValue(Kind kind, uint32_t index) {
   const HostScope host;
-  MutexLock lock(mutex_);
-  CHECK(index != 0 && index <= highest_);
-  Entry& entry = Slot(index);
-  CHECK(entry.kind == kind || entry.kind == Kind::kReserved);
-  entry.kind = Kind::kFree;
-  entry.next_free = first_free_;
-  first_free_ = index;
-  return entry.value.exchange(0, std::memory_order_acq_rel);
+  std::byte* window = nullptr;
+  uint64_t window_size = 0;
+  uint64_t value = 0;
+  {
+    MutexLock lock(mutex_);
+    CHECK(index != 0 && index <= highest_);
+    Entry& entry = Slot(index);
+    CHECK(entry.kind == kind || entry.kind == Kind::kReserved);
+    entry.kind = Kind::kFree;
+    entry.next_free = first_free_;
+    first_free_ = index;
+    value = entry.value.exchange(0, std::memory_order_acq_rel);
+    window = entry.window.exchange(nullptr, std::memory_order_acq_rel);
+    window_size = entry.window_size;
+    if (window != nullptr) --windows_;
+  }
+  if (window != nullptr) (void)host::Munmap(window, window_size);
+  return value;
 }
 
 HostFd HostTable::Add(OwnedFd fd) {
@@ -132,6 +147,46 @@ Result<int> HostTable::DescriptorOf(platform::HostFileId file) {
   const int fd = Get(HostFd(index));
   if (fd < 0) return Fail(EBADF);
   return fd;
+}
+
+// The file from its start, as large as it is now. Pages come when they are read.
+const std::byte* HostTable::MakeWindow(uint32_t index) {
+  const int fd = Get(HostFd(index));
+  if (fd < 0) return nullptr;
+  const Result<struct stat> status = host::Stat(fd);
+  if (!status || status->st_size <= 0) return nullptr;
+  const uint64_t size = std::min(PageCeil(static_cast<uint64_t>(status->st_size)), kMaxWindowSize);
+  {
+    MutexLock lock(mutex_);
+    if (windows_ == kMaxWindows) return nullptr;
+    ++windows_;
+  }
+  const Result<void*> mapped = host::Mmap(nullptr, size, PROT_READ, MAP_SHARED, fd, 0);
+  {
+    MutexLock lock(mutex_);
+    Entry& entry = Slot(index);
+    std::byte* const known = entry.window.load(std::memory_order_relaxed);
+    if (mapped && known == nullptr) {
+      entry.window_size = size;
+      entry.window.store(static_cast<std::byte*>(*mapped), std::memory_order_release);
+      return static_cast<std::byte*>(*mapped);
+    }
+    --windows_;
+    if (!mapped) return nullptr;
+  }
+  (void)host::Munmap(*mapped, size);
+  return Find(index)->window.load(std::memory_order_acquire);
+}
+
+const std::byte* HostTable::Window(platform::HostFileId file, uint64_t offset, size_t size) {
+  const uint32_t index = static_cast<uint32_t>(file);
+  const Entry* entry = Find(index);
+  if (entry == nullptr) return nullptr;
+  const std::byte* window = entry->window.load(std::memory_order_acquire);
+  if (window == nullptr) window = MakeWindow(index);
+  if (window == nullptr) return nullptr;
+  const uint64_t end = entry->window_size;
+  return offset > end || size > end - offset ? nullptr : window + offset;
 }
 
 uint32_t HostTable::HighestNumber() const {

@@ -62,6 +62,10 @@ class HostTable final : public platform::HostFiles {
   // A mappable file is named by the number of its descriptor.
   static platform::HostFileId FileIdOf(HostFd ref) { return platform::HostFileId{ref.index()}; }
   Result<int> DescriptorOf(platform::HostFileId file) override;
+  // The file's bytes from `offset`, mapped in this process to be read: a reader must expect SIGBUS,
+  // as the file may shrink. Made at first use and valid while the caller keeps the number in use.
+  // nullptr: not (all) mapped; read the descriptor instead.
+  const std::byte* Window(platform::HostFileId file, uint64_t offset, size_t size);
 
   // For checkpoint and restore. The highest number travels in the image (kept by whoever writes
   // it); in the new process ResetNumbers(highest) keeps Add from handing out numbers that are
@@ -76,14 +80,20 @@ class HostTable final : public platform::HostFiles {
     std::atomic<uint64_t> value{0};  // descriptor + 1, or a pointer; 0: empty
     Kind kind = Kind::kFree;
     uint32_t next_free = 0;
+    uint64_t window_size = 0;  // set before `window`
+    std::atomic<std::byte*> window{nullptr};
   };
   static constexpr size_t kChunkEntries = 1024;
   static constexpr size_t kMaxChunks = 4096;
+  // Guests choose how many files there are; the host bounds the mappings of a process.
+  static constexpr size_t kMaxWindows = 1024;
+  static constexpr uint64_t kMaxWindowSize = uint64_t{64} << 20;
 
   HostTable() = default;
   Entry* Find(uint32_t index) const;
   Entry& Slot(uint32_t index) REQUIRES(mutex_);
   uint32_t AddValue(Kind kind, uint64_t value);
+  const std::byte* MakeWindow(uint32_t index);
   void RestoreValue(Kind kind, uint32_t index, uint64_t value);
   uint64_t RemoveValue(Kind kind, uint32_t index);
   uint64_t ValueOf(uint32_t index) const;
@@ -91,6 +101,7 @@ class HostTable final : public platform::HostFiles {
   mutable Mutex mutex_{LockRank::kHostTable};
   uint32_t highest_ GUARDED_BY(mutex_) = 0;
   uint32_t first_free_ GUARDED_BY(mutex_) = 0;
+  size_t windows_ GUARDED_BY(mutex_) = 0;
   std::array<std::atomic<Entry*>, kMaxChunks> chunks_{};  // grows only; read without the lock
 };
 

@@ -81,7 +81,12 @@ bool MemoryManager::State::Resolve(uint64_t address, bool write, bool force) {
 // Copies between a host file's pages and the sentry: what a load or store there would do.
 size_t MemoryManager::State::HostFileCopy(const HostPart& part, std::byte* to,
                                           const std::byte* from) {
-  const Result<int> fd = arena::HostTable::Get().DescriptorOf(part.file);
+  arena::HostTable& files = arena::HostTable::Get();
+  if (to != nullptr) {
+    const std::byte* const window = files.Window(part.file, part.offset, part.size);
+    if (window != nullptr) return CopyTolerant(to, window, part.size);
+  }
+  const Result<int> fd = files.DescriptorOf(part.file);
   if (!fd) return 0;
   const Result<struct stat> status = host::Stat(*fd);
   if (!status) return 0;

@@ -54,9 +54,13 @@ class Inode : public RefCounted<Inode> {
 
   // Directories. ENOENT; ENOTDIR.
   virtual Result<Ref<Inode>> Lookup(std::string_view name);
-  // A hint that this whole chain of names will be looked up from here: a remote file system may
-  // fetch it in one message.
-  virtual void PrefetchWalk(std::span<const std::string_view> names) { (void)names; }
+  // A hint that this whole chain of names will be looked up from here, and the last one perhaps be
+  // opened for reading: a remote file system may fetch it all in one message.
+  enum class LastName : bool { kLookedUp, kOpened };
+  virtual void PrefetchWalk(std::span<const std::string_view> names, LastName last) {
+    (void)names;
+    (void)last;
+  }
   struct NewNode {
     uint32_t mode;
     uint32_t uid, gid;

@@ -2,7 +2,7 @@
 
 #include <linux/openat2.h>
 #include <sys/mount.h>
-#include <array>
+#include <vector>
 
 #include "base/limits.h"
 #include "sentry/vfs/dentry_cache.h"
@@ -11,7 +11,6 @@ namespace skep::vfs {
 namespace {
 
 constexpr uint64_t kScoped = RESOLVE_BENEATH | RESOLVE_IN_ROOT;
-constexpr size_t kPrefetchNames = 16;
 
 size_t SlashCount(std::string_view text) {
   size_t n = 0;
@@ -149,19 +148,25 @@ Result<Ref<Dentry>> LookupLocked(const Ref<Dentry>& directory, std::string_view 
 Result<Ref<Dentry>> PathWalk::LookupSlow(std::string_view name) {
   if ((resolve_ & RESOLVE_CACHED) != 0) return Fail(EAGAIN);
   Inode& directory = *current_.inode();
+  if (rest_.empty() && last_name_ == Inode::LastName::kLookedUp) {
+    sched::SleepLockHold hold(directory.directory_lock());
+    return LookupLocked(current_.dentry, name);
+  }
   // The names from here to the next ".." or the end, for file systems where each costs a message.
-  std::array<std::string_view, kPrefetchNames> names;
-  size_t count = 0;
-  names[count++] = name;
-  for (std::string_view rest = rest_; !rest.empty() && count < names.size();) {
+  std::vector<std::string_view> names{name};
+  Inode::LastName last = last_name_;
+  for (std::string_view rest = rest_; !rest.empty();) {
     const std::string_view next = rest.substr(0, rest.find('/'));
     rest.remove_prefix(next.size());
     rest.remove_prefix(SlashCount(rest));
-    if (next == "..") break;
-    if (!next.empty() && next != ".") names[count++] = next;
+    if (next == "..") {
+      last = Inode::LastName::kLookedUp;
+      break;
+    }
+    if (!next.empty() && next != ".") names.push_back(next);
   }
   sched::SleepLockHold hold(directory.directory_lock());
-  directory.PrefetchWalk(std::span(names.data(), count));
+  directory.PrefetchWalk(names, last);
   return LookupLocked(current_.dentry, name);
 }
 

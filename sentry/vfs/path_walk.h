@@ -16,7 +16,8 @@ enum class LastType : uint8_t { kNormal, kRoot, kDot, kDotDot };
 
 class PathWalk {
  public:
-  PathWalk(Walker& walker, uint64_t resolve) : walker_(walker), resolve_(resolve) {}
+  PathWalk(Walker& walker, uint64_t resolve, Inode::LastName last_name = Inode::LastName::kLookedUp)
+      : walker_(walker), resolve_(resolve), last_name_(last_name) {}
 
   // ENOENT for ""; ENAMETOOLONG.
   Result<void> Start(std::string_view path);
@@ -52,6 +53,7 @@ class PathWalk {
 
   Walker& walker_;
   const uint64_t resolve_;
+  const Inode::LastName last_name_;
   Path current_;
   Path root_;              // fetched at first use
   std::string_view rest_;  // what is still to be walked

@@ -14,7 +14,8 @@
 
 namespace skep::vfs {
 
-// Guest addresses are our own; those below kBadEnd cannot be read or written.
+// Guest addresses are our own; those below kBadEnd cannot be read or written. Counts what it is
+// used for.
 class TestMemory final : public mm::UserMemory {
  public:
   static constexpr uint64_t kBadEnd = 0x10000;
@@ -25,6 +26,7 @@ class TestMemory final : public mm::UserMemory {
     return {to.size(), 0};
   }
   mm::CopyResult CopyOut(mm::UserAddr to, std::span<const std::byte> from) override {
+    copies_out++;
     if (Raw(to) < kBadEnd) return {0, EFAULT};
     memcpy(reinterpret_cast<void*>(Raw(to)), from.data(), from.size());
     return {from.size(), 0};
@@ -37,11 +39,14 @@ class TestMemory final : public mm::UserMemory {
   mm::CopyResult WithBlocks(
       std::span<const iovec> guest, size_t, bool,
       const std::function<Result<size_t>(std::span<const iovec>)>& io) override {
+    transfers++;
     const Result<size_t> n = io(guest);
     return n ? mm::CopyResult{*n, 0} : mm::CopyResult{0, n.error().code()};
   }
   using UserMemory::CopyIn;
   using UserMemory::CopyOut;
+
+  int copies_out = 0, transfers = 0;
 };
 
 class TestCaller : public Caller {

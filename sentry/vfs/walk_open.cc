@@ -37,6 +37,10 @@ struct Walker::OpenFlags {
   // Linux: build_open_flags.
   static Result<OpenFlags> From(const OpenRequest& request);
   bool Has(uint32_t flag) const { return (flags & flag) != 0; }
+  Inode::LastName last_name() const {
+    const bool reads = access == kMayRead && !Has(O_DIRECTORY);  // 0 for O_PATH
+    return reads ? Inode::LastName::kOpened : Inode::LastName::kLookedUp;
+  }
   FollowFinal follow() const {
     return Has(O_NOFOLLOW) || (Has(O_CREAT) && Has(O_EXCL)) ? FollowFinal::kNo : FollowFinal::kYes;
   }
@@ -173,7 +177,7 @@ Result<Ref<File>> Walker::OpenTemporary(std::string_view path, const OpenRequest
 Result<Ref<File>> Walker::Open(std::string_view path, const OpenRequest& request) {
   const OpenFlags open = TRY(OpenFlags::From(request));
   if (open.Has(kTmpFileBit)) return OpenTemporary(path, request, open);
-  PathWalk walk(*this, open.resolve);
+  PathWalk walk(*this, open.resolve, open.last_name());
   TRY(walk.Start(path));
   for (;;) {
     TRY(walk.ToParent());

@@ -73,8 +73,7 @@ size_t GoferInode::ForgetChildren() {
 }
 
 // Takes note of what a walk from here found.
-Result<void> GoferInode::Remember(std::span<const std::string_view> names,
-                                  const gofer::Walked& walked) {
+void GoferInode::Remember(std::span<const std::string_view> names, gofer::Walked walked) {
   const arena::ArenaScope arena;
   Ref<GoferInode> at(this);
   for (size_t i = 0; i < walked.nodes.size() && i < names.size(); i++) {
@@ -87,14 +86,17 @@ Result<void> GoferInode::Remember(std::span<const std::string_view> names,
   if (walked.stop == gofer::WalkStop::kError && walked.error == ENOENT && reached < names.size()) {
     at->SetChild(names[reached], {}, false);
   }
-  return {};
+  if (walked.file && at->type() == S_IFREG) at->KeepReadFd(std::move(walked.file));
 }
 
-void GoferInode::PrefetchWalk(std::span<const std::string_view> names) {
-  if (!IsDir() || names.size() < 2 || LookupCached(names[0])) return;
+void GoferInode::PrefetchWalk(std::span<const std::string_view> names, LastName last) {
+  using WalkOpens = gofer::Client::WalkOpens;
+  const WalkOpens opens = last == LastName::kOpened ? WalkOpens::kLast : WalkOpens::kNo;
+  const bool worthwhile = names.size() > 1 || opens == WalkOpens::kLast;
+  if (!IsDir() || !worthwhile || LookupCached(names[0])) return;
   const arena::HostScope host;
-  const Result<gofer::Walked> walked = gofer_fs_.client().Walk(node_, names);
-  if (walked) (void)Remember(names, *walked);
+  Result<gofer::Walked> walked = gofer_fs_.client().Walk(node_, names, opens);
+  if (walked) Remember(names, std::move(*walked));
 }
 
 Result<Ref<vfs::Inode>> GoferInode::Lookup(std::string_view name) {
@@ -103,9 +105,11 @@ Result<Ref<vfs::Inode>> GoferInode::Lookup(std::string_view name) {
   const std::span<const std::string_view> names(&name, 1);
   {
     const arena::HostScope host;
-    const gofer::Walked walked = TRY(gofer_fs_.client().Walk(node_, names));
-    TRY(Remember(names, walked));
-    if (walked.nodes.empty()) return Fail(walked.error);
+    gofer::Walked walked = TRY(gofer_fs_.client().Walk(node_, names));
+    const bool found = !walked.nodes.empty();
+    const int error = walked.error;
+    Remember(names, std::move(walked));
+    if (!found) return Fail(error);
   }
   if (std::optional<Result<Ref<vfs::Inode>>> cached = LookupCached(name)) return *cached;
   return Fail(EIO);

@@ -16,8 +16,9 @@
 namespace skep::fs {
 namespace {
 
-constexpr size_t kBounceSize = 2048;      // on the fiber's stack
-constexpr size_t kBounceMax = 4096;       // longer transfers go without it
+// So few bytes are copied (0.1 us) sooner than guest pages are held for the host (0.6 us). On the
+// fiber's stack.
+constexpr size_t kBounceMax = 2048;
 constexpr size_t kTransferMax = 4 << 20;  // of one host call: others may run in between
 
 class GoferMappable final : public mm::Mappable {
@@ -102,20 +103,11 @@ class GoferFile final : public vfs::File {
 };
 
 Result<size_t> GoferFile::ReadSmall(mm::IoSequence& to, uint64_t offset, size_t size) {
-  std::array<std::byte, kBounceSize> bounce;
-  size_t done = 0;
-  while (done < size) {
-    const size_t wanted = std::min(size - done, bounce.size());
-    const Result<size_t> got =
-        host::PRead(host_fd(), std::span(bounce).first(wanted), offset + done);
-    if (!got) return done != 0 ? Result<size_t>(done) : got;
-    if (*got == 0) break;
-    const mm::CopyResult copied = to.CopyOut(std::span<const std::byte>(bounce).first(*got));
-    done += copied.bytes;
-    if (copied.fault != 0) return done != 0 ? Result<size_t>(done) : Fail(copied.fault);
-    if (*got < wanted) break;
-  }
-  return done;
+  std::array<std::byte, kBounceMax> bounce;
+  const size_t got = TRY(host::PRead(host_fd(), std::span(bounce).first(size), offset));
+  const mm::CopyResult copied = to.CopyOut(std::span<const std::byte>(bounce).first(got));
+  if (copied.fault != 0 && copied.bytes == 0) return Fail(copied.fault);
+  return copied.bytes;
 }
 
 Result<size_t> GoferFile::Read(vfs::Caller& caller, mm::IoSequence& to, uint64_t offset) {

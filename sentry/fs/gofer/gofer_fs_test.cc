@@ -6,8 +6,11 @@
 #include <algorithm>
 #include <set>
 
+#include "base/host_call.h"
 #include "sentry/fs/gofer/test_gofer.h"
 #include "sentry/fs/test_world.h"
+#include "sentry/mm/mappable.h"
+#include "sentry/vfs/test_caller.h"
 
 namespace skep::fs {
 namespace {
@@ -35,11 +38,38 @@ class GoferFsTest : public ::testing::Test {
 TEST_F(GoferFsTest, OneMessageForAWholeWalk) {
   Start();
   EXPECT_EQ(world->Read("/a/b/c/file"), "contents");
-  EXPECT_EQ(Sent(), 2);  // the walk, and open
+  EXPECT_EQ(Sent(), 1);  // the walk, which brings the descriptor
   EXPECT_EQ(world->Read("/a/b/c/file"), "contents");
   EXPECT_EQ(world->Stat("/a/b/c/file")->size, 8u);
   EXPECT_EQ(Code(world->Find("/a/b")), 0);
   EXPECT_EQ(Sent(), 0);
+}
+
+TEST_F(GoferFsTest, ADeepPathIsOneMessage) {
+  std::string path;
+  for (int i = 0; i < 60; i++) path += "/directory" + std::to_string(i);
+  gofer.tree.Mkdir(path.substr(1));
+  gofer.tree.Write(path.substr(1) + "/file", "deep");
+  Start();
+  EXPECT_EQ(world->Stat(path + "/file")->size, 4u);
+  EXPECT_EQ(Sent(), 1);
+  EXPECT_EQ(Code(world->Find(path + "/none")), ENOENT);
+  EXPECT_EQ(Sent(), 1);
+  EXPECT_EQ(world->Stat(path + "/file")->size, 4u);
+  EXPECT_EQ(Code(world->Find(path + "/none")), ENOENT);
+  EXPECT_EQ(Sent(), 0);
+}
+
+TEST_F(GoferFsTest, OnlyAnOpenForReadingBringsADescriptor) {
+  Start();
+  EXPECT_EQ(Code(world->Find("/a/one")), 0);
+  EXPECT_EQ(Sent(), 1);
+  EXPECT_EQ(world->Read("/a/one"), "1");
+  EXPECT_EQ(Sent(), 1);  // open
+  EXPECT_EQ(world->OpenCode("/a/b", O_RDONLY | O_DIRECTORY), 0);
+  EXPECT_EQ(world->OpenCode("/a/b/c/none", O_RDONLY), ENOENT);
+  EXPECT_EQ(world->OpenCode("/a/b/c/file", O_RDONLY | O_PATH), 0);
+  EXPECT_EQ(world->OpenCode("/a/b/c/file", O_WRONLY), 0);
 }
 
 TEST_F(GoferFsTest, NegativeNamesAreRemembered) {
@@ -69,6 +99,53 @@ TEST_F(GoferFsTest, AListingIsOneMessageAndFillsTheCache) {
   }
   EXPECT_EQ(Code(world->Find("/a/absent")), ENOENT);
   EXPECT_EQ(world->List("/a").size(), 103u);
+  EXPECT_EQ(Sent(), 0);
+}
+
+TEST_F(GoferFsTest, ReadsGoStraightIntoGuestPages) {
+  std::string text(300'000, 'x');
+  for (size_t i = 0; i < text.size(); i++) text[i] = static_cast<char>('a' + i % 23);
+  gofer.tree.Write("a/large", text);
+  Start();
+  const Ref<vfs::File> file = *world->Open("/a/large", O_RDONLY);
+  Sent();
+  for (const size_t size : {size_t{4096}, size_t{65536}, text.size()}) {
+    vfs::TestMemory memory;
+    std::string got(size, '\0');
+    const mm::UserAddr at{reinterpret_cast<uint64_t>(got.data())};
+    mm::IoSequence to = *mm::IoSequence::FromBuffer(memory, at, size);
+    EXPECT_EQ(*file->Read(world->caller, to, 0), size);
+    EXPECT_EQ(got, text.substr(0, size));
+    EXPECT_EQ(memory.copies_out, 0) << size;
+    EXPECT_EQ(memory.transfers, 1) << size;
+  }
+  EXPECT_EQ(Sent(), 0);
+}
+
+// What the stubs' table knows it by is not closed under a mapping, however many files are opened.
+TEST_F(GoferFsTest, ADescriptorStaysWhileItIsMapped) {
+  gofer.tree.Write("a/mapped", "m");
+  for (int i = 0; i < 600; i++) gofer.tree.Write("a/f" + std::to_string(i), "x");
+  Start();
+  const auto open_many = [&] {
+    for (int i = 0; i < 600; i++) ASSERT_EQ(world->Read("/a/f" + std::to_string(i)), "x");
+  };
+  Ref<vfs::File> file = *world->Open("/a/mapped", O_RDONLY);
+  Ref<mm::Mappable> mapping = *file->Mappable();
+  file = {};
+  EXPECT_EQ(world->Read("/a/one"), "1");
+  const platform::HostFileId id = mapping->Translate({0, 4096}, false)->file;
+  arena::HostTable& table = arena::HostTable::Get();
+  const int descriptor = *table.DescriptorOf(id);
+  open_many();
+  Sent();
+  EXPECT_EQ(world->Read("/a/one"), "1");
+  EXPECT_EQ(Sent(), 1);  // that descriptor was closed, to stay within bounds
+  EXPECT_EQ(table.DescriptorOf(id).value_or(-1), descriptor);
+  EXPECT_EQ(mapping->Translate({0, 4096}, false)->file, id);
+  EXPECT_EQ(world->Read("/a/mapped"), "m");
+  const Ref<mm::Mappable> again = *(*world->Open("/a/mapped", O_RDONLY))->Mappable();
+  EXPECT_EQ(again->Translate({0, 4096}, false)->file, id);  // nothing to donate to a stub again
   EXPECT_EQ(Sent(), 0);
 }
 

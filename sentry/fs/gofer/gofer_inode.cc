@@ -221,6 +221,17 @@ Result<arena::HostFd> GoferInode::AcquireFd(bool write) {
   return used;
 }
 
+// A descriptor that came with the walk to this file; nobody uses it yet.
+void GoferInode::KeepReadFd(OwnedFd file) {
+  {
+    MutexLock lock(mutex_);
+    if (read_fd_) return;
+    read_fd_ = arena::HostTable::Get().Add(std::move(file));
+    if (fd_users_ != 0) return;
+  }
+  gofer_fs_.NoteIdle(*this);
+}
+
 void GoferInode::ReleaseFd() {
   {
     MutexLock lock(mutex_);

@@ -38,7 +38,7 @@ class GoferInode final : public vfs::Inode {
   Result<vfs::Attributes> GetAttributes() override;
   Result<void> SetAttributes(const vfs::AttributeChange& change) override;
   Result<Ref<vfs::Inode>> Lookup(std::string_view name) override;
-  void PrefetchWalk(std::span<const std::string_view> names) override;
+  void PrefetchWalk(std::span<const std::string_view> names, LastName last) override;
   Result<Ref<vfs::Inode>> Create(std::string_view name, const NewNode& node) override;
   Result<Ref<vfs::Inode>> Symlink(std::string_view name, std::string_view target,
                                   const NewNode& node) override;
@@ -113,7 +113,8 @@ class GoferInode final : public vfs::Inode {
 
   std::optional<Result<Ref<vfs::Inode>>> LookupCached(std::string_view name);
   bool StillTrue(uint64_t heard_ns) const;
-  Result<void> Remember(std::span<const std::string_view> names, const gofer::Walked& walked);
+  void Remember(std::span<const std::string_view> names, gofer::Walked walked);
+  void KeepReadFd(OwnedFd file);
   void SetChild(std::string_view name, Ref<GoferInode> inode, bool changed);
   Result<void> CheckWritable() const;
   void SetTarget(std::string_view target);

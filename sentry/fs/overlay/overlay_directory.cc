@@ -71,13 +71,13 @@ Result<Ref<vfs::Inode>> OverlayInode::Lookup(std::string_view name) {
   return Ref<vfs::Inode>(overlay_.Get(std::move(above), std::move(below), std::move(self), name));
 }
 
-void OverlayInode::PrefetchWalk(std::span<const std::string_view> names) {
+void OverlayInode::PrefetchWalk(std::span<const std::string_view> names, LastName last) {
   if (!lower_ || names.empty()) return;
   if (upper() != nullptr) {
     const Result<Ref<vfs::Inode>> above = UpperEntry(names[0]);
     if (above && !(*above)->IsDir()) return;
   }
-  lower_->PrefetchWalk(names);
+  lower_->PrefetchWalk(names, last);
 }
 
 Result<std::vector<OverlayInode::Entry>> OverlayInode::Entries(vfs::Caller& caller) {

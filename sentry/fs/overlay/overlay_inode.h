@@ -31,7 +31,7 @@ class OverlayInode final : public vfs::Inode {
   Result<vfs::Attributes> GetAttributes() override;
   Result<void> SetAttributes(const vfs::AttributeChange& change) override;
   Result<Ref<vfs::Inode>> Lookup(std::string_view name) override;
-  void PrefetchWalk(std::span<const std::string_view> names) override;
+  void PrefetchWalk(std::span<const std::string_view> names, LastName last) override;
   Result<Ref<vfs::Inode>> Create(std::string_view name, const NewNode& node) override;
   Result<Ref<vfs::Inode>> Symlink(std::string_view name, std::string_view target,
                                   const NewNode& node) override;

@@ -52,6 +52,22 @@ TEST_F(OverlayTest, ShowsTheLowerTree) {
   EXPECT_EQ(w.Stat("/etc/passwd")->ino, host.st_ino);
 }
 
+// As guests see a root: what the gofer is asked for once it is asked for no more.
+TEST_F(OverlayTest, OneMessageForAWalkOrAListing) {
+  World& w = *world;
+  int before = gofer.Messages();
+  const auto sent = [&] { return gofer.Messages() - std::exchange(before, gofer.Messages()); };
+  EXPECT_EQ(w.Read("/etc/sub/deep"), "deep");
+  EXPECT_EQ(sent(), 1);
+  EXPECT_EQ(w.List("/etc"), (Names{"passwd", "sub"}));
+  EXPECT_EQ(sent(), 1);
+  EXPECT_EQ(w.Stat("/etc/passwd")->size, 4u);
+  EXPECT_EQ(Code(w.Find("/etc/none")), ENOENT);
+  EXPECT_EQ(w.List("/etc"), (Names{"passwd", "sub"}));
+  EXPECT_EQ(w.Read("/etc/sub/deep"), "deep");
+  EXPECT_EQ(sent(), 0);
+}
+
 TEST_F(OverlayTest, CachedLookupsAskNobody) {
   World& w = *world;
   EXPECT_EQ(w.Read("/etc/sub/deep"), "deep");
