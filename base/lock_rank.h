@@ -34,7 +34,8 @@ enum class LockRank : uint8_t {
   kFutex,         // FutexTable: a bucket
   kVmas,          // MemoryManager: the VMA tree, for readers that do not sleep
   kMappable,      // what Mappable's methods take
-  kExtents,       // MemoryFile: extents
+  kExtents,       // Extent: uses of its pages
+  kMemoryFile,    // MemoryFile: offsets, pages that are kept
   kStub,          // notify: a stub's batch in progress, its spare threads
   kHostTable,     // HostTable
   kStubTable,     // notify: the stubs' descriptor table, the roots' socket

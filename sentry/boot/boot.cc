@@ -306,6 +306,7 @@ Sandbox* MakeSandbox(const BootConfig& config, platform::EngineKind engine,
   sandbox->config = config;
   kernel::Kernel& kernel = sandbox->kernel;
   kernel.memory = OrDie(config, mm::MemoryFile::Make());
+  kernel.memory->GiveBackWhenIdle(kernel.scheduler);
   if (config.memory_limit != 0) {
     kernel.oom = std::make_unique<kernel::OomKiller>(kernel);
     if (!kernel.oom->Start()) Die(config, "cannot hold the memory limit");

@@ -109,6 +109,7 @@ HostResult<void> LookForHostPointers(int maps_fd) {
 HostResult<void> Write(Sandbox& sandbox, int fd, const SaveOptions& options) {
   {
     const arena::ArenaScope arena_heap;
+    sandbox.kernel.memory->GiveBackKept();
     for (const Ref<fs::GoferFs>& tree : sandbox.gofer_trees) {
       const Result<void> prepared = tree->PrepareCheckpoint();
       if (!prepared) {

@@ -38,7 +38,9 @@ uint64_t OomKiller::Look(uint64_t now_ns) {
   const uint64_t room = kernel_.memory->limit().Room();
   if (room == 0 && !wanted_.exchange(true)) wanted_queue_.Wake();
   const auto workers = static_cast<uint64_t>(kernel_.scheduler.worker_count());
-  return now_ns + std::clamp(room / (kBytesPerNs * workers), kMinLookNs, kMaxLookNs);
+  // The host counts kept pages, which go back when it is looked again.
+  const uint64_t free = room - std::min(room, kernel_.memory->KeptBytes());
+  return now_ns + std::clamp(free / (kBytesPerNs * workers), kMinLookNs, kMaxLookNs);
 }
 
 Result<void> OomKiller::Relieve() {
@@ -59,6 +61,9 @@ void OomKiller::Serve() {
                      [&] { return wanted_.load(); });
     bool killed = true;
     Pause();
+    if (kernel_.memory->limit().Room() < mm::MemoryLimit::kCopyStep) {
+      for (const Candidate& c : Candidates()) c.mm->GiveBackUntouched();
+    }
     // Whoever asked has found less than it needs, if more than nothing.
     while (killed && kernel_.memory->limit().Room() < mm::MemoryLimit::kCopyStep) {
       killed = KillOne();

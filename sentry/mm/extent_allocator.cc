@@ -8,14 +8,16 @@ namespace skep::mm {
 
 ExtentAllocator::ExtentAllocator(uint64_t size) { Insert({0, size}); }
 
-Result<Range> ExtentAllocator::Allocate(uint64_t size, uint64_t alignment) {
+Result<Range> ExtentAllocator::Allocate(uint64_t size, uint64_t alignment, uint64_t phase) {
   if (size == 0) return Fail(EINVAL);
   // The smallest ranges that could do are tried first; one that has room for any alignment ends it.
   constexpr int kTries = 8;
   int tries = 0;
   for (auto it = by_size_.lower_bound({size, 0}); it != by_size_.end();) {
     const Range free{it->second, it->second + it->first};
-    const uint64_t start = (free.start + alignment - 1) & ~(alignment - 1);
+    // The first at or after free.start; one alignment more on the way, so that nothing is negative.
+    const uint64_t start =
+        ((free.start + 2 * alignment - 1 - phase) & ~(alignment - 1)) - alignment + phase;
     if (start <= free.end && free.end - start >= size) {
       const Range taken{start, start + size};
       Erase(free);

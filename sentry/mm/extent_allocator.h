@@ -16,8 +16,9 @@ class ExtentAllocator {
  public:
   explicit ExtentAllocator(uint64_t size);
 
-  // `size` and `alignment` are multiples of the page size. ENOMEM if nothing fits.
-  Result<Range> Allocate(uint64_t size, uint64_t alignment);
+  // A range that starts at `phase` modulo `alignment`, a power of two; all three are multiples of
+  // the page size. ENOMEM if nothing fits.
+  Result<Range> Allocate(uint64_t size, uint64_t alignment, uint64_t phase = 0);
   void Free(Range range);
   uint64_t free_bytes() const { return free_bytes_; }
   size_t free_range_count() const { return by_start_.size(); }

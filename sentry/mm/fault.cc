@@ -148,10 +148,14 @@ Range MemoryManager::State::CopyRange(uint64_t address, Range within) {
     const uint64_t block = page & ~(kCrowdedBlock - 1);
     return within.Intersect({block, block + kCrowdedBlock});
   }
-  streak_pages = page == streak_end ? std::min(kCopyStreakMax, streak_pages * 2) : 1;
-  const Range range = within.Intersect({page, page + streak_pages * kPageSize});
-  streak_end = range.end;
-  return range;
+  const bool down = page + kPageSize == streak.start;
+  const bool up = page == streak.end;
+  streak_pages = up || down ? std::min(kCopyStreakMax, streak_pages * 2) : 1;
+  const uint64_t more = (streak_pages - 1) * kPageSize;
+  const Range wanted{down ? page - std::min(page, more) : page,
+                     down ? page + kPageSize : page + kPageSize + more};
+  streak = within.Intersect(wanted);
+  return streak;
 }
 
 // A write to pages that the host maps read-only, in a VMA that may (or a caller who must) write.

@@ -34,14 +34,24 @@ uint64_t MemoryLimit::Used() const {
 uint64_t MemoryLimit::Room() const {
   if (!set()) return ~uint64_t{0};
   const uint64_t used = Used();
-  return used < kill_above() ? kill_above() - used : 0;
+  const uint64_t room = used < kill_above() ? kill_above() - used : 0;
+  memory_.GiveBackKept(room / 2);
+  return room;
+}
+
+uint64_t MemoryLimit::KeepAtMost(uint64_t freed) const {
+  if (!set()) return ~uint64_t{0};
+  const uint64_t used = Used();
+  const uint64_t stays = used - std::min(used, freed);
+  return stays < kill_above() ? (kill_above() - stays) / 2 : 0;
 }
 
 Result<void> MemoryLimit::CheckFill(uint64_t bytes) const {
   if (!set()) return {};
   const uint64_t used = Used();
-  if (used < fill_to() && bytes <= fill_to() - used) return {};
-  return Fail(ENOSPC);
+  if (used >= fill_to() || bytes > fill_to() - used) return Fail(ENOSPC);
+  memory_.GiveBackKept((fill_to() - used - bytes) / 2);
+  return {};
 }
 
 Result<void> MemoryLimit::MakeRoom(uint64_t bytes) const {

@@ -38,7 +38,7 @@ class MemoryLimit {
   // Copies into guest memory ask once for so many bytes.
   static constexpr uint64_t kCopyStep = 1 << 20;
 
-  explicit MemoryLimit(const MemoryFile& memory) : memory_(memory) {}
+  explicit MemoryLimit(MemoryFile& memory) : memory_(memory) {}
   // 0: none. `reliever` outlives every guest.
   void Set(uint64_t limit, Reliever* reliever);
 
@@ -48,18 +48,22 @@ class MemoryLimit {
   uint64_t fill_to() const { return limit_ - 2 * Reserve(); }
 
   uint64_t Used() const;
-  // What guests may take before one dies; without a limit: as much as there are addresses.
+  // What guests may take before one dies; without a limit: as much as there are addresses. Kept
+  // pages never take more than half of it.
   uint64_t Room() const;
   // A file in memory is to grow. ENOSPC.
   Result<void> CheckFill(uint64_t bytes) const;
   // Guest memory is to be touched on a guest's behalf. Kills for it. EFAULT (nothing could be
   // freed), kKilled. May sleep.
   Result<void> MakeRoom(uint64_t bytes) const;
+  // How many pages that nobody uses the memory file may keep, in bytes, when `freed` bytes that
+  // count now will not any more. The host counts those, too: they are given back as room shrinks.
+  uint64_t KeepAtMost(uint64_t freed) const;
 
  private:
   uint64_t Reserve() const;
 
-  const MemoryFile& memory_;
+  MemoryFile& memory_;
   uint64_t limit_ = 0;
   Reliever* reliever_ = nullptr;
 };

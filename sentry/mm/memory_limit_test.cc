@@ -77,6 +77,32 @@ TEST_F(MemoryLimitTest, FilesAreFullBeforeGuestsDie) {
   EXPECT_EQ(freer.calls, 0);
 }
 
+// Pages that nobody uses do not count, but the host has them: they go before the room does.
+TEST_F(MemoryLimitTest, KeptPagesGoFirst) {
+  SetLimit(64 * kMiB);
+  const uint64_t room = memory->limit().Room();
+  {
+    const Range pages{0, 32 * kMiB};
+    const Ref<Extent> home = memory->TakeHome(pages)->extent;
+    const uint64_t start = home->offsets().start;
+    ASSERT_TRUE(home->TryUse({start, start + pages.size()}));
+    std::memset(memory->Window(start), 1, 24 * kMiB);
+    EXPECT_LT(memory->limit().Room(), room - 23 * kMiB);
+    home->DropUse({start, start + pages.size()});
+  }
+  EXPECT_GT(memory->limit().Room(), room - kMiB);
+  EXPECT_EQ(memory->KeptBytes(), 24 * kMiB);
+  const Ref<Extent> touched = Touch(32 * kMiB);
+  EXPECT_LE(memory->KeptBytes(), 24 * kMiB);
+  const uint64_t left = memory->limit().Room();
+  EXPECT_GT(left, room - 33 * kMiB);
+  EXPECT_LE(memory->KeptBytes(), left / 2);
+  EXPECT_GT(memory->KeptBytes(), left / 2 - kMiB);
+  const Ref<Extent> full = Touch(32 * kMiB);
+  EXPECT_EQ(memory->limit().Room(), 0u);
+  EXPECT_EQ(memory->KeptBytes(), 0u);
+}
+
 TEST_F(MemoryLimitTest, RoomIsMadeByTheReliever) {
   SetLimit(16 * kMiB);
   freer.to_free = Touch(16 * kMiB);

@@ -121,6 +121,7 @@ Result<void> MemoryManager::Clear() {
     state.Remove({0, kGuestAddressEnd}, batch);
     state.brk_start = state.brk = 0;
     state.homes.clear();
+    state.ahead.Clear();
   }
   batch.ops.clear();  // Reset unmaps everything at once
   state.lock_future = state.lock_future_on_fault = false;

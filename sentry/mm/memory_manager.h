@@ -157,6 +157,9 @@ class MemoryManager final : public UserMemory, public RefCounted<MemoryManager> 
   MemoryStats Stats();
   // Pages of the memory file that it has: what its end would free, but for what others share.
   uint64_t MemoryBytes();
+  // Before anybody dies for lack of memory: pages that the guest was given before it touched them,
+  // and that are zeros still, go back.
+  void GiveBackUntouched();
 
   // Where the loader put things, for /proc and prctl(PR_SET_MM): plain words.
   struct Layout {

@@ -112,6 +112,45 @@ TEST_F(MmTest, ForkSharesUntilSomebodyWrites) {
   EXPECT_EQ(alone, 64 * kPage);
 }
 
+TEST_F(MmTest, CopiesGrowDownwardsToo) {
+  const auto parent = NewSpace();
+  const uint64_t at = Map(*parent, 64 * kPage);
+  for (uint64_t i = 0; i < 64; ++i) Store(*parent, at + i * kPage, i + 1);
+  const Ref<MemoryManager> child = parent->Fork().value();
+  ASSERT_TRUE(child->Activate(engine));
+  int faults = 0;
+  for (uint64_t i = 64; i-- > 0;) {
+    uint64_t value = 1000 + i;
+    faults += Access(*child, at + i * kPage, value, true).faults;
+  }
+  EXPECT_LE(faults, 8);
+  for (uint64_t i = 0; i < 64; ++i) {
+    EXPECT_EQ(Load(*child, at + i * kPage), 1000 + i);
+    EXPECT_EQ(Load(*parent, at + i * kPage), i + 1);
+  }
+}
+
+// Near the host's limit of mappings a fault copies a block.
+TEST_F(MmTest, ACrowdedSpaceCopiesBlocks) {
+  const auto parent = NewSpace();
+  constexpr uint64_t kBlock = 256 << 10;
+  const uint64_t at = 16 * kBlock;
+  Map(*parent, 4 * kBlock, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, at);
+  Store(*parent, at + kBlock + 9 * kPage, 1);
+  for (uint64_t i = 0; i < 40001; ++i) {
+    Map(*parent, kPage, PROT_READ | (i % 2 == 0 ? PROT_WRITE : 0),
+        MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, 0x200000000 + i * kPage);
+  }
+  const Ref<MemoryManager> child = parent->Fork().value();
+  ASSERT_TRUE(child->Activate(engine));
+  EXPECT_EQ(Try(*child, at + kBlock + 9 * kPage, true).faults, 1);
+  for (uint64_t i = 0; i < kBlock / kPage; ++i) {
+    EXPECT_EQ(Try(*child, at + kBlock + i * kPage, true).faults, 0) << i;
+  }
+  EXPECT_EQ(Try(*child, at + 2 * kBlock, true).faults, 1);
+  EXPECT_EQ(Load(*parent, at + kBlock + 9 * kPage), 1u);
+}
+
 TEST_F(MmTest, CopiedPagesMergeIntoOneMapping) {
   const auto parent = NewSpace();
   const uint64_t at = Map(*parent, 256 * kPage);

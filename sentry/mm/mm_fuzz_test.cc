@@ -338,6 +338,8 @@ class MmFuzz : public MmTest {
       case 8:
         return Fork(p);
       case 9:
+        if (Random(8) == 0) memory->GiveBackKept(Random(kPages) * kPage);
+        if (Random(8) == 0) p.mm->GiveBackUntouched();
         return Random(4) == 0 ? Exit() : void();
       case 10:
         return Random(4) == 0 ? Truncate() : Punch();

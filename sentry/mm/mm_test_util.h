@@ -225,6 +225,8 @@ class MmTest : public ::testing::Test {
   void TearDown() override {
     spaces.clear();
     EXPECT_EQ(memory->UsedBytes(), 0u) << "pages leaked";
+    memory->GiveBackKept();
+    EXPECT_EQ(memory->UsedBytes(), 0u) << "pages that were thought to be kept";
   }
   Ref<MemoryManager> NewSpace() {
     Ref<MemoryManager> mm = MemoryManager::Make(*memory);

@@ -1,6 +1,7 @@
 // MemoryManager::State: where pages come from.
 #include <algorithm>
 #include <iterator>
+#include <optional>
 #include <utility>
 
 #include "base/check.h"
@@ -10,47 +11,81 @@
 
 namespace skep::mm {
 
-Result<MemoryManager::State::Pages> MemoryManager::State::TakePages(Range range) {
-  if (range.size() > kHomeSize) {
-    Ref<Extent> extent = TRY(memory.Allocate(range.size()));
-    const uint64_t offset = extent->offsets().start;
-    CHECK(extent->TryUse({offset, offset + range.size()}));
-    return Pages{std::move(extent), offset, range.size()};
+using sched::SleepLockHold;
+
+namespace {
+
+// Pages that the host has already are mapped ahead of faults, where that costs less than they do.
+constexpr uint64_t kPresentMin = 3 * kPageSize;
+constexpr int kMaxPresentRuns = 8;
+
+}  // namespace
+
+Result<MemoryManager::State::Pages> MemoryManager::State::TakePages(Range range,
+                                                                    Contents contents) {
+  const auto from_home = [&](const MemoryFile::Home& home) -> std::optional<Pages> {
+    if (!home.extent) return std::nullopt;
+    const uint64_t within = (range.start + home.skew) % kHomeSize;
+    const uint64_t window_left = kHomeSize - range.start % kHomeSize;
+    Pages pages;
+    pages.size = std::min({range.size(), window_left, kHomeSize - within});
+    pages.offset = home.extent->offsets().start + within;
+    pages.extent = home.extent;
+    const Range taken{pages.offset, pages.offset + pages.size};
+    if (!home.extent->TryUse(taken, contents, &pages.present)) return std::nullopt;
+    return pages;
+  };
+  if (range.size() <= kHomeSize) {
+    Homes& homes_here = homes[range.start / kHomeSize];
+    if (auto pages = from_home(homes_here.last)) return std::move(*pages);
+    // No home yet, or these pages of it are taken (a fork shares them, or they were moved away).
+    std::swap(homes_here.last, homes_here.previous);
+    if (auto pages = from_home(homes_here.last)) return std::move(*pages);
+    if (Result<MemoryFile::Home> fresh = memory.TakeHome(range)) {
+      homes_here.last = std::move(*fresh);
+      return std::move(*from_home(homes_here.last));
+    }
   }
-  const uint64_t window = range.start / kHomeSize;
-  const uint64_t within = range.start % kHomeSize;
-  const uint64_t size = std::min(range.size(), kHomeSize - within);
-  const auto home = homes.find(window);
-  if (home != homes.end()) {
-    const uint64_t offset = home->second->offsets().start + within;
-    if (home->second->TryUse({offset, offset + size})) return Pages{home->second, offset, size};
-  }
-  // No home yet, or these pages of it are taken (a fork shares them, or they were moved away).
-  Result<Ref<Extent>> fresh = memory.Allocate(kHomeSize);
-  if (!fresh) {
-    Ref<Extent> exact = TRY(memory.Allocate(size));
-    const uint64_t offset = exact->offsets().start;
-    CHECK(exact->TryUse({offset, offset + size}));
-    return Pages{std::move(exact), offset, size};
-  }
-  homes[window] = *fresh;
-  const uint64_t offset = (*fresh)->offsets().start + within;
-  CHECK((*fresh)->TryUse({offset, offset + size}));
-  return Pages{std::move(*fresh), offset, size};
+  Pages pages;
+  pages.extent = TRY(memory.Allocate(range.size(), range.start));
+  pages.offset = pages.extent->offsets().start;
+  pages.size = range.size();
+  CHECK(pages.extent->TryUse({pages.offset, pages.offset + pages.size}));
+  return pages;
 }
 
-Result<void> MemoryManager::State::MakeAnonymous(Range range, std::vector<Segment>& fresh) {
+Result<void> MemoryManager::State::MakeAnonymous(Range range, std::vector<Segment>& fresh,
+                                                 Contents contents) {
   for (uint64_t at = range.start; at < range.end;) {
-    Result<Pages> pages = TakePages({at, range.end});
+    Result<Pages> pages = TakePages({at, range.end}, contents);
     if (!pages) return Fail(pages.error().code());
-    Segment segment;
-    segment.start = at;
-    segment.end = at + pages->size;
-    segment.file = memory.id();
-    segment.offset = pages->offset;
-    segment.extent = std::move(pages->extent);
-    at = segment.end;
-    fresh.push_back(std::move(segment));
+    const Range taken{pages->offset, pages->offset + pages->size};
+    const auto add = [&](Range offsets, bool present) {
+      if (offsets.empty()) return;
+      Segment segment;
+      segment.start = at + (offsets.start - taken.start);
+      segment.end = at + (offsets.end - taken.start);
+      segment.file = memory.id();
+      segment.offset = offsets.start;
+      segment.extent = pages->extent;
+      segment.present = present;
+      fresh.push_back(std::move(segment));
+    };
+    uint64_t done = taken.start;
+    int runs = 0;
+    for (const Range run : pages->present) {
+      if (run.size() < kPresentMin || runs == kMaxPresentRuns) continue;
+      ++runs;
+      if (contents == Contents::kZeros) {
+        const uint64_t start = at + (run.start - taken.start);
+        ahead.Add({start, start + run.size()});
+      }
+      add({done, run.start}, false);
+      add(run, true);
+      done = run.end;
+    }
+    add({done, taken.end}, false);
+    at += pages->size;
   }
   return {};
 }
@@ -102,9 +137,11 @@ Result<void> MemoryManager::State::CopyPrivate(const Segment& source, Range rang
                                                std::vector<Segment>& fresh) {
   std::vector<Segment> copies;
   int error = 0;
-  if (const Result<void> made = MakeAnonymous(range, copies); !made) error = made.error().code();
-  for (const Segment& copy : copies) {
+  if (const Result<void> made = MakeAnonymous(range, copies, Contents::kOverwritten); !made)
+    error = made.error().code();
+  for (Segment& copy : copies) {
     if (error != 0) break;
+    copy.present = true;
     std::byte* to = memory.Window(copy.offset);
     const uint64_t from = source.OffsetOf(copy.start);
     if (!source.extent) {
@@ -147,6 +184,48 @@ void MemoryManager::State::GiveBack(std::vector<Segment>& fresh) {
     if (segment.kind == Segment::Kind::kPrivate) segment.extent->DropUse(segment.offsets());
   }
   fresh.clear();
+}
+
+// Takes from the host what may be untouched, so that nobody but the sentry can see it.
+void MemoryManager::State::DetachAhead(Batch& batch, std::vector<Segment>& detached) {
+  MutexLock lock(vmas_lock);
+  cache.Clear();
+  for (Range run = ahead.NextFrom(0); !run.empty(); run = ahead.NextFrom(run.end)) {
+    segments.Split(run.start);
+    segments.Split(run.end);
+    for (auto it = segments.FirstEndingAfter(run.start);
+         it != segments.end() && it->first < run.end; ++it) {
+      Segment& segment = it->second;
+      if (segment.kind != Segment::Kind::kPrivate || segment.cow) continue;
+      if (segment.mapped) batch.Unmap(segment.range());
+      segment.mapped = false;
+      detached.push_back(segment);
+    }
+  }
+  ahead.Clear();
+}
+
+void MemoryManager::GiveBackUntouched() {
+  State& state = *state_;
+  SleepLockHold hold(state.mmap_lock);
+  if (state.ahead.empty()) return;
+  Batch batch;
+  std::vector<Segment> detached;
+  state.DetachAhead(batch, detached);
+  if (state.Commit(batch) != 0) return;  // then the guest may have it mapped still
+  std::vector<std::byte> page(kPageSize);
+  for (const Segment& segment : detached) {
+    for (uint64_t at = segment.offset; at < segment.offset + segment.size(); at += kPageSize) {
+      // Copies into guest memory come one by one, or have uses of their own.
+      MutexLock lock(state.vmas_lock);
+      if (!segment.extent->UsedOnce({at, at + kPageSize})) continue;
+      if (state.memory.ResidentBytes({at, at + kPageSize}) == 0) continue;
+      if (CopyTolerant(page.data(), state.memory.Window(at), kPageSize) != kPageSize) continue;
+      const bool zeros =
+          std::all_of(page.begin(), page.end(), [](std::byte b) { return b == std::byte{0}; });
+      if (zeros) state.memory.Punch({at, at + kPageSize});
+    }
+  }
 }
 
 }  // namespace skep::mm

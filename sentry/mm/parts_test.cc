@@ -45,9 +45,10 @@ TEST(ExtentAllocator, NeverHandsOutTwice) {
   for (int i = 0; i < 20000; ++i) {
     if (random() % 2 == 0) {
       const uint64_t alignment = kPageSize << (random() % 5);
-      const auto range = allocator.Allocate((1 + random() % 40) * kPageSize, alignment);
+      const uint64_t phase = random() % (alignment / kPageSize) * kPageSize;
+      const auto range = allocator.Allocate((1 + random() % 40) * kPageSize, alignment, phase);
       if (!range) continue;
-      ASSERT_EQ(range->start % alignment, 0u);
+      ASSERT_EQ(range->start % alignment, phase);
       ASSERT_EQ(all.Add(*range), range->size());
       taken.push_back(*range);
     } else if (!taken.empty()) {

@@ -14,6 +14,7 @@
 
 #include "base/mutex.h"
 #include "sentry/mm/memory_manager.h"
+#include "sentry/mm/range_set.h"
 #include "sentry/mm/segment.h"
 #include "sentry/mm/vma.h"
 #include "sentry/sched/sleep_lock.h"
@@ -24,9 +25,6 @@ namespace skep::mm {
 // An anonymous mapping up to kEagerMax takes its pages when it is made, with one host mapping; what
 // is larger (address space that nobody means to fill) takes them window by window, at faults.
 inline constexpr uint64_t kEagerMax = uint64_t{64} << 30;
-// Pages come from the *home* of their window of addresses: an extent in which they have the
-// window's own order, so that neighbours are one host mapping however they came to be.
-inline constexpr uint64_t kHomeSize = uint64_t{256} << 20;
 inline constexpr uint64_t kCopyAtMapMax = 64
                                           << 10;  // private writable file mappings: copied at once
 inline constexpr uint64_t kCopyStreakMax = 16;    // pages of one copy-on-write fault
@@ -97,15 +95,19 @@ struct MemoryManager::State {
     Ref<Extent> extent;
     uint64_t offset;
     uint64_t size;
+    std::vector<Range> present;  // offsets that the host has already
   };
-  Result<Pages> TakePages(Range range);  // for the start of `range`; used once, zeros
-  Result<void> MakeAnonymous(Range range, std::vector<Segment>& fresh);
+  // For the start of `range`; used once.
+  Result<Pages> TakePages(Range range, Contents contents);
+  Result<void> MakeAnonymous(Range range, std::vector<Segment>& fresh,
+                             Contents contents = Contents::kZeros);
   Result<void> MakeFile(const Vma& vma, Range range, bool write, int max_pieces,
                         std::vector<Segment>& fresh);
   Result<void> CopyPrivate(const Segment& source, Range range, std::vector<Segment>& fresh);
   // Pages for the holes of `range`, which lies in `vma`.
   Result<void> FillHoles(const Vma& vma, Range range, std::vector<Segment>& fresh);
   void GiveBack(std::vector<Segment>& fresh);
+  void DetachAhead(Batch& batch, std::vector<Segment>& detached);
   int ReadPage(platform::HostFileId file, uint64_t offset, std::span<std::byte> to);
 
   // -- calls (map.cc, remap.cc, protect.cc, advise.cc) --
@@ -201,16 +203,23 @@ struct MemoryManager::State {
   uint64_t brk_start = 0, brk = 0;
 
   // -- under mmap_lock --
-  std::map<uint64_t, Ref<Extent>> homes;  // by address / kHomeSize
-  std::vector<Segment> stranded;          // of a dead space: until it is destroyed
+  // By address / kHomeSize. The one before the last is tried, too: after a fork, copies of pages
+  // move from one to the other and back.
+  struct Homes {
+    MemoryFile::Home last, previous;
+  };
+  std::map<uint64_t, Homes> homes;
+  RangeSet ahead;  // addresses that were given pages before they were touched, and perhaps more
+  std::vector<Segment> stranded;  // of a dead space: until it is destroyed
   bool dead = false;
   bool lock_future = false, lock_future_on_fault = false;
   uint64_t mmap_top = kGuestAddressEnd - (uint64_t{256} << 20);
   // RLIMIT_STACK and RLIMIT_AS, as last heard.
   uint64_t stack_limit = 8u << 20, space_limit = ~uint64_t{0};
   uint64_t peak_virtual = 0;
-  uint64_t generation = 0;                         // of the host's mappings
-  uint64_t streak_end = 0, streak_pages = 0;       // copy-on-write faults that go upwards
+  uint64_t generation = 0;  // of the host's mappings
+  Range streak;             // of the last copy-on-write fault: the next one may be its neighbour
+  uint64_t streak_pages = 0;
   uint64_t idle_address = 0, idle_generation = 0;  // the last fault that found nothing to do
   int idle_count = 0;
 
