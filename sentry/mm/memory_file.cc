@@ -6,6 +6,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <deque>
 #include <iterator>
@@ -44,20 +45,27 @@ HostResult<OwnedFd> MakeMemfd() {
   return std::move(*fd);
 }
 
-// Calls step(run) for the parts of `offsets` that have pages, until it says false.
+// Calls step(run) for the parts of `offsets` that have pages, until it says false. SEEK_HOLE would
+// look at all that follows, however long; neighbours may come as several runs.
 template <class Step>
-void ForEachRun(int fd, Range offsets, Step step) {
-  const auto seek = [fd](uint64_t at, uint64_t whence) {
-    return host::Call(SYS_lseek, static_cast<uint64_t>(fd), at, whence);
-  };
+void ForEachRun(int fd, const std::byte* window, Range offsets, Step step) {
+  std::array<std::byte, 512> resident;
   for (uint64_t at = offsets.start; at < offsets.end;) {
-    const Result<int64_t> data = seek(at, SEEK_DATA);
+    const Result<int64_t> data =
+        host::Call(SYS_lseek, static_cast<uint64_t>(fd), at, static_cast<uint64_t>(SEEK_DATA));
     if (!data || static_cast<uint64_t>(*data) >= offsets.end) return;
-    const Result<int64_t> hole = seek(static_cast<uint64_t>(*data), SEEK_HOLE);
-    if (!hole) return;
-    const Range run{static_cast<uint64_t>(*data), static_cast<uint64_t>(*hole)};
-    if (!step(run.Intersect(offsets))) return;
-    at = run.end;
+    at = static_cast<uint64_t>(*data);
+    const size_t pages = std::min(resident.size(), (offsets.end - at) / kPageSize);
+    CHECK(host::Call(SYS_mincore, reinterpret_cast<uint64_t>(window + at), pages * kPageSize,
+                     reinterpret_cast<uint64_t>(resident.data())));
+    const auto present = [&](size_t i) { return (resident[i] & std::byte{1}) != std::byte{0}; };
+    for (size_t i = 0; i < pages;) {
+      size_t next = i;
+      while (next < pages && present(next)) ++next;
+      if (next > i && !step(Range{at + i * kPageSize, at + next * kPageSize})) return;
+      i = next + 1;
+    }
+    at += pages * kPageSize;
   }
 }
 
@@ -377,7 +385,7 @@ void MemoryFile::Keep(Range pages) {
   std::vector<Range> runs;
   uint64_t bytes = 0;
   uint64_t end = pages.start;
-  ForEachRun(arena::HostTable::Get().Get(state_->fd), pages, [&](Range run) {
+  ForEachRun(arena::HostTable::Get().Get(state_->fd), Window(0), pages, [&](Range run) {
     if (runs.size() == kMaxRuns || bytes == most) return false;
     run.end = std::min(run.end, run.start + (most - bytes));
     runs.push_back(run);
@@ -483,9 +491,18 @@ uint64_t MemoryFile::UsedBytes() const {
   return bytes - std::min(bytes, kept);
 }
 
+std::vector<Range> MemoryFile::ResidentRuns(Range offsets) const {
+  std::vector<Range> runs;
+  ForEachRun(arena::HostTable::Get().Get(state_->fd), Window(0), offsets, [&](Range run) {
+    runs.push_back(run);
+    return true;
+  });
+  return runs;
+}
+
 uint64_t MemoryFile::ResidentBytes(Range offsets) const {
   uint64_t bytes = 0;
-  ForEachRun(arena::HostTable::Get().Get(state_->fd), offsets, [&](Range run) {
+  ForEachRun(arena::HostTable::Get().Get(state_->fd), Window(0), offsets, [&](Range run) {
     bytes += run.size();
     return true;
   });

@@ -134,6 +134,8 @@ class MemoryFile {
   void GiveBackWhenIdle(sched::Scheduler& scheduler);
   // How much of it there may be: none unless it is set.
   MemoryLimit& limit() { return limit_; }
+  // Parts of it that are resident: in order, neighbours perhaps apart.
+  std::vector<Range> ResidentRuns(Range offsets) const;
   // Resident bytes of a part of it, as the host counts them.
   uint64_t ResidentBytes(Range offsets) const;
 

@@ -1,5 +1,6 @@
 // MemoryManager::State: where pages come from.
 #include <algorithm>
+#include <cstring>
 #include <iterator>
 #include <optional>
 #include <utility>
@@ -18,6 +19,7 @@ namespace {
 // Pages that the host has already are mapped ahead of faults, where that costs less than they do.
 constexpr uint64_t kPresentMin = 3 * kPageSize;
 constexpr int kMaxPresentRuns = 8;
+constexpr uint64_t kCheckedAtOnce = 256 << 10;
 
 }  // namespace
 
@@ -213,19 +215,38 @@ void MemoryManager::GiveBackUntouched() {
   std::vector<Segment> detached;
   state.DetachAhead(batch, detached);
   if (state.Commit(batch) != 0) return;  // then the guest may have it mapped still
-  std::vector<std::byte> page(kPageSize);
+  std::vector<std::byte> buffer(kCheckedAtOnce);
   for (const Segment& segment : detached) {
-    for (uint64_t at = segment.offset; at < segment.offset + segment.size(); at += kPageSize) {
+    for (uint64_t at = segment.offset; at < segment.offset + segment.size();) {
+      const Range part{at, std::min(at + kCheckedAtOnce, segment.offset + segment.size())};
       // Copies into guest memory come one by one, or have uses of their own.
       MutexLock lock(state.vmas_lock);
-      if (!segment.extent->UsedOnce({at, at + kPageSize})) continue;
-      if (state.memory.ResidentBytes({at, at + kPageSize}) == 0) continue;
-      if (CopyTolerant(page.data(), state.memory.Window(at), kPageSize) != kPageSize) continue;
-      const bool zeros =
-          std::all_of(page.begin(), page.end(), [](std::byte b) { return b == std::byte{0}; });
-      if (zeros) state.memory.Punch({at, at + kPageSize});
+      if (segment.extent->UsedOnce(part)) state.PunchZeros(part, buffer);
+      at = part.end;
     }
   }
+}
+
+// Nobody can write to `pages` meanwhile.
+void MemoryManager::State::PunchZeros(Range pages, std::span<std::byte> buffer) {
+  Range zeros{pages.start, pages.start};
+  const auto punch = [&] {
+    if (!zeros.empty()) memory.Punch(zeros);
+  };
+  for (const Range run : memory.ResidentRuns(pages)) {
+    const std::span<std::byte> bytes = buffer.first(run.size());
+    if (CopyTolerant(bytes.data(), memory.Window(run.start), run.size()) != run.size()) continue;
+    for (uint64_t at = run.start; at < run.end; at += kPageSize) {
+      const auto page = bytes.subspan(at - run.start, kPageSize);
+      if (page[0] != std::byte{0} || std::memcmp(&page[0], &page[1], kPageSize - 1) != 0) continue;
+      if (at != zeros.end) {
+        punch();
+        zeros = {at, at};
+      }
+      zeros.end = at + kPageSize;
+    }
+  }
+  punch();
 }
 
 }  // namespace skep::mm

@@ -108,6 +108,7 @@ struct MemoryManager::State {
   Result<void> FillHoles(const Vma& vma, Range range, std::vector<Segment>& fresh);
   void GiveBack(std::vector<Segment>& fresh);
   void DetachAhead(Batch& batch, std::vector<Segment>& detached);
+  void PunchZeros(Range pages, std::span<std::byte> buffer);
   int ReadPage(platform::HostFileId file, uint64_t offset, std::span<std::byte> to);
 
   // -- calls (map.cc, remap.cc, protect.cc, advise.cc) --
