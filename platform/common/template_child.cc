@@ -12,6 +12,7 @@
 #include <csignal>
 #include <memory>
 
+#include "base/fd_room.h"
 #include "base/host_call.h"
 #include "platform/stub/stub.h"
 
@@ -20,6 +21,7 @@ namespace {
 
 constexpr size_t kChildStack = 256 << 10;
 constexpr unsigned kFirstFreeFd = 16;
+constexpr unsigned kRoomForFds = 4096;  // donated files
 constexpr const char* kSteps[kFirstOwnStep] = {"", "the sentry died", "descriptors", "rseq"};
 
 }  // namespace
@@ -85,6 +87,7 @@ void DropInherited(const TemplateChild& child) {
     limit.rlim_cur = limit.rlim_max;
     setrlimit(RLIMIT_NOFILE, &limit);
   }
+  host::ReserveFds(kRoomForFds);
   limit = {0, 0};
   setrlimit(RLIMIT_CORE, &limit);
   // libc registered an area that is about to vanish; the host would kill us for that.

@@ -30,31 +30,30 @@ void RaiseDescriptorLimit() {
 
 }  // namespace
 
-HostResult<std::unique_ptr<Engine>> NotifyEngine::Make(const EngineOptions& options) {
-  std::unique_ptr<NotifyEngine> engine(new NotifyEngine(options));
+HostResult<std::unique_ptr<Engine>> NotifyEngine::Make(const EngineOptions& options,
+                                                       std::shared_ptr<Stubs> stubs) {
+  std::unique_ptr<NotifyEngine> engine(new NotifyEngine(options, std::move(stubs)));
   TRY(engine->Start());
   return engine;
 }
 
 HostResult<void> NotifyEngine::Start() {
   worker_ = pthread_self();
-  if (const char* why = WhyNoHost()) return HostFail(why);
   RaiseDescriptorLimit();
   Result<int64_t> epoll = host::Call(SYS_epoll_create1, EPOLL_CLOEXEC);
   if (!epoll) return HostFail("epoll_create1", epoll.error().code());
   epoll_.Reset(static_cast<int>(*epoll));
-  TRY(waker_.Start());
-  return stubs_.Start();
+  return waker_.Start();
 }
 
 NotifyEngine::~NotifyEngine() { CHECK(contexts_ == 0 && spaces_ == 0); }
 
 void NotifyEngine::Forget(HostFileId file) {
-  if (stubs_.Forget(file)) waker_.Wake(kForget);
+  if (stubs_->Forget(file)) waker_.Wake(kForget);
 }
 
 Result<std::unique_ptr<AddressSpace>> NotifyEngine::NewAddressSpace() {
-  std::unique_ptr<Stub> stub = TRY(stubs_.NewStub());
+  std::unique_ptr<Stub> stub = TRY(stubs_->NewStub(options_.cpu));
   auto space = std::make_unique<NotifySpace>(*this, std::move(stub));
   ++spaces_;
   return space;
@@ -71,7 +70,8 @@ Result<std::unique_ptr<Context>> NotifyEngine::NewContext(AddressSpace& any_spac
   } else if (!layout.IsValid(xsave)) {
     return Fail(EINVAL);
   }
-  Result<std::unique_ptr<GuestThread>> thread = space.stub().stubs().NewThread(space.stub());
+  Result<std::unique_ptr<GuestThread>> thread =
+      space.stub().stubs().NewThread(space.stub(), options_.cpu);
   if (!thread) {
     if (thread.error() == Errno(EIO)) space.Ended();
     return std::unexpected(thread.error());
@@ -117,7 +117,7 @@ void NotifyEngine::Drop(NotifySpace& space, std::unique_ptr<Stub> stub) {
     while (*link != nullptr && *link != &space) link = &(*link)->next_dead;
     if (*link != nullptr) *link = space.next_dead;
   }
-  stubs_.Retire(std::move(stub));
+  stubs_->Retire(std::move(stub));
   --spaces_;
 }
 
@@ -274,7 +274,7 @@ Event NotifyEngine::Wait(Deadline deadline, HostPoller& poller) {
   for (;;) {
     uint32_t reasons = waker_.reasons();
     if (reasons != 0) {
-      if (waker_.Take(kForget) != 0) stubs_.CloseForgotten();
+      if (waker_.Take(kForget) != 0) stubs_->CloseForgotten();
       if (waker_.Take(kTimer) != 0) {
         waker_.TimerFired();
         pinning_.Tick(host::MonotonicNs());

@@ -23,7 +23,9 @@ class NotifySpace;
 
 class NotifyEngine final : public Engine {
  public:
-  static HostResult<std::unique_ptr<Engine>> Make(const EngineOptions& options);
+  // With stubs that have started; other engines may have them too.
+  static HostResult<std::unique_ptr<Engine>> Make(const EngineOptions& options,
+                                                  std::shared_ptr<Stubs> stubs);
   ~NotifyEngine() override;
 
   Result<std::unique_ptr<AddressSpace>> NewAddressSpace() override;
@@ -34,7 +36,7 @@ class NotifyEngine final : public Engine {
   void Forget(HostFileId file) override;
   bool shares_spaces() const override { return true; }
   const char* name() const override { return "notify"; }
-  size_t xsave_size() const override { return stubs_.xsave().size(); }
+  size_t xsave_size() const override { return stubs_->xsave().size(); }
 
   // For spaces and contexts. What a listener belongs to: a space's manager, or a context.
   struct Source {
@@ -58,8 +60,8 @@ class NotifyEngine final : public Engine {
   void NoteNotRunning(NotifyContext& context);
 
  private:
-  explicit NotifyEngine(const EngineOptions& options)
-      : options_(options), pinning_(options.cpu), stubs_(options) {}
+  NotifyEngine(const EngineOptions& options, std::shared_ptr<Stubs> stubs)
+      : options_(options), pinning_(options.cpu), stubs_(std::move(stubs)) {}
   HostResult<void> Start();
 
   std::optional<Event> NextStop();
@@ -75,7 +77,7 @@ class NotifyEngine final : public Engine {
   pthread_t worker_ = {};
   Pinning pinning_;
   Waker waker_;
-  Stubs stubs_;
+  const std::shared_ptr<Stubs> stubs_;
   OwnedFd epoll_;
   int polled_fd_ = -1;         // the poller's, once it is in our epoll
   bool poller_armed_ = false;  // and will be reported

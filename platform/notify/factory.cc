@@ -17,10 +17,39 @@ namespace {
 
 enum Trial : int { kWorks = 0, kNoListener = 1, kNoSyncWakeUp = 2 };
 
+HostResult<std::shared_ptr<Stubs>> StartStubs(const EngineOptions& options) {
+  auto stubs = std::make_shared<Stubs>(options);
+  TRY(stubs->Start());
+  return stubs;
+}
+
+class NotifyEngines final : public EngineGroup {
+ public:
+  NotifyEngines(const EngineOptions& options, std::shared_ptr<Stubs> stubs)
+      : options_(options), stubs_(std::move(stubs)) {}
+
+  HostResult<std::unique_ptr<Engine>> MakeEngine(int worker, int cpu) override {
+    EngineOptions options = options_;
+    options.worker = worker;
+    options.cpu = cpu;
+    return NotifyEngine::Make(options, stubs_);
+  }
+
+ private:
+  const EngineOptions options_;
+  const std::shared_ptr<Stubs> stubs_;
+};
+
 }  // namespace
 
 HostResult<std::unique_ptr<Engine>> Make(const EngineOptions& options) {
-  return NotifyEngine::Make(options);
+  std::shared_ptr<Stubs> stubs = TRY(StartStubs(options));
+  return NotifyEngine::Make(options, std::move(stubs));
+}
+
+HostResult<std::unique_ptr<EngineGroup>> MakeGroup(const EngineOptions& options) {
+  std::shared_ptr<Stubs> stubs = TRY(StartStubs(options));
+  return std::make_unique<NotifyEngines>(options, std::move(stubs));
 }
 
 // What the host says of itself, and a child that tries to have a listener: an outer filter may have

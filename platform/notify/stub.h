@@ -76,6 +76,7 @@ class Stub {
 
   Listener manager;
   uint64_t manager_id = 0;
+  int root_cpu = -1;  // where the root is pinned; guarded as its commands are
   // A batch is in progress, or a thread is being made. Spares and indices.
   Mutex mutex{LockRank::kStub};
   std::vector<std::unique_ptr<GuestThread>> spares GUARDED_BY(mutex);

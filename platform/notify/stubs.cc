@@ -9,12 +9,10 @@
 #include <sys/time.h>
 #include <sys/wait.h>
 #include <unistd.h>
-#include <algorithm>
 #include <atomic>
 #include <climits>
 #include <csignal>
 #include <cstring>
-#include <iterator>
 
 #include "base/check.h"
 #include "base/host_call.h"
@@ -29,7 +27,8 @@ namespace {
 constexpr int kFirstFile = 16;
 constexpr int kMaxFiles = 1 << 20;
 constexpr size_t kMaxSpares = 4;  // of a stub
-constexpr size_t kMaxPool = 8;
+constexpr size_t kMaxPool = 16;
+constexpr int kReapedAtOnce = 4;  // more than end at once, so that they do not pile up
 constexpr int kSliceUs = 20'000;
 constexpr uint64_t kMaxAnswerNs = 2'000'000'000;
 
@@ -57,6 +56,7 @@ Stubs::~Stubs() {
 }
 
 HostResult<void> Stubs::Start() {
+  if (const char* why = WhyNoHost()) return HostFail(why);
   TRY(memory_.Create());
   TRY(table_.Create());
   auto numbers = host::Mmap(nullptr, kMaxFiles * sizeof(*free_fds_), PROT_READ | PROT_WRITE,
@@ -76,10 +76,11 @@ HostResult<void> Stubs::Start() {
       return HostFail("setsockopt of the stubs' socket");
     }
     template_ = TRY(SpawnTemplate(memory_, sockets->b.get(), options_));
+    template_cpu_ = options_.cpu;
     sockets->b.Reset();
     TRY(AwaitTemplate());
   }
-  Result<std::unique_ptr<Stub>> stub = CloneStub();
+  Result<std::unique_ptr<Stub>> stub = CloneStub(-1);
   if (!stub) return HostFail("a stub with a guest thread cannot be made", stub.error().code());
   {
     MutexLock lock((*stub)->mutex);
@@ -207,9 +208,19 @@ Result<std::unique_ptr<GuestThread>> Stubs::Adopt(Stub& stub, OwnedFd listener, 
   return thread;
 }
 
+// Asked from another CPU, which may be asleep, it would be slower. Where it cannot go it does not.
+void Stubs::Bring(pid_t root, int& root_cpu, int cpu) {
+  if (cpu < 0 || cpu == root_cpu) return;
+  cpu_set_t cpus;
+  CPU_ZERO(&cpus);
+  CPU_SET(static_cast<size_t>(cpu), &cpus);
+  (void)host::Call(SYS_sched_setaffinity, static_cast<uint64_t>(root), sizeof(cpus),
+                   reinterpret_cast<uint64_t>(&cpus));
+  root_cpu = cpu;
+}
+
 // The manager runs where the worker is that asks it, whichever that is.
 void Stubs::LetGo(pid_t manager) {
-  if (options_.cpu < 0) return;
   cpu_set_t cpus;
   CPU_ZERO(&cpus);
   // Where the process may run: its first thread is no worker and not pinned.
@@ -219,8 +230,9 @@ void Stubs::LetGo(pid_t manager) {
 }
 
 // A stub with its manager and its first guest thread, which is a spare.
-Result<std::unique_ptr<Stub>> Stubs::CloneStub() {
+Result<std::unique_ptr<Stub>> Stubs::CloneStub(int cpu) {
   uint32_t slot = 0, stack_slot = 0;
+  int root_cpu = -1;
   Answer answer;
   {
     MutexLock lock(mutex_);
@@ -245,6 +257,8 @@ Result<std::unique_ptr<Stub>> Stubs::CloneStub() {
     NotifyCommands& own = memory_.commands(slot);
     own = page;
     own.sequence = page.sequence + 1;
+    Bring(template_, template_cpu_, cpu);
+    root_cpu = template_cpu_;
     answer = Command(0, template_);
     if (answer.error == 0 && answer.count != 2) answer.error = EIO;
     if (answer.error != 0) {
@@ -255,6 +269,7 @@ Result<std::unique_ptr<Stub>> Stubs::CloneStub() {
     }
   }
   auto stub = std::make_unique<Stub>(*this, answer.pid, slot);
+  stub->root_cpu = root_cpu;
   MutexLock lock(stub->mutex);
   CHECK(stub->indices.Take() == 0u);
   stub->stacks.push_back(stack_slot);
@@ -266,14 +281,14 @@ Result<std::unique_ptr<Stub>> Stubs::CloneStub() {
   } while (got == Listener::Received::kNothing);
   if (got == Listener::Received::kGone) return Fail(EIO);
   stub->manager_id = call.id;
-  LetGo(static_cast<pid_t>(call.pid));
+  if (root_cpu >= 0) LetGo(static_cast<pid_t>(call.pid));
   std::unique_ptr<GuestThread> thread =
       TRY(Adopt(*stub, std::move(answer.listeners[1]), 0, stack_slot));
   stub->spares.push_back(std::move(thread));
   return stub;
 }
 
-Result<std::unique_ptr<GuestThread>> Stubs::CloneThread(Stub& stub) {
+Result<std::unique_ptr<GuestThread>> Stubs::CloneThread(Stub& stub, int cpu) {
   if (stub.dead()) return Fail(EIO);
   const uint32_t index = TRY(stub.indices.Take());
   if (kNotifyStacks + (uint64_t{index} + 1) * memory_.stack_size() > kNotifyStacksEnd) {
@@ -294,6 +309,7 @@ Result<std::unique_ptr<GuestThread>> Stubs::CloneThread(Stub& stub) {
     NotifyCommands& page = memory_.commands(stub.slot());
     EncodeThread(page, 0, index, stack_slot);
     page.count = 2;
+    Bring(stub.pid(), stub.root_cpu, cpu);
     answer = Command(stub.slot(), stub.pid());
     if (answer.error != 0) {
       // The host refused the thread. (If the stub died instead, they are freed with it.)
@@ -309,7 +325,7 @@ Result<std::unique_ptr<GuestThread>> Stubs::CloneThread(Stub& stub) {
   return Adopt(stub, std::move(answer.listeners[0]), index, stack_slot);
 }
 
-Result<std::unique_ptr<Stub>> Stubs::NewStub() {
+Result<std::unique_ptr<Stub>> Stubs::NewStub(int cpu) {
   Reap();
   for (;;) {
     std::unique_ptr<Stub> stub;
@@ -321,17 +337,17 @@ Result<std::unique_ptr<Stub>> Stubs::NewStub() {
     }
     if (!stub->dead() && !HasEnded(stub->pid())) return stub;
   }
-  return CloneStub();
+  return CloneStub(cpu);
 }
 
-Result<std::unique_ptr<GuestThread>> Stubs::NewThread(Stub& stub) {
+Result<std::unique_ptr<GuestThread>> Stubs::NewThread(Stub& stub, int cpu) {
   MutexLock lock(stub.mutex);
   if (!stub.spares.empty()) {
     std::unique_ptr<GuestThread> thread = std::move(stub.spares.back());
     stub.spares.pop_back();
     return thread;
   }
-  return CloneThread(stub);
+  return CloneThread(stub, cpu);
 }
 
 void Stubs::Park(std::unique_ptr<GuestThread> thread) {
@@ -360,18 +376,24 @@ void Stubs::FreeLater(Ended ended) {
   ended_.push_back(std::move(ended));
 }
 
+// The oldest first, and only some: each call costs the same, however many have ended.
 void Stubs::Reap() {
   std::vector<Ended> gone;
   {
     MutexLock lock(pool_mutex_);
-    const auto alive = std::partition(ended_.begin(), ended_.end(), [](const Ended& ended) {
+    for (int looked = 0; looked < kReapedAtOnce && !ended_.empty(); ++looked) {
+      Ended ended = std::move(ended_.front());
+      ended_.pop_front();
       int status = 0;
-      if (ended.pid == 0) return false;
-      const Result<pid_t> reaped = host::WaitPid(ended.pid, &status, __WALL | WNOHANG);
-      return reaped && *reaped == 0;
-    });
-    std::move(alive, ended_.end(), std::back_inserter(gone));
-    ended_.erase(alive, ended_.end());
+      const Result<pid_t> reaped = ended.pid == 0
+                                       ? Result<pid_t>(ended.pid)
+                                       : host::WaitPid(ended.pid, &status, __WALL | WNOHANG);
+      if (ended.pid != 0 && reaped && *reaped == 0) {
+        ended_.push_back(std::move(ended));
+      } else {
+        gone.push_back(std::move(ended));
+      }
+    }
   }
   if (gone.empty()) return;
   MutexLock lock(mutex_);

@@ -1,9 +1,10 @@
 // Makes stubs and their threads, keeps a few for reuse, and owns the descriptor table that they
-// share. All methods: any thread.
+// share. All methods: any thread, of any engine.
 #pragma once
 
 #include <sys/types.h>
 #include <array>
+#include <deque>
 #include <memory>
 #include <optional>
 #include <vector>
@@ -26,9 +27,10 @@ class Stubs {
   // learns from it what signal frames look like here.
   HostResult<void> Start();
 
-  Result<std::unique_ptr<Stub>> NewStub();
+  // `cpu`: the caller's, or -1. Who is asked for something new runs there meanwhile.
+  Result<std::unique_ptr<Stub>> NewStub(int cpu);
   // A thread with a frame: a spare, or a new one. Its register state is anything.
-  Result<std::unique_ptr<GuestThread>> NewThread(Stub& stub);
+  Result<std::unique_ptr<GuestThread>> NewThread(Stub& stub, int cpu);
   // A thread that is in an event and runs no more.
   void Park(std::unique_ptr<GuestThread> thread);
   // To the pool, or its end.
@@ -66,14 +68,16 @@ class Stubs {
   // another's.
   void EndSilently(pid_t pid) REQUIRES(mutex_);
   HostResult<void> AwaitTemplate() REQUIRES(mutex_);
-  Result<std::unique_ptr<Stub>> CloneStub();
-  Result<std::unique_ptr<GuestThread>> CloneThread(Stub& stub) REQUIRES(stub.mutex);
+  Result<std::unique_ptr<Stub>> CloneStub(int cpu);
+  Result<std::unique_ptr<GuestThread>> CloneThread(Stub& stub, int cpu) REQUIRES(stub.mutex);
   // Two commands, at `calls`, that make a thread with this stack.
   void EncodeThread(NotifyCommands& page, size_t at, uint32_t index, uint32_t stack_slot);
   // The thread whose listener came: its first event.
   Result<std::unique_ptr<GuestThread>> Adopt(Stub& stub, OwnedFd listener, uint32_t index,
                                              uint32_t stack_slot) REQUIRES(stub.mutex);
   Result<int> TakeFdNumber() REQUIRES(mutex_);
+  // A root that is to be woken from that CPU.
+  static void Bring(pid_t root, int& root_cpu, int cpu);
   void LetGo(pid_t manager);
   void Reap();
 
@@ -86,13 +90,14 @@ class Stubs {
   Mutex mutex_{LockRank::kStubTable};
   OwnedFd socket_;
   pid_t template_ = 0;
+  int template_cpu_ GUARDED_BY(mutex_) = -1;        // where it is pinned; -1: nowhere
   int32_t* free_fds_ GUARDED_BY(mutex_) = nullptr;  // a stack, in reserved address space
   uint32_t free_fd_count_ GUARDED_BY(mutex_) = 0;
   int next_fd_ GUARDED_BY(mutex_);
 
   Mutex pool_mutex_{LockRank::kStubPool};
   std::vector<std::unique_ptr<Stub>> pool_ GUARDED_BY(pool_mutex_);
-  std::vector<Ended> ended_ GUARDED_BY(pool_mutex_);
+  std::deque<Ended> ended_ GUARDED_BY(pool_mutex_);
 };
 
 }  // namespace skep::platform::notify

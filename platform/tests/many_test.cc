@@ -3,6 +3,7 @@
 #include <sys/syscall.h>
 #include <thread>
 
+#include "platform/engine_group.h"
 #include "platform/tests/test_guest.h"
 
 namespace skep::platform {
@@ -200,6 +201,62 @@ TEST(NotifyTwoEngines, ShareASpace) {
   });
   play(one);
   second.join();
+}
+
+// Two workers' processes come and go, and each gets stubs and threads that were the other's.
+TEST_P(EngineTwoEngines, OfOneGroup) {
+  TestFiles files;
+  const HostFileId text = files.NewMemory(kPageSize);
+  ASSERT_TRUE(host::PWrite(files.fd(text), std::as_bytes(std::span(kSyscallLoop)), 0));
+  auto group = MakeEngineGroup(GetParam(), {.files = &files});
+  ASSERT_TRUE(group) << group.error().message;
+  std::atomic<AddressSpace*> shared = nullptr;
+  std::atomic<int> ended = 0;
+  const auto worker = [&](int index) {
+    auto engine = (*group)->MakeEngine(index, -1);
+    ASSERT_TRUE(engine) << engine.error().message;
+    TestPoller poller;
+    const auto run = [&](AddressSpace& space, uint64_t number) {
+      auto guest = (*engine)->NewContext(space, {.rax = number, .rip = kCodeAt}, {});
+      ASSERT_TRUE(guest);
+      for (uint64_t i = number; i < number + 3; ++i) {
+        (*guest)->Resume();
+        ASSERT_TRUE(std::holds_alternative<Stopped>((*engine)->Wait(std::nullopt, poller)));
+        EXPECT_EQ(SyscallOf((*guest)->stop()).number, i);
+        // Registers are the guest's own, not what the thread's last guest left.
+        ASSERT_TRUE((*guest)->Load(LoadXsave::kNo));
+        EXPECT_EQ((*guest)->registers().r12, i == number ? 0u : number);
+        (*guest)->registers().r12 = number;
+        (*guest)->SetReturn(i + 1);
+      }
+    };
+    for (int i = 0; i < 300; ++i) {
+      auto space = (*engine)->NewAddressSpace();
+      ASSERT_TRUE(space);
+      const MapOp op = {
+          MapOp::Kind::kMap, PROT_READ | PROT_EXEC, false, kCodeAt, kPageSize, text, 0};
+      ASSERT_EQ((*space)->Apply({&op, 1}).error, 0);
+      run(**space, static_cast<uint64_t>(100 * (index + 1)));
+      if (index == 0 && i == 150 && (*engine)->shares_spaces()) {
+        shared = space->get();
+        while (shared != nullptr) (void)(*engine)->Wait(host::MonotonicNs() + kMs, poller);
+      } else if (AddressSpace* theirs = shared; index == 1 && theirs != nullptr) {
+        for (int n = 0; n < 20; ++n) run(*theirs, 40);
+        shared = nullptr;
+      }
+    }
+    if (index == 1 && (*engine)->shares_spaces()) {
+      AddressSpace* theirs;
+      while ((theirs = shared) == nullptr && ended == 0) sched_yield();
+      if (theirs != nullptr) run(*theirs, 40);
+      shared = nullptr;
+    }
+    ++ended;
+    while (ended < 2) (void)(*engine)->Wait(host::MonotonicNs() + kMs, poller);
+  };
+  std::thread one(worker, 0), two(worker, 1);
+  one.join();
+  two.join();
 }
 
 TEST_P(EngineTwoEngines, AThreadWithoutEngineMayAsk) {

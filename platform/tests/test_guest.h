@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
+#include <atomic>
 #include <cstring>
 #include <initializer_list>
 #include <map>
@@ -46,7 +47,7 @@ class TestFiles final : public HostFiles {
     return Add(std::move(fd));
   }
   int fd(HostFileId file) { return fds_.at(static_cast<uint32_t>(file)).get(); }
-  int asked = 0;
+  std::atomic<int> asked = 0;
 
  private:
   std::map<uint32_t, OwnedFd> fds_;

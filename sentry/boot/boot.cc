@@ -12,8 +12,10 @@
 #include <csignal>
 #include <cstring>
 
+#include "base/fd_room.h"
 #include "base/host_call.h"
 #include "base/log.h"
+#include "platform/engine_group.h"
 #include "sentry/anon/host_file.h"
 #include "sentry/arena/arena.h"
 #include "sentry/boot/checkpoint.h"
@@ -35,6 +37,7 @@ namespace skep::boot {
 namespace {
 
 constexpr size_t kMaxConfig = 16u << 20;
+constexpr unsigned kRoomForFds = 4096;  // two for each guest process, and open files
 
 HostResult<BootConfig> ReadConfig(int fd) {
   std::string text;
@@ -57,9 +60,18 @@ int AllowedCpus() {
   return CPU_COUNT(&set);
 }
 
-// The last choice is not tried out beforehand, which takes as long as starting it: its start says
-// what is wrong.
-HostResult<platform::EngineKind> ChooseEngine(const std::string& name) {
+struct Engines {
+  platform::EngineKind kind;
+  std::unique_ptr<platform::EngineGroup> group;
+};
+
+// The first that starts. What ptrace lacks shows when workers make their engines.
+HostResult<Engines> StartEngines(const BootConfig& config) {
+  platform::EngineOptions options;
+  options.files = &arena::HostTable::Get();
+  options.poison_unloaded = config.ptrace_poison;
+  options.stub_cgroup_fd = config.stub_cgroup_fd;
+  const std::string& name = config.platform;
   using Kind = platform::EngineKind;
   struct Choice {
     const char* name;
@@ -70,13 +82,16 @@ HostResult<platform::EngineKind> ChooseEngine(const std::string& name) {
   std::string reasons;
   for (const Choice& choice : kChoices) {
     if (name != "auto" && name != choice.name) continue;
-    if (choice.kind == Kind::kPtrace) return choice.kind;
-    const auto why_not = platform::WhyUnavailable(choice.kind);
-    if (!why_not) return choice.kind;
+    HostResult<std::unique_ptr<platform::EngineGroup>> group =
+        platform::MakeEngineGroup(choice.kind, options);
+    if (group) return Engines{choice.kind, std::move(*group)};
+    // A trial finds a better reason than the start, where there is one.
+    const std::string why_not =
+        platform::WhyUnavailable(choice.kind).value_or(group.error().message);
     if (name == "auto" && choice.kind == Kind::kNotify) {
-      SKEP_LOG(kWarning, "guests run under ptrace, which is slower: no notify: {}", *why_not);
+      SKEP_LOG(kWarning, "guests run under ptrace, which is slower: no notify: {}", why_not);
     }
-    reasons += fmt::format("{}{}: {}", reasons.empty() ? "" : "; ", choice.name, *why_not);
+    reasons += fmt::format("{}{}: {}", reasons.empty() ? "" : "; ", choice.name, why_not);
   }
   return HostFail(reasons.empty() ? fmt::format("there is no platform '{}'", name)
                                   : fmt::format("no platform works here ({})", reasons));
@@ -346,15 +361,9 @@ int CpuOfThisThread() {
   return sched_getcpu();
 }
 
-void StartWorkers(Sandbox& sandbox, const BootConfig& config, platform::EngineKind engine) {
+void StartWorkers(Sandbox& sandbox, const BootConfig& config, platform::EngineGroup& engines) {
   const auto make_engine = [&](int worker) {
-    platform::EngineOptions options;
-    options.worker = worker;
-    options.cpu = CpuOfThisThread();
-    options.files = &arena::HostTable::Get();
-    options.poison_unloaded = config.ptrace_poison;
-    options.stub_cgroup_fd = config.stub_cgroup_fd;
-    return platform::MakeEngine(engine, options);
+    return engines.MakeEngine(worker, CpuOfThisThread());
   };
   if (config.move_tasks) sandbox.kernel.scheduler.MoveForTest();
   using StartAs = sched::Scheduler::StartAs;
@@ -375,21 +384,22 @@ int BootMain(int config_fd) {
   ConfigureLog(config.log_fd, config.log_format == "json" ? LogFormat::kJson : LogFormat::kText,
                config.debug ? LogLevel::kDebug : LogLevel::kWarning, "sentry");
   signal(SIGPIPE, SIG_IGN);
+  host::ReserveFds(kRoomForFds);
   const bool restore = config.restore_fd >= 0;
   if (!restore) OrDie(config, arena::Create());
   mm::InstallCopyFaultHandler();
-  const platform::EngineKind engine = OrDie(config, ChooseEngine(config.platform));
   const int maps_fd = config.checkpoint_scan ? open("/proc/self/maps", O_RDONLY | O_CLOEXEC) : -1;
   OrDie(config, EnterEmptyRoot());
   OrDie(config, DropPrivileges());
+  const Engines engines = OrDie(config, StartEngines(config));
   std::unique_ptr<gofer::Client> client;
   if (config.gofer_fd >= 0) client = std::make_unique<gofer::Client>(OwnedFd(config.gofer_fd));
   Sandbox* sandbox =
       restore ? OrDie(config, RestoreSandbox(config.restore_fd, config, std::move(client)))
-              : MakeSandbox(config, engine, std::move(client));
-  StartWorkers(*sandbox, config, engine);
+              : MakeSandbox(config, engines.kind, std::move(client));
+  StartWorkers(*sandbox, config, *engines.group);
   if (config.stub_cgroup_fd >= 0) close(config.stub_cgroup_fd);
-  OrDie(config, InstallFilter(engine, config.jail_self_test));
+  OrDie(config, InstallFilter(engines.kind, config.jail_self_test));
   if (config.jail_self_test) {
     const JailTrial trial = JailSelfTest();
     if (!trial.breaches.empty()) Die(config, "the sentry's jail lets out: " + trial.breaches);
@@ -397,7 +407,7 @@ int BootMain(int config_fd) {
   }
   if (restore) {
     OrDie(config, FinishRestore(*sandbox));
-    SendHostEvent(config, SentryEvent::Kind::kStarted, 0, EngineName(engine));
+    SendHostEvent(config, SentryEvent::Kind::kStarted, 0, EngineName(engines.kind));
   } else {
     const arena::ArenaScope arena_heap;
     StartFirstProcess(*sandbox);

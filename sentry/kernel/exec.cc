@@ -127,8 +127,6 @@ Result<void> ReplaceMemory(Task& task, const NewIds& ids) {
     MutexLock lock(kernel.tasks_mutex);
     task.mm = std::move(fresh);
   }
-  TRY(task.mm->Activate(task.fiber->worker()));
-  StartCpuAccount(task);
   return {};
 }
 
@@ -143,9 +141,12 @@ platform::Registers FirstRegisters(const loader::Loaded& loaded) {
 
 Result<void> EnterProgram(Task& task, const platform::Registers& first) {
   if (!task.context_ref) {
+    TRY(task.mm->Activate(task.fiber->worker()));
+    StartCpuAccount(task);
     task.context_ref = TRY(task.mm->NewContext(task.fiber->worker().engine(), first, {}));
     return {};
   }
+  TRY(task.mm->MapProgram());
   platform::Registers* r = task.LoadRegisters(platform::LoadXsave::kYes);
   if (r == nullptr) return Fail(kKilled);
   *r = first;

@@ -100,7 +100,7 @@ void MemoryManager::Deactivate() {
   Batch batch;
   {
     MutexLock lock(state_->vmas_lock);
-    state_->dead = false;
+    state_->dead = state_->held = false;
     batch.doomed.swap(state_->stranded);
     for (auto& [start, segment] : state_->segments) segment.mapped = false;
   }
@@ -109,7 +109,7 @@ void MemoryManager::Deactivate() {
 
 void MemoryManager::KillGuests() {
   SleepLockHold hold(state_->mmap_lock);
-  if (state_->active()) state_->KillSpace();
+  if (state_->alive()) state_->KillSpace();
 }
 
 Result<void> MemoryManager::Clear() {
@@ -130,13 +130,20 @@ Result<void> MemoryManager::Clear() {
   program.fetch_add(1);
   membarriers = 0;
   Result<void> reset;
-  if (state.active()) {
+  if (state.alive()) {
     const arena::HostScope host;
     reset = HostTable::Get().Get(space_)->Reset();
+    state.held = reset.has_value();
   }
   if (!reset) state.KillSpace();
   (void)state.Commit(batch);
   return reset;
+}
+
+Result<void> MemoryManager::MapProgram() {
+  SleepLockHold hold(state_->mmap_lock);
+  state_->held = false;
+  return state_->alive() ? MapAll() : Fail(EIO);
 }
 
 Result<Ref<MemoryManager>> MemoryManager::Fork() {

@@ -82,8 +82,10 @@ class MemoryManager final : public UserMemory, public RefCounted<MemoryManager> 
   Result<void> RestoreContext(platform::Engine& engine, arena::HostContext ref,
                               const platform::Registers& registers,
                               std::span<const std::byte> xsave);
-  // execve by the only user: an empty space again, the same AddressSpace (Reset).
+  // execve by the only user: an empty space again, the same AddressSpace (Reset). The host maps
+  // nothing of what is put into it until MapProgram, which maps all at once.
   Result<void> Clear();
+  Result<void> MapProgram();
 
   // fork: a copy whose private pages are shared copy-on-write from now on (not yet Activated).
   Result<Ref<MemoryManager>> Fork();

@@ -466,7 +466,13 @@ TEST_F(MmTest, ClearEmptiesTheSpace) {
   EXPECT_EQ(memory->UsedBytes(), 0u);
   EXPECT_EQ(mm->MapsText(), "");
   EXPECT_EQ(Map(*mm, kPage), at);
+  const uint64_t other = Map(*mm, kPage, PROT_READ, MAP_SHARED, 0, file);
+  EXPECT_FALSE(SpaceOf(*mm).At(at)) << "mapped before the program is there";
+  ASSERT_TRUE(mm->MapProgram());
+  EXPECT_TRUE(SpaceOf(*mm).At(at) && SpaceOf(*mm).At(other)) << "left to faults";
   EXPECT_EQ(Load(*mm, at), 0u);
+  const uint64_t later = Map(*mm, kPage);
+  EXPECT_TRUE(SpaceOf(*mm).At(later));
 }
 
 TEST_F(MmTest, Mincore) {

@@ -72,7 +72,8 @@ struct MemoryManager::State {
   State(MemoryManager& manager, MemoryFile& file) : mm(manager), memory(file) {}
 
   // -- batches (state.cc) --
-  bool active() const { return bool{mm.space_} && !dead; }
+  bool alive() const { return bool{mm.space_} && !dead; }
+  bool active() const { return alive() && !held; }
   // What Apply said: 0, or the errno. The tree is right either way: what the host could not map is
   // marked so and maps at the next fault.
   int Commit(Batch& batch);
@@ -213,6 +214,7 @@ struct MemoryManager::State {
   RangeSet ahead;  // addresses that were given pages before they were touched, and perhaps more
   std::vector<Segment> stranded;  // of a dead space: until it is destroyed
   bool dead = false;
+  bool held = false;  // the host is to map it all later
   bool lock_future = false, lock_future_on_fault = false;
   uint64_t mmap_top = kGuestAddressEnd - (uint64_t{256} << 20);
   // RLIMIT_STACK and RLIMIT_AS, as last heard.

@@ -5,6 +5,7 @@
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <algorithm>
+#include <deque>
 
 #include "base/check.h"
 #include "base/host_call.h"
@@ -13,6 +14,14 @@
 #include "sentry/sched/worker_internal.h"
 
 namespace skep::sched {
+
+struct WorkerStart {
+  const Scheduler::MakeEngine& make_engine;
+  WorkerHost* host = nullptr;
+  HostResult<void> result = {};
+  HostEvent done = {};
+};
+
 namespace {
 
 constexpr size_t kWorkerStackSize = 512 << 10;
@@ -39,13 +48,6 @@ void SystemLoop(Worker& worker) {
   }
 }
 
-struct StartArgs {
-  WorkerHost* host;
-  const Scheduler::MakeEngine* make_engine;
-  HostResult<void> result;
-  HostEvent done;
-};
-
 HostResult<void> PrepareWorker(WorkerHost& host, const Scheduler::MakeEngine& make_engine) {
   (void)host::LeaveRseq();  // what it costs at each stop of a guest is all that is at stake
   if (host.cpu >= 0) {
@@ -60,13 +62,13 @@ HostResult<void> PrepareWorker(WorkerHost& host, const Scheduler::MakeEngine& ma
   return {};
 }
 
-void RunWorker(StartArgs& args) {
+void RunWorker(WorkerStart& args) {
   WorkerHost& host = *args.host;
   const std::string name = "skep-worker/" + std::to_string(host.worker.index());
   pthread_setname_np(pthread_self(), name.c_str());
   SetThreadWorker(&host);
   arena::SetThreadCache(host.worker.index());
-  args.result = PrepareWorker(host, *args.make_engine);
+  args.result = PrepareWorker(host, args.make_engine);
   const bool ready = args.result.has_value();
   args.done.Signal();  // `args` is gone from here on
   if (ready) {
@@ -86,13 +88,13 @@ void RunWorker(StartArgs& args) {
 // has none of its own, so it may change the thread's.
 [[gnu::no_stack_protector]] void* WorkerMain(void* args) {
 #ifdef SKEP_NO_ARENA
-  RunWorker(*static_cast<StartArgs*>(args));
+  RunWorker(*static_cast<WorkerStart*>(args));
 #else
   uint64_t own = 0;
   // SAFETY: x86-64's psABI keeps the canary at %fs:0x28.
   asm volatile("mov %%fs:0x28, %0" : "=r"(own));
   asm volatile("mov %0, %%fs:0x28" : : "r"(arena::StackCanary()));
-  RunWorker(*static_cast<StartArgs*>(args));
+  RunWorker(*static_cast<WorkerStart*>(args));
   asm volatile("mov %0, %%fs:0x28" : : "r"(own));
 #endif
   return nullptr;
@@ -189,8 +191,7 @@ Worker& Scheduler::LeastLoaded() {
                             [](Worker* a, Worker* b) { return a->Load() < b->Load(); });
 }
 
-HostResult<void> SchedulerHost::StartWorker(Worker& worker, int cpu,
-                                            const Scheduler::MakeEngine& make_engine) {
+HostResult<void> SchedulerHost::StartWorker(Worker& worker, int cpu, WorkerStart& start) {
   Result<int64_t> epoll = host::Call(SYS_epoll_create1, EPOLL_CLOEXEC);
   if (!epoll) return HostFail("epoll_create", epoll.error().code());
   auto host = std::make_unique<WorkerHost>(*this, worker, OwnedFd(static_cast<int>(*epoll)));
@@ -201,16 +202,15 @@ HostResult<void> SchedulerHost::StartWorker(Worker& worker, int cpu,
   pthread_attr_t attributes;
   pthread_attr_init(&attributes);
   if (host->stack != nullptr) pthread_attr_setstack(&attributes, host->stack, kWorkerStackSize);
-  StartArgs args{host.get(), &make_engine, {}, {}};
-  const int error = pthread_create(&host->thread, &attributes, &WorkerMain, &args);
+  start.host = host.get();
+  const int error = pthread_create(&host->thread, &attributes, &WorkerMain, &start);
   pthread_attr_destroy(&attributes);
   if (error != 0) {
     if (host->stack != nullptr) (void)host::Munmap(host->stack, kWorkerStackSize);
     return HostFail("cannot start a worker", error);
   }
   workers.push_back(std::move(host));
-  args.done.WaitPast(0);
-  return args.result;
+  return {};
 }
 
 void SchedulerHost::AwaitEndOf(Phase waited_out) {
@@ -242,11 +242,19 @@ HostResult<void> Scheduler::Start(const MakeEngine& make_engine, bool pin, Start
   host->moves_for_test = moves_for_test_;
   const std::vector<int> cpus = pin ? AllowedCpus() : std::vector<int>();
   HostResult<void> started;
-  // One after the other: an engine may fork while it starts.
+  std::deque<WorkerStart> starts;
   for (Worker* worker : state_->workers) {
     const int cpu = cpus.empty() ? -1 : cpus[static_cast<size_t>(worker->index()) % cpus.size()];
-    started = host->StartWorker(*worker, cpu, make_engine);
-    if (!started) break;
+    starts.emplace_back(make_engine);
+    started = host->StartWorker(*worker, cpu, starts.back());
+    if (!started) {
+      starts.pop_back();
+      break;
+    }
+  }
+  for (WorkerStart& start : starts) {
+    start.done.WaitPast(0);
+    if (started) started = start.result;
   }
   if (started) started = host->offload.Start();
   if (!started) {

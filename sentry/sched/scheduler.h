@@ -64,9 +64,9 @@ class Scheduler {
   Scheduler& operator=(const Scheduler&) = delete;
 
   // Starts the workers' threads; each makes its engine by `make_engine(worker index)` on its own
-  // thread. Returns when all engines are up, or the first error (no thread is left then).
-  // Fibers spawned before Start run from now on. `pin`: a worker's thread is pinned to its CPU. One
-  // Scheduler at a time may be started in a process.
+  // thread, all at once. Returns when all engines are up, or the first error (no thread is left
+  // then). Fibers spawned before Start run from now on. `pin`: a worker's thread is pinned to its
+  // CPU. One Scheduler at a time may be started in a process.
   //
   // Also used after a restore, when the HostTable's descriptors are back: virtual time continues
   // from the Quiesce that came before the Freeze, deadlines stand, HostWatches are armed again.

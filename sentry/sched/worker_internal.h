@@ -20,6 +20,7 @@ namespace skep::sched {
 
 struct WorkerHost;
 struct SchedulerHost;
+struct WorkerStart;
 
 struct PostedWork {
   std::move_only_function<void()> work;
@@ -216,7 +217,8 @@ class OffloadPool {
 struct SchedulerHost {
   explicit SchedulerHost(Scheduler& of) : scheduler(of) {}
 
-  HostResult<void> StartWorker(Worker& worker, int cpu, const Scheduler::MakeEngine& make_engine);
+  // Its thread begins to make the engine and says in `start` when it has one.
+  HostResult<void> StartWorker(Worker& worker, int cpu, WorkerStart& start);
   void JoinAll();
   // Waits while the phase is `waited_out`. On a worker's thread.
   void AwaitEndOf(Phase waited_out);
