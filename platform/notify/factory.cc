@@ -91,6 +91,7 @@ std::vector<HostSyscall> HostSyscalls() {
       {SYS_recvmsg, "listeners, from roots of stubs"},
       {SYS_recvfrom, "an answer that nobody waits for"},
       {SYS_futex, "commands to roots of stubs"},
+      {SYS_fcntl, "whether there is room for listeners"},
       {SYS_tgkill, "wakes a worker; interrupts a guest"},
       {SYS_kill, "ends a stub"},
       {SYS_wait4, "how a stub ended"},

@@ -30,7 +30,7 @@ constexpr size_t kMaxSpares = 4;  // of a stub
 constexpr size_t kMaxPool = 16;
 constexpr int kReapedAtOnce = 4;  // more than end at once, so that they do not pile up
 constexpr int kSliceUs = 20'000;
-constexpr uint64_t kMaxAnswerNs = 2'000'000'000;
+constexpr uint64_t kMaxAnswerNs = 20'000'000'000;  // a host may be very busy
 
 bool HasEnded(pid_t pid) {
   siginfo_t info = {};
@@ -38,6 +38,18 @@ bool HasEnded(pid_t pid) {
       host::Call(SYS_waitid, P_PID, static_cast<uint64_t>(pid), reinterpret_cast<uint64_t>(&info),
                  WEXITED | WNOHANG | WNOWAIT | __WALL, 0);
   return !waited || info.si_pid != 0;
+}
+
+// Listeners come by messages, and at the limit of descriptors the host would drop them: whether
+// there is room is seen before. EAGAIN, as fork(2) has it.
+Result<void> CheckRoom(int any_fd, size_t listeners) {
+  std::array<OwnedFd, 2> places;
+  for (size_t i = 0; i < listeners; ++i) {
+    Result<OwnedFd> place = host::Dup(any_fd);
+    if (!place) return Fail(EAGAIN);
+    places[i] = std::move(*place);
+  }
+  return {};
 }
 
 }  // namespace
@@ -237,6 +249,7 @@ Result<std::unique_ptr<Stub>> Stubs::CloneStub(int cpu) {
   {
     MutexLock lock(mutex_);
     if (template_ == 0) return Fail(EIO);
+    TRY(CheckRoom(socket_.get(), 2));
     slot = TRY(memory_.stubs.Take());
     Result<uint32_t> stack = memory_.stacks.Take();
     if (!stack) {
@@ -299,7 +312,8 @@ Result<std::unique_ptr<GuestThread>> Stubs::CloneThread(Stub& stub, int cpu) {
   Answer answer;
   {
     MutexLock lock(mutex_);
-    Result<uint32_t> stack = memory_.stacks.Take();
+    const Result<void> room = CheckRoom(socket_.get(), 1);
+    Result<uint32_t> stack = room ? memory_.stacks.Take() : std::unexpected(room.error());
     if (!stack) {
       stub.indices.Free(index);
       return std::unexpected(stack.error());

@@ -1,5 +1,6 @@
 // Many stubs and threads, several engines, and what things cost.
 #include <sched.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <thread>
 
@@ -81,6 +82,40 @@ TEST(NotifyMany, AThousandProcesses) {
   for (size_t i = 0; i < guests.size(); ++i) {
     EXPECT_TRUE(std::holds_alternative<Stopped>(world.Wait()));
   }
+}
+
+// Each has listeners. What cannot be made is refused; what there is goes on.
+TEST(NotifyMany, AtTheDescriptorLimit) {
+  World world(EngineKind::kNotify);
+  auto space = world.NewSpace(kSyscallLoop);
+  std::vector<std::unique_ptr<Context>> guests;
+  guests.push_back(world.NewGuest(*space, {.rax = 3}));
+  rlimit before;
+  ASSERT_EQ(getrlimit(RLIMIT_NOFILE, &before), 0);
+  const rlimit few = {static_cast<rlim_t>(host::Dup(0)->get()) + 30, before.rlim_max};
+  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &few), 0);
+  Result<std::unique_ptr<Context>> guest = Fail(EIO);
+  while ((guest = world.engine->NewContext(*space, {.rax = 3, .rip = kCodeAt}, {}))) {
+    guests.push_back(std::move(*guest));
+    ASSERT_LT(guests.size(), 100u);
+  }
+  EXPECT_EQ(guest.error(), Errno(EAGAIN));
+  guests.resize(guests.size() / 2);  // their threads are kept, and so are the listeners
+  std::vector<std::unique_ptr<AddressSpace>> others;
+  Result<std::unique_ptr<AddressSpace>> other = Fail(EIO);
+  while ((other = world.engine->NewAddressSpace())) {
+    others.push_back(std::move(*other));
+    ASSERT_LT(others.size(), 100u);
+  }
+  EXPECT_EQ(other.error(), Errno(EAGAIN));
+  for (auto& one : guests) {
+    EXPECT_EQ(SyscallOf(world.Next(*one)).number, 3u);
+  }
+  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &before), 0);
+  for (int i = 0; i < 40; ++i) guests.push_back(world.NewGuest(*space, {.rax = 3}));
+  EXPECT_TRUE(world.engine->NewAddressSpace());
+  for (auto& one : guests) one->SetReturn(3);
+  EXPECT_EQ(SyscallOf(world.Next(*guests.back())).number, 3u);
 }
 
 TEST(NotifyMany, ProcessesComeAndGo) {

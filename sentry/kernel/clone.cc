@@ -238,7 +238,8 @@ Result<int> Clone(Task& parent, const CloneRequest& request) {
                    sched::Sleep::kUninterruptible, [&] { return raw->started.load() != 0; });
   if (const int started = raw->started.load(); started < 0) {
     Unpublish(*raw);
-    return Fail(-started);
+    // A stub that died while it was made: fork(2) knows no EIO.
+    return Fail(started == -EIO ? EAGAIN : -started);
   }
   if ((request.flags & CLONE_VFORK) != 0) {
     sched::WaitUntil(raw->vfork_queue, sched::kAllEvents, std::nullopt, sched::Sleep::kKillable,

@@ -75,6 +75,58 @@ TEST(Exhaustion, ThreadsStopAtTheLimit) {
   ExpectAlive();
 }
 
+// As many as an honest program may have: each does its work and its end is right.
+TEST(Exhaustion, AThousandProcessesAtOnce) {
+  const int status = Attack(
+      [] {
+        int gate[2];
+        if (pipe(gate) != 0) _exit(2);
+        std::vector<pid_t> children;
+        for (int i = 0; i < 1'000; ++i) {
+          const pid_t child = fork();
+          if (child < 0) _exit(3);
+          if (child == 0) {
+            char byte;
+            close(gate[1]);
+            _exit(read(gate[0], &byte, 1) == 0 ? i % 100 : 101);
+          }
+          children.push_back(child);
+        }
+        close(gate[1]);
+        for (int i = 0; i < 1'000; ++i) {
+          int ended = 0;
+          const pid_t child = children[static_cast<size_t>(i)];
+          if (waitpid(child, &ended, 0) != child || ended != (i % 100) << 8) _exit(4);
+        }
+        _exit(0);
+      },
+      kLongMs);
+  EXPECT_THAT(status, ExitsWith(0));
+  ExpectAlive();
+}
+
+TEST(Exhaustion, AThousandThreadsAtOnce) {
+  const int status = Attack(
+      [] {
+        std::atomic<bool> go = false;
+        std::atomic<int> sum = 0;
+        std::vector<std::thread> threads;
+        for (int i = 0; i < 1'000; ++i) {
+          threads.emplace_back([&go, &sum, i] {
+            go.wait(false);
+            sum += i;
+          });
+        }
+        go = true;
+        go.notify_all();
+        for (std::thread& thread : threads) thread.join();
+        _exit(sum == 999 * 1'000 / 2 ? 0 : 1);
+      },
+      kLongMs);
+  EXPECT_THAT(status, ExitsWith(0));
+  ExpectAlive();
+}
+
 TEST(Exhaustion, DescriptorsOfEveryKind) {
   const std::function<int()> makers[] = {[] { return open("/dev/null", O_RDONLY); },
                                          [] { return eventfd(0, 0); },
