@@ -57,8 +57,18 @@ Listener::Received Listener::Failed(Errno error) {
 
 bool Listener::IsGone() {
   pollfd fd = {fd_.get(), 0, 0};
-  const auto ready = host::Poll({&fd, 1}, 0);
+  auto ready = host::Poll({&fd, 1}, 0);
+  // A kick of the worker can end even a poll that does not wait.
+  while (!ready && ready.error() == Errno(EINTR)) ready = host::Poll({&fd, 1}, 0);
   return !ready || (fd.revents & (POLLHUP | POLLERR | POLLNVAL)) != 0;
+}
+
+// The host takes the filter's lock interruptibly: a kick must not look like a thread's end.
+Result<int64_t> Listener::ControlForSure(unsigned long request, void* argument) {
+  for (;;) {
+    Result<int64_t> done = host::Ioctl(fd_.get(), request, reinterpret_cast<uint64_t>(argument));
+    if (done || done.error() != Errno(EINTR)) return done;
+  }
 }
 
 bool ReceiveEndsWithThread() {
@@ -102,8 +112,7 @@ bool Listener::Answer(uint64_t id, uint64_t rax) {
   seccomp_notif_resp answer = {};
   answer.id = id;
   answer.val = static_cast<int64_t>(rax);
-  return host::Ioctl(fd_.get(), SECCOMP_IOCTL_NOTIF_SEND, reinterpret_cast<uint64_t>(&answer))
-      .has_value();
+  return ControlForSure(SECCOMP_IOCTL_NOTIF_SEND, &answer).has_value();
 }
 
 Result<void> Listener::Donate(uint64_t id, int ours, int number) {
@@ -113,8 +122,7 @@ Result<void> Listener::Donate(uint64_t id, int ours, int number) {
   add.srcfd = static_cast<uint32_t>(ours);
   add.newfd = static_cast<uint32_t>(number);
   add.newfd_flags = O_CLOEXEC;
-  const auto added =
-      host::Ioctl(fd_.get(), SECCOMP_IOCTL_NOTIF_ADDFD, reinterpret_cast<uint64_t>(&add));
+  const auto added = ControlForSure(SECCOMP_IOCTL_NOTIF_ADDFD, &add);
   if (!added) return std::unexpected(added.error());
   return {};
 }

@@ -43,6 +43,7 @@ class Listener {
  private:
   Received Failed(Errno error);
   bool IsGone();
+  Result<int64_t> ControlForSure(unsigned long request, void* argument);
 
   OwnedFd fd_;
 };
