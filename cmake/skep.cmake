@@ -58,6 +58,6 @@ function(skep_library name)
     target_link_libraries(${name}_tests PRIVATE ${name} ${ARG_TEST_DEPS} GTest::gtest GTest::gmock
       GTest::gtest_main)
     add_test(NAME unit.${name} COMMAND ${name}_tests)
-    set_tests_properties(unit.${name} PROPERTIES LABELS unit TIMEOUT 120)
+    set_tests_properties(unit.${name} PROPERTIES LABELS unit TIMEOUT 300)
   endif()
 endfunction()
