@@ -222,7 +222,8 @@ def start_and_cpu(system, quick):
 def cpu_of_calls(system):
     """How much CPU time of all processes a loop of system calls takes, for each second of it."""
     base_wall, base_cpu = whole_command(system, ["/bin/true"])
-    wall, cpu = whole_command(system, ["dd", "if=/dev/zero", "of=/dev/null", "bs=1", "count=100000"])
+    calls = ["dd", "if=/dev/zero", "of=/dev/null", "bs=1", "count=100000"]
+    wall, cpu = whole_command(system, calls)
     return f"{(cpu - base_cpu) / (wall - base_wall):.2f}"
 
 
