@@ -79,14 +79,17 @@ class Terminal(TerminalTest):
         self.type(b"exit 9\n")
         self.assertEqual(self.wait(), 9)
 
-    def test_control_c(self):
-        self.type(b"sleep 1000\n")
+    def interrupt_sleep(self):
         self.expect(rb"sleep 1000")
         time.sleep(0.5)
         self.type(b"\x03")
         self.expect(rb"ready> ")
         self.type(b"echo code $?\n")
         self.expect(rb"code 130")
+
+    def test_control_c(self):
+        self.type(b"sleep 1000\n")
+        self.interrupt_sleep()
 
     def test_control_z(self):
         self.type(b"sleep 1000\n")
@@ -97,12 +100,7 @@ class Terminal(TerminalTest):
         self.type(b"jobs\n")
         self.expect(rb"(Stopped|Suspended)")
         self.type(b"fg\n")
-        self.expect(rb"sleep 1000")
-        time.sleep(0.5)
-        self.type(b"\x03")
-        self.expect(rb"ready> ")
-        self.type(b"echo code $?\n")
-        self.expect(rb"code 130")
+        self.interrupt_sleep()
 
     def test_control_d(self):
         self.type(b"\x04")
