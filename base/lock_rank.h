@@ -34,6 +34,7 @@ enum class LockRank : uint8_t {
   kFutex,         // FutexTable: a bucket
   kVmas,          // MemoryManager: the VMA tree, for readers that do not sleep
   kMappable,      // what Mappable's methods take
+  kHotPages,      // mm::HotPages
   kExtents,       // Extent: uses of its pages
   kMemoryFile,    // MemoryFile: offsets, pages that are kept
   kStub,          // notify: a stub's batch in progress, its spare threads

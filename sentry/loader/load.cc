@@ -108,7 +108,7 @@ class Loader {
       TRY(mm_.Mmap({.address = start,
                     .size = mapped_end - start,
                     .prot = prot,
-                    .flags = MAP_PRIVATE | MAP_FIXED,
+                    .flags = MAP_PRIVATE | MAP_FIXED | MAP_DENYWRITE,
                     .file = file,
                     .offset = PageFloor(p.p_offset)},
                    limits_));

@@ -20,6 +20,7 @@ constexpr FaultResult kBusErr{FaultOutcome::kSignal, SIGBUS, BUS_ADRERR};
 
 constexpr uint64_t kStackStep = 64 << 10;  // a stack grows by this much at a time where it may
 constexpr int kFaultPieces = 16;
+constexpr uint64_t kNear = 64 << 10;  // so far apart, copy-on-write faults are of one streak
 // A fault that finds nothing wrong is one that another thread has just put right, or an access that
 // the engine could not describe and the mapping refuses; the latter comes back at once.
 constexpr int kIdleFaults = 8;
@@ -148,14 +149,19 @@ Range MemoryManager::State::CopyRange(uint64_t address, Range within) {
     const uint64_t block = page & ~(kCrowdedBlock - 1);
     return within.Intersect({block, block + kCrowdedBlock});
   }
-  const bool down = page + kPageSize == streak.start;
-  const bool up = page == streak.end;
-  streak_pages = up || down ? std::min(kCopyStreakMax, streak_pages * 2) : 1;
-  const uint64_t more = (streak_pages - 1) * kPageSize;
-  const Range wanted{down ? page - std::min(page, more) : page,
-                     down ? page + kPageSize : page + kPageSize + more};
-  streak = within.Intersect(wanted);
-  return streak;
+  const auto is_near = [page](const Streak& streak) {
+    return page + kNear >= streak.last.start && page < streak.last.end + kNear;
+  };
+  auto streak = std::find_if(streaks.begin(), streaks.end(), is_near);
+  if (streak == streaks.end()) {
+    streak = streaks.begin() + next_streak++ % streaks.size();
+    *streak = {};
+  }
+  const uint64_t size = streak->next_size;
+  streak->next_size = std::min(kCopyStreakMax, size * 2);
+  const uint64_t start = page & ~(size - 1);
+  streak->last = within.Intersect({start, start + size});
+  return streak->last;
 }
 
 // A write to pages that the host maps read-only, in a VMA that may (or a caller who must) write.
@@ -183,7 +189,10 @@ FaultResult MemoryManager::State::WriteFault(VmaSet::iterator it, uint64_t addre
   Range range = segment.range();
   if (!segment.extent->UsedOnce(segment.offsets())) {
     range = CopyRange(address, segment.range());
+    if (hot) hot->Add(range);
     if (!segment.extent->UsedOnce(segment.OffsetsOf(range))) return Copy(it, range, segment);
+  } else if (hot) {
+    hot->Add({PageFloor(address), PageFloor(address) + kPageSize});
   }
   // Nobody else has these pages any more.
   Batch batch;

@@ -153,13 +153,18 @@ Result<uint64_t> MemoryManager::Mmap(const MmapRequest& request, const MemoryLim
   const bool populate = (lock && !vma.lock_on_fault) ||
                         (request.flags & (MAP_POPULATE | MAP_NONBLOCK)) == MAP_POPULATE;
   Batch batch;
-  return state.MapVma(std::move(vma), populate, batch);
+  // The flag means nothing to Linux any more, but linkers and loaders still set it.
+  const bool data_segment = (request.flags & MAP_DENYWRITE) != 0;
+  return state.MapVma(std::move(vma), populate, batch,
+                      data_segment ? kCopySegmentMax : kCopyAtMapMax);
 }
 
-// The segments a new VMA starts with.
-Result<void> MemoryManager::State::FirstPages(const Vma& vma, std::vector<Segment>& fresh) {
+// The segments a new VMA starts with. A private writable mapping of a file: copies of its pages, if
+// it is no larger than `copy_max`.
+Result<void> MemoryManager::State::FirstPages(const Vma& vma, std::vector<Segment>& fresh,
+                                              uint64_t copy_max) {
   const bool copy =
-      vma.file && !vma.shared && (vma.prot & PROT_WRITE) != 0 && vma.size() <= kCopyAtMapMax;
+      vma.file && !vma.shared && (vma.prot & PROT_WRITE) != 0 && vma.size() <= copy_max;
   if (!vma.accessible()) return {};
   if (vma.anonymous()) {
     return vma.size() > kEagerMax ? Result<void>() : MakeAnonymous(vma.range(), fresh);
@@ -181,13 +186,14 @@ Result<void> MemoryManager::State::FirstPages(const Vma& vma, std::vector<Segmen
 }
 
 // Puts `vma` in place of whatever was there.
-Result<uint64_t> MemoryManager::State::MapVma(Vma vma, bool populate, Batch& batch) {
+Result<uint64_t> MemoryManager::State::MapVma(Vma vma, bool populate, Batch& batch,
+                                              uint64_t copy_max) {
   const Range range = vma.range();
   const Ref<Mappable> file = vma.file;
   const uint64_t offset = vma.offset;
   if (file) file->AddMapping(mm, range, offset);  // before it is asked for pages
   std::vector<Segment> fresh;
-  const Result<void> made = FirstPages(vma, fresh);
+  const Result<void> made = FirstPages(vma, fresh, copy_max);
   if (!made) {
     GiveBack(fresh);
     if (file) file->RemoveMapping(mm, range, offset);

@@ -73,7 +73,8 @@ Result<void> MemoryManager::MapAll() {
     for (auto& [start, segment] : state_->segments) {
       while (vma->second.end <= start) ++vma;
       segment.mapped = true;
-      batch.Map(segment, HostProt(vma->second, segment), false);
+      batch.Map(segment, HostProt(vma->second, segment), segment.present);
+      segment.present = false;
     }
   }
   if (state_->Commit(batch) == EIO) return Fail(EIO);
@@ -122,6 +123,7 @@ Result<void> MemoryManager::Clear() {
     state.brk_start = state.brk = 0;
     state.homes.clear();
     state.ahead.Clear();
+    state.hot = {};
   }
   batch.ops.clear();  // Reset unmaps everything at once
   state.lock_future = state.lock_future_on_fault = false;
@@ -154,6 +156,10 @@ Result<Ref<MemoryManager>> MemoryManager::Fork() {
   {
     SleepLockHold hold(state.mmap_lock);
     Batch batch;
+    // With other threads at work, copies would show what they write out of order.
+    if (users <= 1) state.CopyHot(copy, batch);
+    if (!state.hot) state.hot = MakeRef<HotPages>();
+    copy.hot = state.hot;
     {
       MutexLock lock(state.vmas_lock);
       state.cache.Clear();
@@ -179,6 +185,41 @@ Result<Ref<MemoryManager>> MemoryManager::Fork() {
   return child;
 }
 
+// Gives `child` copies of what one side would soon write to, where nobody else has these pages: so
+// both may.
+void MemoryManager::State::CopyHot(State& child, Batch& batch) {
+  const MemoryLimit& limit = memory.limit();
+  if (!hot || (limit.set() && limit.Room() < HotPages::kMaxBytes)) return;
+  std::vector<Range> pieces;
+  for (const Range run : hot->ForFork()) {
+    for (auto it = segments.FirstEndingAfter(run.start);
+         it != segments.end() && it->first < run.end; ++it) {
+      const Segment& segment = it->second;
+      const Range piece = run.Intersect(segment.range());
+      if (segment.kind != Segment::Kind::kPrivate ||
+          (vmas.Find(piece.start)->second.prot & PROT_WRITE) == 0)
+        continue;
+      if (!segment.cow || segment.extent->UsedOnce(segment.OffsetsOf(piece)))
+        pieces.push_back(piece);
+    }
+  }
+  for (const Range piece : pieces) CopyHotPiece(piece, child, batch);
+}
+
+void MemoryManager::State::CopyHotPiece(Range piece, State& child, Batch& batch) {
+  const Vma& vma = vmas.Find(piece.start)->second;
+  if (vma.dont_fork || vma.wipe_on_fork) return;
+  std::vector<Segment> copies;
+  if (!child.CopyPrivate(segments.Find(piece.start)->second, piece, copies)) return;
+  for (Segment& copy : copies) child.segments.Insert(std::move(copy));
+  MutexLock lock(vmas_lock);
+  segments.Split(piece.start);
+  segments.Split(piece.end);
+  Segment& ours = segments.Find(piece.start)->second;
+  if (ours.cow && ours.mapped) batch.Protect(piece, vma.prot);
+  ours.cow = false;
+}
+
 // Gives `child` a copy of `vma` with its pages; neither side may write to them from now on.
 void MemoryManager::State::ForkVma(const Vma& vma, State& child, Batch& batch) {
   Vma twin = vma;
@@ -188,6 +229,7 @@ void MemoryManager::State::ForkVma(const Vma& vma, State& child, Batch& batch) {
   for (auto it = segments.FirstEndingAfter(vma.start); it != segments.end() && it->first < vma.end;
        ++it) {
     Segment& segment = it->second;
+    if (child.segments.Find(segment.start) != child.segments.end()) continue;  // CopyHot did
     if (segment.kind == Segment::Kind::kPrivate) {
       const int before = HostProt(vma, segment);
       segment.cow = true;

@@ -112,6 +112,59 @@ TEST_F(MmTest, ForkSharesUntilSomebodyWrites) {
   EXPECT_EQ(alone, 64 * kPage);
 }
 
+TEST_F(MmTest, AForkCopiesWhatFaultedAfterTheLastOne) {
+  const auto parent = NewSpace();
+  const uint64_t at = Map(*parent, 64 * kPage);
+  for (uint64_t i = 0; i < 64; ++i) Store(*parent, at + i * kPage, i + 1);
+  const auto fork = [&] {
+    Ref<MemoryManager> child = parent->Fork().value();
+    EXPECT_TRUE(child->Activate(engine));
+    return child;
+  };
+  {
+    const Ref<MemoryManager> first = fork();
+    Store(*first, at + 3 * kPage, 100);
+    Store(*parent, at + 5 * kPage, 200);
+    EXPECT_EQ(Try(*parent, at + 40 * kPage, true).faults, 1);
+  }
+  const uint64_t used = memory->UsedBytes();
+  Ref<MemoryManager> child = fork();
+  EXPECT_EQ(memory->UsedBytes(), used + 4 * kPage);  // 3 to 5, and 40
+  EXPECT_EQ(Load(*child, at + 3 * kPage), 4u);
+  EXPECT_EQ(Load(*child, at + 4 * kPage), 5u);
+  EXPECT_EQ(Load(*child, at + 5 * kPage), 200u);
+  for (const uint64_t page : {3, 4, 5, 40}) {
+    EXPECT_EQ(Try(*child, at + page * kPage, true).faults, 0) << page;
+    EXPECT_EQ(Try(*parent, at + page * kPage, true).faults, 0) << page;
+  }
+  Store(*parent, at + 3 * kPage, 7);
+  Store(*child, at + 5 * kPage, 8);
+  Store(*child, at + 4 * kPage, 9);
+  EXPECT_NE(Load(*child, at + 3 * kPage), 7u);
+  EXPECT_NE(Load(*parent, at + 5 * kPage), 8u);
+  EXPECT_EQ(Try(*parent, at + 20 * kPage, true).faults, 1);  // as ever
+  EXPECT_EQ(Try(*child, at + 20 * kPage, true).faults, 1);
+  // A child's own fork knows as much, and another fork while both live copies nothing that is
+  // shared.
+  const Ref<MemoryManager> grandchild = child->Fork().value();
+  ASSERT_TRUE(grandchild->Activate(engine));
+  EXPECT_EQ(Load(*grandchild, at + 4 * kPage), 9u);
+  EXPECT_EQ(Try(*grandchild, at + 5 * kPage, true).faults, 0);
+  EXPECT_EQ(Load(*child, at + 5 * kPage), 8u);
+  Store(*parent, at + 4 * kPage, 6);
+  // What is not inherited is not copied.
+  ASSERT_TRUE(parent->Madvise(at + 3 * kPage, kPage, MADV_WIPEONFORK));
+  ASSERT_TRUE(parent->Madvise(at + 5 * kPage, kPage, MADV_DONTFORK));
+  child = fork();
+  EXPECT_EQ(Load(*child, at + 3 * kPage), 0u);
+  EXPECT_EQ(Try(*child, at + 5 * kPage, false).code, SEGV_MAPERR);
+  EXPECT_EQ(Load(*child, at + 4 * kPage), 6u);
+  // With a second thread at work, nothing is copied ahead.
+  parent->users = 2;
+  child = fork();
+  EXPECT_EQ(Try(*child, at + 4 * kPage, true).faults, 1);
+}
+
 TEST_F(MmTest, CopiesGrowDownwardsToo) {
   const auto parent = NewSpace();
   const uint64_t at = Map(*parent, 64 * kPage);
@@ -218,6 +271,11 @@ TEST_F(MmTest, PrivateFileMappings) {
       Map(*mm, 4 * kPage, PROT_READ | PROT_WRITE, MAP_PRIVATE, 0, file, 40 * kPage);
   EXPECT_EQ(Try(*mm, small, true).faults, 0);
   EXPECT_EQ(file->Get(40 * kPage), 12u);
+  // So is a larger one that a linker maps.
+  const uint64_t data =
+      Map(*mm, 60 * kPage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_DENYWRITE, 0, file, 2 * kPage);
+  EXPECT_EQ(Try(*mm, data + 59 * kPage, true).faults, 0);
+  EXPECT_EQ(Load(*mm, data + 38 * kPage), 12u);
   file->SetSize(kPage);
   mm->InvalidateMapping({at + kPage, at + 70 * kPage}, file.get());
   EXPECT_EQ(Try(*mm, at + 40 * kPage, false).signo, SIGBUS);

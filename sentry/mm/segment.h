@@ -25,7 +25,7 @@ struct Segment {
   bool cow = false;        // kPrivate: other spaces may use the pages: not writable on the host
   bool for_write = false;  // kFile: Mappable::Translate was told that it would be written
   bool mapped = false;
-  bool present = false;  // on the way to the tree: the host has all of its pages
+  bool present = false;  // until it is mapped: the host has all of its pages
   platform::HostFileId file{};
   uint64_t offset = 0;  // in `file`, of `start`
   Ref<Extent> extent;   // memory pages: their extent (kPrivate: with a use of each page)

@@ -213,7 +213,7 @@ void MemoryManager::State::Install(const Vma& vma, std::vector<Segment>&& fresh,
   for (Segment& segment : fresh) {
     segment.mapped = active();
     if (segment.mapped) batch.Map(segment, HostProt(vma, segment), populate || segment.present);
-    segment.present = false;
+    if (!held) segment.present = false;
     const Range range = segment.range();
     segments.Insert(std::move(segment));
     segments.Merge(range, vma.range());

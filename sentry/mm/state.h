@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "base/mutex.h"
+#include "sentry/mm/hot_pages.h"
 #include "sentry/mm/memory_manager.h"
 #include "sentry/mm/range_set.h"
 #include "sentry/mm/segment.h"
@@ -25,9 +26,12 @@ namespace skep::mm {
 // An anonymous mapping up to kEagerMax takes its pages when it is made, with one host mapping; what
 // is larger (address space that nobody means to fill) takes them window by window, at faults.
 inline constexpr uint64_t kEagerMax = uint64_t{64} << 30;
-inline constexpr uint64_t kCopyAtMapMax = 64
-                                          << 10;  // private writable file mappings: copied at once
-inline constexpr uint64_t kCopyStreakMax = 16;    // pages of one copy-on-write fault
+// Private writable file mappings are copied at once up to kCopyAtMapMax; data segments, most of
+// which is written soon, up to kCopySegmentMax. A fault costs as much as copying a hundred
+// kilobytes.
+inline constexpr uint64_t kCopyAtMapMax = 64 << 10;
+inline constexpr uint64_t kCopySegmentMax = uint64_t{4} << 20;
+inline constexpr uint64_t kCopyStreakMax = 64 << 10;  // of one copy-on-write fault
 inline constexpr uint64_t kCrowdedBlock = 256 << 10;  // the same, near the host's limit of mappings
 inline constexpr size_t kCrowded = 40000;
 inline constexpr int kMaxPieces = 64;  // of a file, mapped ahead of faults
@@ -88,6 +92,8 @@ struct MemoryManager::State {
   VmaSet::iterator MergeAt(uint64_t address, Batch& batch);
   void MergeAround(Range range, Batch& batch);
   void Remove(Range range, Batch& batch);
+  void CopyHot(State& child, Batch& batch);
+  void CopyHotPiece(Range piece, State& child, Batch& batch);
   void ForkVma(const Vma& vma, State& child, Batch& batch);
   void Install(const Vma& vma, std::vector<Segment>&& fresh, bool populate, Batch& batch);
 
@@ -116,8 +122,9 @@ struct MemoryManager::State {
   Result<uint64_t> PickAddress(const MmapRequest& request, uint64_t size);
   Result<void> CheckLimits(const Vma& vma, uint64_t replaced, const MemoryLimits& limits);
   Result<void> CheckLocked(uint64_t more, const MemoryLimits& limits);
-  Result<void> FirstPages(const Vma& vma, std::vector<Segment>& fresh);
-  Result<uint64_t> MapVma(Vma vma, bool populate, Batch& batch);
+  Result<void> FirstPages(const Vma& vma, std::vector<Segment>& fresh,
+                          uint64_t copy_max = kCopyAtMapMax);
+  Result<uint64_t> MapVma(Vma vma, bool populate, Batch& batch, uint64_t copy_max = kCopyAtMapMax);
   Result<void> Unmap(Range range);
   uint64_t LockedBytes();
   Result<void> ProtectPart(VmaSet::iterator it, Range range, int prot, Batch& batch);
@@ -221,8 +228,14 @@ struct MemoryManager::State {
   uint64_t stack_limit = 8u << 20, space_limit = ~uint64_t{0};
   uint64_t peak_virtual = 0;
   uint64_t generation = 0;  // of the host's mappings
-  Range streak;             // of the last copy-on-write fault: the next one may be its neighbour
-  uint64_t streak_pages = 0;
+  // Copy-on-write faults near the last one of a streak copy twice as much as that did.
+  struct Streak {
+    Range last;
+    uint64_t next_size = kPageSize;
+  };
+  std::array<Streak, 4> streaks;
+  unsigned next_streak = 0;
+  Ref<HotPages> hot;                               // since the first fork of this program
   uint64_t idle_address = 0, idle_generation = 0;  // the last fault that found nothing to do
   int idle_count = 0;
 

@@ -202,8 +202,9 @@ class FileSystem : public RefCounted<FileSystem> {
   DentryCache& cache() { return *cache_; }
 
  protected:
-  // `cached`: how many unused dentries are kept.
-  explicit FileSystem(uint32_t dev_minor, size_t cached = 4096);
+  // `cached`: how many unused dentries are kept. A tree that programs scan over and over (git
+  // status, a build) should fit.
+  explicit FileSystem(uint32_t dev_minor, size_t cached = 32768);
   // Lets go of cached dentries and so of inodes. For destructors of file systems whose inodes refer
   // to them when they die.
   void DropCache();

@@ -8,14 +8,13 @@
 namespace skep::fs {
 namespace {
 
-constexpr size_t kCachedDentries = 32768;
 constexpr size_t kMaxIdle = 512;        // inodes with descriptors that nobody uses
 constexpr size_t kMaxChildren = 32768;  // names that directories remember beside the dentries
 
 }  // namespace
 
 GoferFs::GoferFs(GoferConnection connection, const GoferFsOptions& wanted, bool attached_read_only)
-    : FileSystem(wanted.dev_minor, kCachedDentries),
+    : FileSystem(wanted.dev_minor),
       connection_(connection),
       caching_(wanted.caching),
       read_only_(wanted.read_only || attached_read_only) {}

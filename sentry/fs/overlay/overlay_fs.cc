@@ -5,14 +5,10 @@
 #include "sentry/fs/overlay/overlay_inode.h"
 
 namespace skep::fs {
-namespace {
-
-constexpr size_t kCachedDentries = 32768;
-
-}  // namespace
+namespace {}  // namespace
 
 OverlayFs::OverlayFs(uint32_t dev_minor, Ref<vfs::FileSystem> lower, Ref<vfs::FileSystem> upper)
-    : FileSystem(dev_minor, kCachedDentries), lower_(std::move(lower)), upper_(std::move(upper)) {
+    : FileSystem(dev_minor), lower_(std::move(lower)), upper_(std::move(upper)) {
   source = "overlay";
 }
 
