@@ -5,13 +5,18 @@
 usage: tools/bench.py [--quick] [--write] [--only SYSTEM,...] [--no-programs]
 
 Every system runs the same programs over the same Debian root (tools/rootfs.sh), under an overlay
-that is thrown away. The systems take turns, several rounds of all of them, and each figure is the
-median of the rounds: what the machine does meanwhile befalls all alike. Needs root: it makes a
-mount namespace. --write puts the table into docs/budgets.md.
+that is thrown away. npm ci has a root with Node.js and installs offline, from a cache that is
+filled once from the npm registry ($SKEP_CACHE, default /var/cache/skep). The systems take turns,
+several rounds of all of them, and each figure is the median of the rounds: what the machine does
+meanwhile befalls all alike. Needs root: it makes a mount namespace. --write puts the table into
+docs/budgets.md.
 """
 
 import argparse
+import copy
 import datetime
+import hashlib
+import itertools
 import json
 import os
 import platform
@@ -23,10 +28,13 @@ import sys
 import tempfile
 import time
 
+import bench_guest
+
 TOP = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 BUILD = os.path.join(TOP, "build/release")
 PROGRAMS = ("calls_bench", "tasks_bench", "memory_bench")
 GUEST = "/opt/bench"  # where the programs are in the root
+CACHE = os.environ.get("SKEP_CACHE", "/var/cache/skep")
 CPUACCT = "/sys/fs/cgroup/cpuacct"
 MARKS = ("<!-- bench: begin -->", "<!-- bench: end -->")
 PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -41,6 +49,12 @@ class System:
 
     def command(self, words):
         raise NotImplementedError
+
+    def over(self, root):
+        """The same system over another root."""
+        other = copy.copy(self)
+        other.root = root
+        return other
 
     def run(self, words, timeout):
         return subprocess.run(self.command(words), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
@@ -74,7 +88,7 @@ class Runsc(System):
 class Runc(System):
     def __init__(self, name, root, bundle):
         super().__init__(name, root)
-        self.bundle, self.count = bundle, 0
+        self.bundle, self.count = bundle, itertools.count()
         subprocess.run(["runc", "spec", "--bundle", bundle], check=True)
         with open(os.path.join(bundle, "config.json"), encoding="utf-8") as file:
             self.config = json.load(file)
@@ -84,20 +98,29 @@ class Runc(System):
         self.config["process"].update(terminal=False, args=list(words), env=[PATH], cwd="/")
         with open(os.path.join(self.bundle, "config.json"), "w", encoding="utf-8") as file:
             json.dump(self.config, file)
-        self.count += 1
-        return ["runc", "run", "--bundle", self.bundle, f"skep-bench-{os.getpid()}-{self.count}"]
+        name = f"skep-bench-{os.getpid()}-{next(self.count)}"
+        return ["runc", "run", "--bundle", self.bundle, name]
+
+
+def mount_root(place, *variant):
+    """An overlay over a Debian root of tools/rootfs.sh; only in our mount namespace."""
+    debian = subprocess.run([os.path.join(TOP, "tools/rootfs.sh"), *variant], text=True,
+                            stdout=subprocess.PIPE, check=True).stdout.strip()
+    for name in ("upper", "work", "root"):
+        os.makedirs(os.path.join(place, name))
+    root = os.path.join(place, "root")
+    layers = f"lowerdir={debian},upperdir={place}/upper,workdir={place}/work"
+    subprocess.run(["mount", "-t", "overlay", "none", "-o", layers, root], check=True)
+    for name in ("proc", "dev", "sys"):
+        subprocess.run(["mount", "--rbind", f"/{name}", f"{root}/{name}"], check=True)
+    return root
 
 
 def make_root(scratch):
-    """An overlay over the Debian root, with the programs in it; only in our mount namespace."""
-    debian = subprocess.run([os.path.join(TOP, "tools/rootfs.sh")], stdout=subprocess.PIPE,
-                            text=True, check=True).stdout.strip()
+    """The root of all programs but npm, with ours in it; makes scratch a file system in memory."""
     subprocess.run(["mount", "-t", "tmpfs", "none", scratch], check=True)
-    for name in ("upper", "work", "root", "bundle"):
-        os.mkdir(os.path.join(scratch, name))
-    root = os.path.join(scratch, "root")
-    layers = f"lowerdir={debian},upperdir={scratch}/upper,workdir={scratch}/work"
-    subprocess.run(["mount", "-t", "overlay", "none", "-o", layers, root], check=True)
+    os.mkdir(os.path.join(scratch, "bundle"))
+    root = mount_root(scratch)
     os.makedirs(root + GUEST)
     for program in PROGRAMS:
         shutil.copy(os.path.join(BUILD, "bench", program), root + GUEST)
@@ -108,6 +131,47 @@ def make_root(scratch):
         if "libbenchmark" in line:
             shutil.copy(line.split()[2], root + "/usr/lib/x86_64-linux-gnu/")
     return root
+
+
+def make_npm_root(scratch):
+    """A root with Node.js, tools/npm_project, and an npm cache that holds all of its packages."""
+    root = mount_root(os.path.join(scratch, "npm"), "node")
+    os.makedirs(root + GUEST)
+    shutil.copy(os.path.join(TOP, "tools/bench_guest.py"), root + GUEST)
+    shutil.copytree(os.path.join(TOP, "tools/npm_project"), root + bench_guest.PROJECT)
+    with open(root + bench_guest.PROJECT + "/package-lock.json", "rb") as file:
+        cache = os.path.join(CACHE, "npm-" + hashlib.sha256(file.read()).hexdigest()[:8])
+    if not os.path.isdir(cache):
+        fill_npm_cache(root, cache)
+    shutil.copytree(cache, root + bench_guest.NPM_CACHE)
+    return root
+
+
+def try_npm_root(scratch):
+    """make_npm_root's root, or None."""
+    try:
+        return make_npm_root(scratch)
+    except (OSError, subprocess.SubprocessError) as error:
+        print(f"bench: left out: npm ci: {error}", file=sys.stderr)
+        return None
+
+
+def fill_npm_cache(root, cache):
+    """Installs the project from the registry; `cache` appears by a rename, complete."""
+    print("bench: filling the npm cache", file=sys.stderr)
+    for path in ("/etc/resolv.conf", "/etc/hosts", "/etc/ssl/certs/ca-certificates.crt"):
+        shutil.copy(path, root + path)
+    subprocess.run(["chroot", root, "env", f"--chdir={bench_guest.PROJECT}", PATH, "HOME=/tmp",
+                    *bench_guest.NPM_CI], stdin=subprocess.DEVNULL, stdout=sys.stderr,
+                   timeout=600, check=True)
+    shutil.rmtree(root + bench_guest.PROJECT + "/node_modules")
+    making = tempfile.mkdtemp(prefix=".making.", dir=CACHE)
+    try:
+        shutil.copytree(root + bench_guest.NPM_CACHE + "/_cacache", making + "/npm/_cacache")
+        os.rename(making + "/npm", cache)
+    finally:
+        shutil.rmtree(making, ignore_errors=True)
+    shutil.rmtree(root + bench_guest.NPM_CACHE)
 
 
 def find_systems(root, scratch):
@@ -227,9 +291,11 @@ def cpu_of_calls(system):
     return f"{(cpu - base_cpu) / (wall - base_wall):.2f}"
 
 
-def programs(system, repetitions):
+def programs(system, repetitions, *which):
+    """{row: wall time in ns} of what bench_guest.py runs."""
+    words = ["python3", f"{GUEST}/bench_guest.py", str(repetitions), *which]
     try:
-        outcome = system.run(["python3", f"{GUEST}/bench_guest.py", str(repetitions)], 900)
+        outcome = system.run(words, 900)
         results = json.loads(outcome.stdout.splitlines()[-1])
     except (ValueError, IndexError):
         print(f"bench: {system.name}: programs: {outcome.stderr[-300:]}", file=sys.stderr)
@@ -240,9 +306,25 @@ def programs(system, repetitions):
     rows = {}
     for name, result in results.items():
         if "error" in result:
-            print(f"bench: {system.name}: {name}: {result['error'][:200]}", file=sys.stderr)
+            print(f"bench: {system.name}: {name}: {result['error'][:200]}\n"
+                  f"{outcome.stderr[-300:]}", file=sys.stderr)
             continue
         rows[name] = result["wall"] * 1e9
+    return rows
+
+
+def npm_ci(system, root):
+    """Rows of npm ci over the root of make_npm_root."""
+    system = system.over(root)
+    modules = root + bench_guest.PROJECT + "/node_modules"
+    rows = programs(system, 2, "npm")
+    shutil.rmtree(modules, ignore_errors=True)
+    if rows:
+        _, base = whole_command(system, ["/bin/true"])
+        _, cpu = whole_command(system, ["env", f"--chdir={bench_guest.PROJECT}", "HOME=/tmp",
+                                        *bench_guest.NPM_CI, "--offline"])
+        shutil.rmtree(modules, ignore_errors=True)
+        rows["npm ci: CPU"] = cpu - base
     return rows
 
 
@@ -352,8 +434,9 @@ def main():
     scratch = tempfile.mkdtemp(prefix="skep-bench-")
     try:
         root = make_root(scratch)
-        for name in ("proc", "dev", "sys"):
-            subprocess.run(["mount", "--rbind", f"/{name}", f"{root}/{name}"], check=True)
+        npm_root = None
+        if not options.quick and not options.no_programs:
+            npm_root = try_npm_root(scratch)
         systems = find_systems(root, scratch)
         if options.only:
             wanted = options.only.split(",") + ["native"]
@@ -368,14 +451,23 @@ def main():
                 rows.update(start_and_cpu(system, options.quick))
                 if not options.no_programs:
                     rows.update(programs(system, 2 if options.quick else 3))
+                if npm_root:
+                    rows.update(npm_ci(system, npm_root))
                 rounds[system.name].append(rows)
         results = {name: median_of(all_rows) for name, all_rows in rounds.items()}
         for system in systems:
+            if not options.no_programs:
+                # The first system's rows make the table: a failure there must not hide the row.
+                results[system.name].setdefault("npm ci", None if npm_root else "not measured")
             results[system.name]["CPU seconds per second of dd bs=1"] = cpu_of_calls(system)
         floor = median_of(floors)
         text = (f"{where}\n\nThe host's own round trips, with nothing of ours: "
                 + ", ".join(f"{name} {human(value)}" for name, value in floor.items())
                 + ".\n\n" + table(results, systems) + "\n")
+        if not options.no_programs and not npm_root:
+            text += "\nnpm ci was not measured: " + (
+                "--quick leaves it out.\n" if options.quick else
+                "no root with Node.js and a full npm cache could be had.\n")
         for system in systems:
             if isinstance(system, Skep):
                 text += "\n" + idle(system) + "\n"

@@ -5,7 +5,6 @@
 #include "sentry/fs/overlay/overlay_inode.h"
 
 namespace skep::fs {
-namespace {}  // namespace
 
 OverlayFs::OverlayFs(uint32_t dev_minor, Ref<vfs::FileSystem> lower, Ref<vfs::FileSystem> upper)
     : FileSystem(dev_minor), lower_(std::move(lower)), upper_(std::move(upper)) {
