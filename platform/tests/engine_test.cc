@@ -4,6 +4,7 @@
 #include <poll.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/stat.h>
 #include <unistd.h>
 #include <csignal>
 #include <thread>
@@ -28,6 +29,20 @@ size_t CountEntries(const char* path) {
   DIR* dir = opendir(path);
   size_t count = 0;
   while (readdir(dir) != nullptr) ++count;
+  closedir(dir);
+  return count;
+}
+// How many descriptors of process `pid` are of the file that `fd` is of.
+size_t CountDescriptors(pid_t pid, int fd) {
+  const struct stat wanted = *host::Stat(fd);
+  const std::string path = "/proc/" + std::to_string(pid) + "/fd/";
+  DIR* dir = opendir(path.c_str());
+  size_t count = 0;
+  while (const dirent* entry = readdir(dir)) {
+    struct stat found;
+    if (stat((path + entry->d_name).c_str(), &found) != 0) continue;
+    if (found.st_dev == wanted.st_dev && found.st_ino == wanted.st_ino) ++count;
+  }
   closedir(dir);
   return count;
 }
@@ -156,6 +171,39 @@ TEST_P(EngineSpace, MemoryIsSharedBetweenSpaces) {
     ASSERT_TRUE(host::PWrite(world.files.fd(file), std::as_bytes(std::span(&value, 1)), 0));
     for (auto& guest : guests) EXPECT_EQ(SyscallOf(world.Next(*guest)).number, value);
   }
+}
+
+TEST_P(EngineItself, StubsAreGivenAFileOnce) {
+  World world(GetParam());
+  auto one = world.NewSpace(kReadRbx);
+  auto two = world.NewSpace();
+  const HostFileId file = world.files.NewMemory(4 * kPageSize);
+  const uint64_t value = 42;
+  ASSERT_TRUE(host::PWrite(world.files.fd(file), std::as_bytes(std::span(&value, 1)), kPageSize));
+  const auto held = [&] {
+    const size_t count = CountDescriptors(PidOf(*one), world.files.fd(file));
+    EXPECT_EQ(CountDescriptors(PidOf(*two), world.files.fd(file)), count);
+    return count;
+  };
+  EXPECT_EQ(held(), 0u);
+  const MapOp here = Map(0x10'0000, 2 * kPageSize, file);
+  const MapOp there = Map(0x20'0000, kPageSize, file, 3 * kPageSize);
+  EXPECT_EQ(one->Apply({&here, 1}).error, 0);
+  EXPECT_EQ(held(), 1u);
+  EXPECT_EQ(one->Apply({&there, 1}).error, 0);
+  EXPECT_EQ(two->Apply({&here, 1}).error, 0);
+  EXPECT_EQ(held(), 1u);
+  const MapOp gone = {MapOp::Kind::kUnmap, 0, false, there.start, there.size, {}, 0};
+  EXPECT_EQ(one->Apply({&gone, 1}).error, 0);
+  EXPECT_EQ(two->Reset(), Result<void>());
+  EXPECT_EQ(held(), 1u);  // until the sentry forgets it
+  world.engine->Forget(file);
+  (void)world.Wait(host::MonotonicNs() + kMs);
+  EXPECT_EQ(held(), 0u);
+  Registers start = {};
+  start.rbx = here.start + kPageSize;
+  auto guest = world.NewGuest(*one, start);
+  EXPECT_EQ(SyscallOf(world.Next(*guest)).number, value);  // still mapped
 }
 
 TEST_P(EngineItself, ForgottenFilesAreClosed) {
