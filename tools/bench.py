@@ -343,6 +343,27 @@ def field(path, name):
         return next((int(line.split()[1]) for line in file if line.startswith(name)), 0)
 
 
+def pss_of(pid):
+    """KiB of PSS: (all, the guest's own pages, our program's file)."""
+    with open(f"/proc/{pid}/comm", encoding="utf-8") as file:
+        stub = file.read().strip() == "skep-stub"
+    total = guest = program = 0
+    name = ""
+    with open(f"/proc/{pid}/smaps", encoding="utf-8") as file:
+        for line in file:
+            words = line.split()
+            if not words[0].endswith(":"):
+                name = words[5] if len(words) > 5 else ""
+            elif words[0] == "Pss:":
+                size = int(words[1])
+                total += size
+                if name == "/memfd:skep-memory" or (stub and name != "/memfd:skep-stubs"):
+                    guest += size
+                elif name == os.path.join(BUILD, "skep"):
+                    program += size
+    return total, guest, program
+
+
 def idle(system, seconds=5):
     """What a sandbox costs whose only guest sleeps: PSS of all its processes, and wake-ups."""
     def switches(pids):
@@ -357,12 +378,13 @@ def idle(system, seconds=5):
         before = switches(pids)
         time.sleep(seconds)
         woken = switches(pids) - before
-        pss = sum(field(f"/proc/{pid}/smaps_rollup", "Pss:") for pid in pids)
+        total, guest, program = (sum(part) / 1024 for part in zip(*map(pss_of, pids)))
     finally:
         process.terminate()
         process.wait(30)
-    return (f"Idle, {system.name}: one guest in nanosleep: {pss / 1024:.1f} MiB PSS in "
-            f"{len(pids)} processes, {woken} wake-ups in {seconds} s.")
+    return (f"Idle, {system.name}: one guest in nanosleep: {total:.1f} MiB PSS in {len(pids)} "
+            f"processes, of it {guest:.1f} the guest's own pages and {program:.1f} our program's "
+            f"file; {woken} wake-ups in {seconds} s.")
 
 
 def human(ns):
