@@ -102,9 +102,12 @@ class Native:
 
     def __init__(self, root):
         self.root = root
-        self.isolated = run(self.wrap(["true"], "/tmp"), Case("probe", "true", "")).code == 0
+        with tempfile.TemporaryDirectory(prefix="skep-e2e-") as scratch:
+            probe = run(self.wrap(["true"], scratch), Case("probe", "true", ""))
+        self.isolated = probe.code == 0
         if not self.isolated and root != "/":
-            raise SystemExit("e2e: no permission to make a mount namespace for the native run")
+            raise SystemExit("e2e: cannot make a mount namespace for the native run: "
+                             + probe.stderr.strip())
 
     def wrap(self, command, scratch):
         flags = [] if os.geteuid() == 0 else ["--map-root-user"]
