@@ -65,7 +65,9 @@ wait "$b"; echo $?
 set -m
 bash -c 'kill -TSTP $$; echo continued' &
 job=$!
-for _ in $(seq 200); do [[ $(jobs -s | wc -l) == 1 ]] && break; sleep 0.01; done
+# In no loop: bash leaves those when a job stops meanwhile.
+wait $job
+echo $?
 jobs -s | awk '{ print $2 }'
 kill -CONT %1
 wait $job
