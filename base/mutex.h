@@ -2,7 +2,7 @@
 // kernel arena (where it is unlocked whenever the sandbox is quiescent).
 //
 // Owned by a host thread. While one is held: no fiber suspension, no gofer call, no guest fault
-// handling. Debug builds check the order of base/lock_rank.h.
+// handling. Debug builds, and others after Mutex::CheckOrder, check the order of base/lock_rank.h.
 #pragma once
 
 #include <atomic>
@@ -20,14 +20,18 @@ class CAPABILITY("mutex") Mutex {
   Mutex(const Mutex&) = delete;
   Mutex& operator=(const Mutex&) = delete;
 
+  // A test mode of release builds; before there is a second thread.
+  static void CheckOrder() { order_checked_ = true; }
+  static bool order_checked() { return order_checked_; }
+
   void Lock() ACQUIRE() {
-    NoteAcquire();
+    if (order_checked_) NoteAcquire();
     uint32_t expected = 0;
     if (!word_.compare_exchange_strong(expected, 1, std::memory_order_acquire)) LockSlow();
   }
   void Unlock() RELEASE() {
     if (word_.exchange(0, std::memory_order_release) == 2) WakeOne();
-    NoteRelease();
+    if (order_checked_) NoteRelease();
   }
   // Tells the analysis that the caller holds it, where it cannot see that two names are one mutex.
   void AssertHeld() const ASSERT_CAPABILITY(this) {
@@ -45,16 +49,16 @@ class CAPABILITY("mutex") Mutex {
  private:
   void LockSlow();
   void WakeOne();
-#ifdef NDEBUG
-  void NoteAcquire() {}
-  void NoteRelease() {}
-#else
   void NoteAcquire();
   void NoteRelease();
-#endif
 
-  std::atomic<uint32_t> word_{0};         // 0 free, 1 held, 2 held and somebody sleeps
-  [[maybe_unused]] const LockRank rank_;  // read in debug builds
+#ifdef NDEBUG
+  static inline bool order_checked_ = false;
+#else
+  static inline bool order_checked_ = true;
+#endif
+  std::atomic<uint32_t> word_{0};  // 0 free, 1 held, 2 held and somebody sleeps
+  const LockRank rank_;
 };
 
 class SCOPED_CAPABILITY MutexLock {
@@ -82,8 +86,8 @@ class NestedRank {
   uint64_t hidden_ = 0;
 };
 
-// True if this host thread holds no Mutex (debug builds; always true in release builds). What every
-// suspension point CHECKs.
+// True if this host thread holds no Mutex, or the order is not checked. What every suspension point
+// CHECKs.
 bool HoldsNoMutex();
 
 }  // namespace skep

@@ -51,6 +51,8 @@ void AddGlobalOptions(CLI::App& app, GlobalOptions& global) {
                "a test mode: ptrace overwrites registers that were not loaded");
   app.add_flag("--move-tasks", global.move_tasks,
                "a test mode: guest threads go from worker to worker all the time");
+  app.add_flag("--check-locks", global.check_locks,
+               "a test mode: the sentry ends where it takes locks out of order");
 }
 
 void AddDo(CLI::App& app, DoOptions& options) {

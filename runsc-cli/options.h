@@ -23,6 +23,7 @@ struct GlobalOptions {
   bool debug = false;
   bool ptrace_poison = false;
   bool move_tasks = false;
+  bool check_locks = false;
 };
 
 struct DoOptions {

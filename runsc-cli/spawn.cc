@@ -156,6 +156,7 @@ HostResult<void> ApplyGlobalOptions(const GlobalOptions& options, SandboxPlan& p
   config.workers = options.workers;
   config.ptrace_poison = options.ptrace_poison;
   config.move_tasks = options.move_tasks;
+  config.check_locks = options.check_locks;
   config.debug = options.debug;
   config.log_format = options.log_format;
   plan.log_format = options.log_format == "json" ? LogFormat::kJson : LogFormat::kText;

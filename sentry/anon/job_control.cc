@@ -34,21 +34,24 @@ int Terminals::ForegroundOf(Terminal& terminal) {
 void Terminals::AcquireAtOpen(vfs::Caller& caller, Terminal& terminal) {
   if (!caller.IsSessionLeader()) return;
   const int session = caller.SessionId();
+  const int group = caller.ProcessGroupId();
   MutexLock lock(mutex_);
   if (terminal.session_ != 0 || controlling_.contains(session)) return;
   controlling_[session] = &terminal;
   terminal.session_ = session;
-  terminal.foreground_ = caller.ProcessGroupId();
+  terminal.foreground_ = group;
 }
 
 // Linux: tiocsctty.
 Result<void> Terminals::Acquire(vfs::Caller& caller, Terminal& terminal, bool readable,
                                 bool steal) {
   const int session = caller.SessionId();
+  const int group = caller.ProcessGroupId();
+  const bool leader = caller.IsSessionLeader();
   const bool admin = caller.creds().Has(CAP_SYS_ADMIN);
   MutexLock lock(mutex_);
-  if (caller.IsSessionLeader() && terminal.session_ == session) return {};
-  if (!caller.IsSessionLeader() || controlling_.contains(session)) return Fail(EPERM);
+  if (leader && terminal.session_ == session) return {};
+  if (!leader || controlling_.contains(session)) return Fail(EPERM);
   if (terminal.session_ != 0) {
     if (!steal || !admin) return Fail(EPERM);
     controlling_.erase(terminal.session_);
@@ -56,16 +59,18 @@ Result<void> Terminals::Acquire(vfs::Caller& caller, Terminal& terminal, bool re
   if (!readable && !admin) return Fail(EPERM);
   controlling_[session] = &terminal;
   terminal.session_ = session;
-  terminal.foreground_ = caller.ProcessGroupId();
+  terminal.foreground_ = group;
   return {};
 }
 
 Result<void> Terminals::GiveUp(vfs::Caller& caller, Terminal& terminal) {
+  const int session = caller.SessionId();
+  const bool leader = caller.IsSessionLeader();
   int foreground = 0;
   {
     MutexLock lock(mutex_);
-    if (terminal.session_ == 0 || terminal.session_ != caller.SessionId()) return Fail(ENOTTY);
-    if (!caller.IsSessionLeader()) return {};
+    if (terminal.session_ == 0 || terminal.session_ != session) return Fail(ENOTTY);
+    if (!leader) return {};
     controlling_.erase(terminal.session_);
     foreground = std::exchange(terminal.foreground_, 0);
     terminal.session_ = 0;
@@ -78,17 +83,19 @@ Result<void> Terminals::GiveUp(vfs::Caller& caller, Terminal& terminal) {
 }
 
 Result<int> Terminals::GetForeground(vfs::Caller& caller, Terminal& terminal, bool from_master) {
+  const int session = caller.SessionId();
   MutexLock lock(mutex_);
-  if (!from_master && (terminal.session_ == 0 || terminal.session_ != caller.SessionId())) {
+  if (!from_master && (terminal.session_ == 0 || terminal.session_ != session)) {
     return Fail(ENOTTY);
   }
   return terminal.foreground_;
 }
 
 Result<int> Terminals::GetSession(vfs::Caller& caller, Terminal& terminal, bool from_master) {
+  const int session = caller.SessionId();
   MutexLock lock(mutex_);
   if (terminal.session_ == 0) return Fail(ENOTTY);
-  if (!from_master && terminal.session_ != caller.SessionId()) return Fail(ENOTTY);
+  if (!from_master && terminal.session_ != session) return Fail(ENOTTY);
   return terminal.session_;
 }
 
@@ -120,10 +127,11 @@ int Terminals::EndSession(int session) {
 }
 
 Result<void> Terminals::CheckForeground(vfs::Caller& caller, Terminal& terminal, int signo) {
+  const int session = caller.SessionId();
   const int group = caller.ProcessGroupId();
   {
     MutexLock lock(mutex_);
-    if (terminal.session_ == 0 || terminal.session_ != caller.SessionId()) return {};
+    if (terminal.session_ == 0 || terminal.session_ != session) return {};
     if (terminal.foreground_ == 0 || terminal.foreground_ == group) return {};
   }
   if (caller.IsBlockedOrIgnored(signo)) {

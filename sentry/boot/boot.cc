@@ -380,6 +380,7 @@ int BootMain(int config_fd) {
     return 1;
   }
   const BootConfig config = *std::move(read);
+  if (config.check_locks) Mutex::CheckOrder();
   close(config_fd);
   ConfigureLog(config.log_fd, config.log_format == "json" ? LogFormat::kJson : LogFormat::kText,
                config.debug ? LogLevel::kDebug : LogLevel::kWarning, "sentry");

@@ -256,6 +256,7 @@ void VisitFields(Visitor& visitor, BootConfig& config) {
   visitor.Field("platform", config.platform);
   visitor.Field("ptrace_poison", config.ptrace_poison);
   visitor.Field("move_tasks", config.move_tasks);
+  visitor.Field("check_locks", config.check_locks);
   visitor.Field("workers", config.workers);
   visitor.Field("memory_limit", config.memory_limit);
   visitor.Field("pids_limit", config.pids_limit);

@@ -62,6 +62,7 @@ struct BootConfig {
   std::string platform = "auto";              // auto, ptrace, notify, kvm
   bool ptrace_poison = false;                 // a test mode
   bool move_tasks = false;                    // a test mode
+  bool check_locks = false;                   // another
   int workers = 0;                            // 0: one for each allowed CPU
   uint64_t memory_limit = 0, pids_limit = 0;  // 0: none
   std::string stub_cgroup;                    // informative: what the memory limit is held with

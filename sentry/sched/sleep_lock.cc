@@ -85,11 +85,8 @@ void SleepLock::Unlock() {
   next->Unpark();
 }
 
-#ifdef NDEBUG
-void SleepLock::NoteAcquire() {}
-void SleepLock::NoteRelease() {}
-#else
 void SleepLock::NoteAcquire() {
+  if (!Mutex::order_checked()) return;
   Fiber* fiber = Fiber::CurrentOrNull();
   if (fiber == nullptr) return;
   auto& held = FiberAccess::StateOf(*fiber).sleep_locks;
@@ -100,12 +97,12 @@ void SleepLock::NoteAcquire() {
 }
 
 void SleepLock::NoteRelease() {
+  if (!Mutex::order_checked()) return;
   Fiber* fiber = Fiber::CurrentOrNull();
   if (fiber == nullptr) return;
   auto& count = FiberAccess::StateOf(*fiber).sleep_locks[static_cast<size_t>(rank_)];
   CHECK(count > 0);
   --count;
 }
-#endif
 
 }  // namespace skep::sched
