@@ -24,7 +24,7 @@ class HotPages final : public RefCounted<HotPages> {
   static constexpr uint64_t kMaxGap = 8 * kPageSize;
 
   void Add(Range addresses);
-  // Where a fork should copy at once, in order; whole pages.
+  // Where a fork should copy at once, in order; whole pages, kMaxBytes at most.
   std::vector<Range> ForFork();
 
  private:

@@ -47,6 +47,20 @@ TEST_F(KeptPages, AreZerosForTheSameAddresses) {
   EXPECT_TRUE(AllZero(Contents(*mm, at, 16 * kPage)));
 }
 
+// A program may have terabytes of bss: only what the host has already is populated.
+TEST_F(KeptPages, OfANewProgramAreMappedWithoutTheirNeighbours) {
+  Ref<MemoryManager> mm = NewSpace();
+  const uint64_t at = Map(*mm, 256 * kMiB);
+  Fill(*mm, at, 8 * kPage);
+  Fill(*mm, at + 100 * kPage, 8 * kPage);
+  ASSERT_TRUE(mm->Clear());
+  ASSERT_EQ(Map(*mm, 256 * kMiB), at);
+  const uint64_t before = SpaceOf(*mm).populated;
+  ASSERT_TRUE(mm->MapProgram());
+  EXPECT_EQ(SpaceOf(*mm).populated - before, 16 * kPage);
+  EXPECT_TRUE(AllZero(Contents(*mm, at, 120 * kPage)));
+}
+
 TEST_F(KeptPages, AreZerosForAnotherProcess) {
   uint64_t first = 0;
   {

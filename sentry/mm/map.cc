@@ -163,8 +163,9 @@ Result<uint64_t> MemoryManager::Mmap(const MmapRequest& request, const MemoryLim
 // it is no larger than `copy_max`.
 Result<void> MemoryManager::State::FirstPages(const Vma& vma, std::vector<Segment>& fresh,
                                               uint64_t copy_max) {
-  const bool copy =
-      vma.file && !vma.shared && (vma.prot & PROT_WRITE) != 0 && vma.size() <= copy_max;
+  const MemoryLimit& limit = memory.limit();
+  const bool copy = vma.file && !vma.shared && (vma.prot & PROT_WRITE) != 0 &&
+                    vma.size() <= copy_max && (!limit.set() || vma.size() <= limit.Room());
   if (!vma.accessible()) return {};
   if (vma.anonymous()) {
     return vma.size() > kEagerMax ? Result<void>() : MakeAnonymous(vma.range(), fresh);

@@ -76,6 +76,7 @@ Result<void> MemoryManager::MapAll() {
       batch.Map(segment, HostProt(vma->second, segment), segment.present);
       segment.present = false;
     }
+    for (const auto& [start, in] : state_->vmas) state_->segments.Merge(in.range(), in.range());
   }
   if (state_->Commit(batch) == EIO) return Fail(EIO);
   return {};

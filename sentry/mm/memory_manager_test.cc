@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 #include <csignal>
 
+#include "sentry/mm/hot_pages.h"
 #include "sentry/mm/mm_test_util.h"
 #include "sentry/mm/vma.h"
 
@@ -163,6 +164,15 @@ TEST_F(MmTest, AForkCopiesWhatFaultedAfterTheLastOne) {
   parent->users = 2;
   child = fork();
   EXPECT_EQ(Try(*child, at + 4 * kPage, true).faults, 1);
+}
+
+TEST(HotPages, GapsCountToo) {
+  const auto hot = MakeRef<HotPages>();
+  for (uint64_t i = 0; i < 1000; ++i) hot->Add({i * 8 * kPage, (i * 8 + 1) * kPage});
+  uint64_t bytes = 0;
+  for (const Range run : hot->ForFork()) bytes += run.size();
+  EXPECT_GT(bytes, HotPages::kMaxBytes / 2);
+  EXPECT_LE(bytes, HotPages::kMaxBytes);
 }
 
 TEST_F(MmTest, CopiesGrowDownwardsToo) {

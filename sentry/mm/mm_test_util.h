@@ -38,6 +38,7 @@ class TestSpace final : public platform::AddressSpace {
       }
       const platform::MapOp& op = ops[i];
       ++op_count;
+      if (op.populate) populated += op.size;
       EXPECT_TRUE(IsPageAligned(op.start) && IsPageAligned(op.size) && op.size > 0);
       EXPECT_LE(op.start + op.size, kGuestAddressEnd);
       Do(op);
@@ -59,6 +60,7 @@ class TestSpace final : public platform::AddressSpace {
   std::map<uint64_t, Region> pages;
   int applies = 0;
   int op_count = 0;
+  uint64_t populated = 0;  // bytes
   bool killed = false;
   std::optional<int> fail_after;
   int fail_error = ENOMEM;

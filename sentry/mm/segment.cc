@@ -9,8 +9,8 @@ namespace skep::mm {
 
 bool Segment::CanMerge(const Segment& next) const {
   return end == next.start && kind == next.kind && cow == next.cow && for_write == next.for_write &&
-         mapped == next.mapped && file == next.file && offset + size() == next.offset &&
-         extent == next.extent;
+         mapped == next.mapped && present == next.present && file == next.file &&
+         offset + size() == next.offset && extent == next.extent;
 }
 
 int HostProt(const Vma& vma, const Segment& segment) {
