@@ -11,8 +11,8 @@
 #include "runsc-cli/parse.h"
 #include "runsc-cli/session.h"
 #include "runsc-cli/terminal.h"
-#include "runsc-cli/user_namespace.h"
 #include "runsc-cli/verbs.h"
+#include "runtime/user_namespace.h"
 
 namespace skep::cli {
 namespace {
@@ -85,7 +85,7 @@ HostResult<void> FillEnvironment(const DoOptions& options, boot::BootConfig& con
   return {};
 }
 
-HostResult<User> ChooseUser(const DoOptions& options, const Caller& caller) {
+HostResult<User> ChooseUser(const DoOptions& options, const runtime::Caller& caller) {
   if (options.user.empty()) return User{caller.uid, caller.gid, caller.groups};
   if (!options.rootfs.empty()) return ParseUser(options.user, nullptr);
   UserDatabase database;
@@ -146,7 +146,7 @@ HostResult<SandboxPlan> MakePlan(const GlobalOptions& global, const DoOptions& o
   SandboxPlan plan;
   boot::BootConfig& config = plan.config;
   TRY(ApplyGlobalOptions(global, plan));
-  const Caller caller = WhoCalls();
+  const runtime::Caller caller = runtime::WhoCalls();
   const User user = TRY(ChooseUser(options, caller));
   if (!options.memory.empty()) config.memory_limit = TRY(ParseSize(options.memory));
   config.id = fmt::format("do-{}", getpid());
@@ -180,7 +180,7 @@ int Do(const GlobalOptions& global, const DoOptions& options, const Reporter& re
     return 1;
   }
   if (const int code = FindPlannedProgram(*plan, reporter)) return code;
-  const StubCgroup group = HoldMemory(*plan, "", reporter);
+  const runtime::StubCgroup group = HoldMemory(*plan, "", reporter);
   const HostResult<Ending> ending = RunSandbox(std::move(*plan), reporter, nullptr);
   if (ending) return ending->code;
   reporter.Error(ending.error().message);

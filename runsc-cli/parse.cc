@@ -51,16 +51,6 @@ std::vector<uint32_t> GroupsOf(const std::string& user, uint32_t gid, const std:
 
 }  // namespace
 
-std::vector<std::string> Split(std::string_view text, char separator) {
-  std::vector<std::string> parts;
-  for (;;) {
-    const size_t at = text.find(separator);
-    parts.emplace_back(text.substr(0, at));
-    if (at == std::string_view::npos) return parts;
-    text.remove_prefix(at + 1);
-  }
-}
-
 std::optional<uint64_t> ParseNumber(std::string_view text) {
   if (text.empty()) return std::nullopt;
   uint64_t number = 0;

@@ -8,8 +8,11 @@
 #include <vector>
 
 #include "base/result.h"
+#include "runtime/text.h"
 
 namespace skep::cli {
+
+using runtime::Split;
 
 // Decimal digits only; nothing else.
 std::optional<uint64_t> ParseNumber(std::string_view text);
@@ -39,7 +42,5 @@ HostResult<User> ParseUser(const std::string& text, const UserDatabase* database
 
 // "/a//b/./c/" -> "/a/b/c". nullopt: relative, or with a ".." component.
 std::optional<std::string> CleanAbsolutePath(std::string_view path);
-
-std::vector<std::string> Split(std::string_view text, char separator);
 
 }  // namespace skep::cli

@@ -12,8 +12,8 @@
 #include "runsc-cli/session.h"
 #include "runsc-cli/state.h"
 #include "runsc-cli/terminal.h"
-#include "runsc-cli/user_namespace.h"
 #include "runsc-cli/verbs.h"
+#include "runtime/user_namespace.h"
 
 namespace skep::cli {
 namespace {
@@ -60,7 +60,7 @@ HostResult<SandboxPlan> MakePlan(const GlobalOptions& global, const std::string&
   if (plan.config.terminal && !RawTerminal::Usable()) {
     return HostFail("config.json: process.terminal: standard input and output are not a terminal");
   }
-  const Caller caller = WhoCalls();
+  const runtime::Caller caller = runtime::WhoCalls();
   if (!caller.privileged) {
     TRY(EnterUserNamespace(caller, 0, 0));
     plan.user_namespace = true;
@@ -114,7 +114,7 @@ HostResult<int> RunBundle(const GlobalOptions& global, const RunOptions& options
   TRY(directory.Write(state));
   SandboxPlan plan = TRY(MakePlan(global, options.id, bundle, oci));
   if (FindPlannedProgram(plan, reporter) != 0) return 1;
-  const StubCgroup group = HoldMemory(plan, oci.cgroups_path, reporter);
+  const runtime::StubCgroup group = HoldMemory(plan, oci.cgroups_path, reporter);
   Recorder recorder(directory, state, options.pid_file);
   const Ending ending = TRY(RunSandbox(std::move(plan), reporter, &recorder));
   return ending.kind == Ending::Kind::kExited ? ending.code : 1;

@@ -1,10 +1,23 @@
 #include "runsc-cli/session.h"
 
+#include <fcntl.h>
 #include <fmt/format.h>
 
+#include "base/host_call.h"
 #include "runsc-cli/terminal.h"
 
 namespace skep::cli {
+namespace {
+
+HostResult<OwnedFd> OpenForWriting(const std::string& path, const char* option) {
+  Result<OwnedFd> file = host::Open(path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
+  if (!file) {
+    return HostFail(fmt::format("{}: cannot write {}", option, path), file.error().code());
+  }
+  return std::move(*file);
+}
+
+}  // namespace
 
 HostResult<Ending> RunSandbox(SandboxPlan plan, const Reporter& reporter, StartListener* listener) {
   const SignalSet signals = TRY(SignalSet::Block());
@@ -24,10 +37,28 @@ HostResult<Ending> RunSandbox(SandboxPlan plan, const Reporter& reporter, StartL
   return Supervise(std::move(sandbox), signals, terminal, reporter, std::move(again));
 }
 
-StubCgroup HoldMemory(SandboxPlan& plan, const std::string& wanted_group,
-                      const Reporter& reporter) {
+HostResult<void> ApplyGlobalOptions(const GlobalOptions& options, SandboxPlan& plan) {
+  boot::BootConfig& config = plan.config;
+  config.platform = options.platform;
+  config.workers = options.workers;
+  config.ptrace_poison = options.ptrace_poison;
+  config.move_tasks = options.move_tasks;
+  config.check_locks = options.check_locks;
+  config.debug = options.debug;
+  config.log_format = options.log_format;
+  plan.log_format = options.log_format == "json" ? LogFormat::kJson : LogFormat::kText;
+  plan.log_level = options.debug ? LogLevel::kDebug : LogLevel::kWarning;
+  const std::string& log = options.debug_log.empty() ? options.log : options.debug_log;
+  if (!log.empty()) plan.log = TRY(OpenForWriting(log, "--debug-log"));
+  if (!options.strace.empty()) plan.strace = TRY(OpenForWriting(options.strace, "--strace"));
+  return {};
+}
+
+runtime::StubCgroup HoldMemory(SandboxPlan& plan, const std::string& wanted_group,
+                               const Reporter& reporter) {
   if (plan.config.memory_limit == 0) return {};
-  HostResult<StubCgroup> group = StubCgroup::Make(plan.config.memory_limit, wanted_group);
+  HostResult<runtime::StubCgroup> group =
+      runtime::StubCgroup::Make(plan.config.memory_limit, wanted_group);
   if (!group) {
     reporter.Warning(fmt::format("the memory limit is held by skep's own accounting alone: {}",
                                  group.error().message));

@@ -5,11 +5,12 @@
 #include <vector>
 
 #include "base/result.h"
-#include "runsc-cli/cgroup.h"
+#include "runsc-cli/options.h"
 #include "runsc-cli/path_lookup.h"
 #include "runsc-cli/report.h"
-#include "runsc-cli/spawn.h"
 #include "runsc-cli/supervise.h"
+#include "runtime/cgroup.h"
+#include "runtime/spawn.h"
 
 namespace skep::cli {
 
@@ -22,9 +23,13 @@ class StartListener {
 };
 HostResult<Ending> RunSandbox(SandboxPlan plan, const Reporter& reporter, StartListener* listener);
 
+// Fills in what the global options say: platform, workers, logs, strace.
+HostResult<void> ApplyGlobalOptions(const GlobalOptions& options, SandboxPlan& plan);
+
 // Sets up what holds the memory limit of the plan. Without control groups: a warning, and the
 // sentry's own accounting does it.
-StubCgroup HoldMemory(SandboxPlan& plan, const std::string& wanted_group, const Reporter& reporter);
+runtime::StubCgroup HoldMemory(SandboxPlan& plan, const std::string& wanted_group,
+                               const Reporter& reporter);
 
 // Finds the program of the plan; the exit code to end with (127, 126) if it is not there, else 0.
 int FindPlannedProgram(SandboxPlan& plan, const Reporter& reporter);

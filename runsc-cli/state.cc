@@ -108,7 +108,7 @@ HostResult<StateDirectory> StateDirectory::Make(const std::string& root, const s
   StateDirectory state;
   const std::string path = root + "/" + id;
   state.path_ = path;
-  state.janitor_ = TRY(Janitor::Start([path] { RemoveState(path); }));
+  state.janitor_ = TRY(runtime::Janitor::Start([path] { RemoveState(path); }));
   // Again if a janitor removes it under our hands.
   for (int tries = 0; tries < kTries; ++tries) {
     const Result<void> made = MakeDirectory(path, 0711);

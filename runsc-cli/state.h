@@ -9,7 +9,7 @@
 
 #include "base/owned_fd.h"
 #include "base/result.h"
-#include "runsc-cli/janitor.h"
+#include "runtime/janitor.h"
 
 namespace skep::cli {
 
@@ -34,7 +34,7 @@ class StateDirectory {
 
   std::string path_;
   OwnedFd directory_;
-  Janitor janitor_;
+  runtime::Janitor janitor_;
 };
 
 // The default of --root for this user.

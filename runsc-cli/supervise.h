@@ -6,9 +6,12 @@
 
 #include "base/result.h"
 #include "runsc-cli/report.h"
-#include "runsc-cli/spawn.h"
+#include "runtime/spawn.h"
 
 namespace skep::cli {
+
+using runtime::Sandbox;
+using runtime::SandboxPlan;
 
 // Signals that go to the guest, blocked from construction on so that they arrive as data and none
 // ends the CLI before it has tidied up. Those that were ignored stay ignored.

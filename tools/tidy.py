@@ -27,7 +27,7 @@ UNWRAPPED = ("tests/e2e/cases/",)
 CPP = (".cc", ".h")
 CODE = (".cc", ".h", ".S", ".py", ".sh")
 SENTRY_SIDE = ("base/", "platform/", "gofer/", "sentry/")
-PRODUCT = SENTRY_SIDE + ("runsc-cli/",)
+PRODUCT = SENTRY_SIDE + ("runtime/", "runsc-cli/")
 
 
 def is_test(path):

@@ -1,4 +1,4 @@
-#include "runsc-cli/janitor.h"
+#include "runtime/janitor.h"
 
 #include <gtest/gtest.h>
 #include <sys/wait.h>
@@ -7,7 +7,7 @@
 #include <cstdlib>
 #include <string>
 
-namespace skep::cli {
+namespace skep::runtime {
 namespace {
 
 class JanitorTest : public testing::Test {
@@ -66,4 +66,4 @@ TEST_F(JanitorTest, TwoMayEndInAnyOrder) {
 }
 
 }  // namespace
-}  // namespace skep::cli
+}  // namespace skep::runtime

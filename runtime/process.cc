@@ -1,4 +1,4 @@
-#include "runsc-cli/process.h"
+#include "runtime/process.h"
 
 #include <fcntl.h>
 #include <linux/capability.h>
@@ -12,7 +12,7 @@
 
 #include "base/host_call.h"
 
-namespace skep::cli {
+namespace skep::runtime {
 namespace {
 
 constexpr int kExecFailed = 125;
@@ -106,4 +106,4 @@ bool HasCapability(int capability) {
   return (state.data[number / 32].effective >> (number % 32) & 1) != 0;
 }
 
-}  // namespace skep::cli
+}  // namespace skep::runtime

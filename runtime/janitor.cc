@@ -1,4 +1,4 @@
-#include "runsc-cli/janitor.h"
+#include "runtime/janitor.h"
 
 #include <fcntl.h>
 #include <sys/prctl.h>
@@ -11,7 +11,7 @@
 
 #include "base/host_call.h"
 
-namespace skep::cli {
+namespace skep::runtime {
 namespace {
 
 [[noreturn]] void Serve(int life, const std::function<void()>& tidy) {
@@ -61,4 +61,4 @@ void Janitor::Finish() {
   (void)host::WaitPid(std::exchange(pid_, -1), &status, 0);
 }
 
-}  // namespace skep::cli
+}  // namespace skep::runtime

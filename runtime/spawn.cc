@@ -1,4 +1,4 @@
-#include "runsc-cli/spawn.h"
+#include "runtime/spawn.h"
 
 #include <fcntl.h>
 #include <fmt/format.h>
@@ -10,7 +10,7 @@
 
 #include "base/host_call.h"
 
-namespace skep::cli {
+namespace skep::runtime {
 namespace {
 
 // No network, no System V objects and no host name of the host.
@@ -98,14 +98,6 @@ HostResult<void> JudgeJail(const Result<gofer::JailReport>& report, Child& gofer
   return HostFail(fmt::format("this host does not let the gofer be jailed: {} failed", missing));
 }
 
-HostResult<OwnedFd> OpenForWriting(const std::string& path, const char* option) {
-  Result<OwnedFd> file = host::Open(path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
-  if (!file) {
-    return HostFail(fmt::format("{}: cannot write {}", option, path), file.error().code());
-  }
-  return std::move(*file);
-}
-
 }  // namespace
 
 HostResult<Sandbox> StartSandbox(SandboxPlan plan) {
@@ -150,23 +142,6 @@ HostResult<SandboxPlan> CopyPlan(const SandboxPlan& plan) {
   return copy;
 }
 
-HostResult<void> ApplyGlobalOptions(const GlobalOptions& options, SandboxPlan& plan) {
-  boot::BootConfig& config = plan.config;
-  config.platform = options.platform;
-  config.workers = options.workers;
-  config.ptrace_poison = options.ptrace_poison;
-  config.move_tasks = options.move_tasks;
-  config.check_locks = options.check_locks;
-  config.debug = options.debug;
-  config.log_format = options.log_format;
-  plan.log_format = options.log_format == "json" ? LogFormat::kJson : LogFormat::kText;
-  plan.log_level = options.debug ? LogLevel::kDebug : LogLevel::kWarning;
-  const std::string& log = options.debug_log.empty() ? options.log : options.debug_log;
-  if (!log.empty()) plan.log = TRY(OpenForWriting(log, "--debug-log"));
-  if (!options.strace.empty()) plan.strace = TRY(OpenForWriting(options.strace, "--strace"));
-  return {};
-}
-
 HostResult<int> AddAttachPoint(SandboxPlan& plan, const std::string& path, bool read_only) {
   if (plan.attach_points.size() >= gofer::kMaxAttachPoints) {
     return HostFail(
@@ -183,4 +158,4 @@ HostResult<int> AddAttachPoint(SandboxPlan& plan, const std::string& path, bool 
   return static_cast<int>(plan.attach_points.size() - 1);
 }
 
-}  // namespace skep::cli
+}  // namespace skep::runtime

@@ -1,4 +1,4 @@
-#include "runsc-cli/cgroup.h"
+#include "runtime/cgroup.h"
 
 #include <dirent.h>
 #include <fcntl.h>
@@ -11,9 +11,9 @@
 #include <memory>
 
 #include "base/host_call.h"
-#include "runsc-cli/parse.h"
+#include "runtime/text.h"
 
-namespace skep::cli {
+namespace skep::runtime {
 namespace {
 
 constexpr std::string_view kPrefix = "skep-stubs-";
@@ -227,4 +227,4 @@ StubCgroup::~StubCgroup() {
   janitor_.Finish();
 }
 
-}  // namespace skep::cli
+}  // namespace skep::runtime

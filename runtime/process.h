@@ -11,7 +11,7 @@
 #include "base/owned_fd.h"
 #include "base/result.h"
 
-namespace skep::cli {
+namespace skep::runtime {
 
 struct ChildPlan {
   std::vector<std::string> argv;
@@ -52,4 +52,4 @@ class Child {
 // Whether a process has the capability (CAP_*) in effect.
 bool HasCapability(int capability);
 
-}  // namespace skep::cli
+}  // namespace skep::runtime

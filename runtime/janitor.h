@@ -8,7 +8,7 @@
 #include "base/owned_fd.h"
 #include "base/result.h"
 
-namespace skep::cli {
+namespace skep::runtime {
 
 class Janitor {
  public:
@@ -34,4 +34,4 @@ class Janitor {
   OwnedFd life_;  // a pipe's end that nobody else has
 };
 
-}  // namespace skep::cli
+}  // namespace skep::runtime

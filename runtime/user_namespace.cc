@@ -1,4 +1,4 @@
-#include "runsc-cli/user_namespace.h"
+#include "runtime/user_namespace.h"
 
 #include <fcntl.h>
 #include <fmt/format.h>
@@ -10,9 +10,9 @@
 #include <span>
 
 #include "base/host_call.h"
-#include "runsc-cli/process.h"
+#include "runtime/process.h"
 
-namespace skep::cli {
+namespace skep::runtime {
 namespace {
 
 HostResult<void> WriteFile(const char* path, const std::string& text) {
@@ -60,4 +60,4 @@ HostResult<void> EnterUserNamespace(const Caller& caller, uint32_t uid, uint32_t
   return {};
 }
 
-}  // namespace skep::cli
+}  // namespace skep::runtime

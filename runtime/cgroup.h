@@ -11,9 +11,9 @@
 
 #include "base/owned_fd.h"
 #include "base/result.h"
-#include "runsc-cli/janitor.h"
+#include "runtime/janitor.h"
 
-namespace skep::cli {
+namespace skep::runtime {
 
 // Where this process's memory controller is.
 struct MemoryHierarchy {
@@ -58,4 +58,4 @@ class StubCgroup {
   Janitor janitor_;
 };
 
-}  // namespace skep::cli
+}  // namespace skep::runtime

@@ -13,11 +13,10 @@
 #include "base/owned_fd.h"
 #include "base/result.h"
 #include "gofer/main/gofer_main.h"
-#include "runsc-cli/options.h"
-#include "runsc-cli/process.h"
+#include "runtime/process.h"
 #include "sentry/boot/control.h"
 
-namespace skep::cli {
+namespace skep::runtime {
 
 struct SandboxPlan {
   boot::BootConfig config;  // its descriptors are filled in by StartSandbox
@@ -45,10 +44,7 @@ HostResult<Sandbox> StartSandbox(SandboxPlan plan);
 // The same once more, with descriptors of its own.
 HostResult<SandboxPlan> CopyPlan(const SandboxPlan& plan);
 
-// Fills in what the global options say: platform, workers, logs, strace.
-HostResult<void> ApplyGlobalOptions(const GlobalOptions& options, SandboxPlan& plan);
-
 // Appends an attach point and returns its number. `path`: of a directory or a file on the host.
 HostResult<int> AddAttachPoint(SandboxPlan& plan, const std::string& path, bool read_only);
 
-}  // namespace skep::cli
+}  // namespace skep::runtime

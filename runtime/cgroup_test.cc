@@ -1,4 +1,4 @@
-#include "runsc-cli/cgroup.h"
+#include "runtime/cgroup.h"
 
 #include <gtest/gtest.h>
 #include <sys/stat.h>
@@ -6,7 +6,7 @@
 
 #include "base/host_call.h"
 
-namespace skep::cli {
+namespace skep::runtime {
 namespace {
 
 constexpr const char* kV1Mounts =
@@ -84,4 +84,4 @@ TEST(StubCgroup, RemovesWhatADeadMakerLeft) {
 }
 
 }  // namespace
-}  // namespace skep::cli
+}  // namespace skep::runtime

@@ -7,7 +7,7 @@
 
 #include "base/result.h"
 
-namespace skep::cli {
+namespace skep::runtime {
 
 struct Caller {
   uint32_t uid = 0, gid = 0;
@@ -22,4 +22,4 @@ Caller WhoCalls();
 // nobody's.
 HostResult<void> EnterUserNamespace(const Caller& caller, uint32_t uid, uint32_t gid);
 
-}  // namespace skep::cli
+}  // namespace skep::runtime
