@@ -1,7 +1,6 @@
 #include "base/host_call.h"
 
 #include <fcntl.h>
-#include <sched.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/rseq.h>
@@ -10,6 +9,7 @@
 #include <unistd.h>
 #include <atomic>
 #include <cerrno>
+#include <csignal>
 #include <cstring>
 #include <ctime>
 
@@ -62,8 +62,8 @@ Result<OwnedFd> Owned(Result<int> fd) {
 
 }  // namespace
 
-Result<int64_t> Call(long number, uint64_t a, uint64_t b, uint64_t c, uint64_t d, uint64_t e,
-                     uint64_t f) {
+Result<int64_t> internal::CallRegisters(long number, const std::array<uint64_t, 6>& registers) {
+  const auto& [a, b, c, d, e, f] = registers;
   const long rc = syscall(number, a, b, c, d, e, f);
   if (rc == -1) return Fail(errno);
   return rc;
@@ -168,10 +168,18 @@ Result<int> Poll(std::span<pollfd> fds, int timeout_ms) {
   if (n < 0) return Fail(errno);
   return n;
 }
-Result<int64_t> Ioctl(int fd, unsigned long request, uint64_t arg) {
+Result<int64_t> internal::IoctlRegister(int fd, unsigned long request, uint64_t arg) {
   const int rc = ioctl(fd, request, arg);
   if (rc == -1) return Fail(errno);
   return rc;
+}
+Result<OwnedFd> EpollCreate() {
+  const int fd = epoll_create1(EPOLL_CLOEXEC);
+  if (fd < 0) return Fail(errno);
+  return OwnedFd(fd);
+}
+Result<void> EpollCtl(int epoll, int operation, int fd, epoll_event* event) {
+  return Done(epoll_ctl(epoll, operation, fd, event));
 }
 
 Result<void*> Mmap(void* at, size_t size, int prot, int flags, int fd, uint64_t offset) {
@@ -231,6 +239,14 @@ Result<Received> RecvMsg(int socket, std::span<const iovec> parts, std::span<Own
   return received;
 }
 
+Result<void> Kill(pid_t pid, int signal) { return Done(kill(pid, signal)); }
+Result<void> SetAffinity(pid_t thread, std::span<const std::byte> cpus) {
+  TRY(Call(SYS_sched_setaffinity, thread, cpus.size(), cpus.data()));
+  return {};
+}
+Result<void> SetAffinity(pid_t thread, const cpu_set_t& cpus) {
+  return SetAffinity(thread, std::as_bytes(std::span(&cpus, 1)));
+}
 Result<pid_t> WaitPid(pid_t pid, int* status, int options) {
   return Retry([&] { return waitpid(pid, status, options); });
 }

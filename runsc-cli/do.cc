@@ -112,9 +112,7 @@ void FillIdentity(const User& user, boot::BootConfig& config) {
 void FillRlimits(boot::BootConfig& config) {
   for (int resource = 0; resource < RLIM_NLIMITS; ++resource) {
     rlimit limit{};
-    // SAFETY: the kernel fills in `limit`, which outlives the call.
-    const auto got = host::Call(SYS_prlimit64, 0, static_cast<uint64_t>(resource), 0,
-                                reinterpret_cast<uint64_t>(&limit));
+    const auto got = host::Call(SYS_prlimit64, 0, resource, 0, &limit);
     if (got) config.rlimits.push_back({resource, limit.rlim_cur, limit.rlim_max});
   }
 }

@@ -36,11 +36,7 @@ Result<OwnedFd> OpenInTree(int tree, const std::string& path) {
   open_how how = {};
   how.flags = O_PATH | O_CLOEXEC;
   how.resolve = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS;
-  // SAFETY: both pointers outlive the call.
-  const int64_t fd = TRY(host::Call(SYS_openat2, static_cast<uint64_t>(tree),
-                                    reinterpret_cast<uint64_t>(path.c_str()),
-                                    reinterpret_cast<uint64_t>(&how), sizeof how));
-  return OwnedFd(static_cast<int>(fd));
+  return host::CallFd(SYS_openat2, tree, path.c_str(), &how, sizeof how);
 }
 
 Result<void> CheckProgram(const std::vector<GuestTree>& trees, const std::string& cwd,

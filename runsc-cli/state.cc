@@ -21,8 +21,7 @@ constexpr int kTries = 500;
 constexpr useconds_t kPauseUs = 2000;
 
 Result<void> MakeDirectory(const std::string& path, uint32_t mode) {
-  TRY(host::Call(SYS_mkdirat, static_cast<uint64_t>(AT_FDCWD),
-                 reinterpret_cast<uint64_t>(path.c_str()), mode));
+  TRY(host::Call(SYS_mkdirat, AT_FDCWD, path.c_str(), mode));
   return {};
 }
 
@@ -49,9 +48,7 @@ HostResult<void> CheckOwner(const std::string& root) {
   return {};
 }
 
-bool Lock(int fd) {
-  return host::Call(SYS_flock, static_cast<uint64_t>(fd), LOCK_EX | LOCK_NB).has_value();
-}
+bool Lock(int fd) { return host::Call(SYS_flock, fd, LOCK_EX | LOCK_NB).has_value(); }
 
 bool IsAt(int directory, const std::string& path) {
   struct stat there{};
@@ -78,7 +75,7 @@ void RemoveState(const std::string& path) {
 Result<void> WriteDurably(int directory, const char* name, const std::string& text) {
   OwnedFd file = TRY(host::OpenAt(directory, name, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600));
   TRY(host::WriteAll(file.get(), std::as_bytes(std::span(text))));
-  TRY(host::Call(SYS_fsync, static_cast<uint64_t>(file.get())));
+  TRY(host::Call(SYS_fsync, file.get()));
   return {};
 }
 
@@ -153,7 +150,7 @@ HostResult<void> StateDirectory::Write(const ContainerState& state) {
   const int fd = directory_.get();
   Result<void> written = WriteDurably(fd, "state.json.new", StateJson(state));
   if (written && renameat(fd, "state.json.new", fd, "state.json") != 0) written = Fail(EIO);
-  if (written) (void)host::Call(SYS_fsync, static_cast<uint64_t>(fd));
+  if (written) (void)host::Call(SYS_fsync, fd);
   if (!written) return HostFail("cannot write " + path_ + "/state.json", written.error().code());
   return {};
 }

@@ -191,7 +191,7 @@ void Supervisor::StopSelf(int signo) {
   sigemptyset(&one);
   sigaddset(&one, signo);
   (void)sigprocmask(SIG_UNBLOCK, &one, &before);
-  (void)host::Call(SYS_kill, static_cast<uint64_t>(getpid()), static_cast<uint64_t>(signo));
+  (void)host::Kill(getpid(), signo);
   (void)sigprocmask(SIG_SETMASK, &before, nullptr);
   // The one that has woken us, if it did stop us.
   sigemptyset(&one);

@@ -12,11 +12,6 @@ namespace {
 
 constexpr int kInput = 0;
 
-uint64_t Address(void* pointer) {
-  // SAFETY: for ioctl arguments only; what it points to outlives the call.
-  return reinterpret_cast<uint64_t>(pointer);
-}
-
 }  // namespace
 
 bool HasControllingTerminal() {
@@ -50,7 +45,7 @@ void RawTerminal::Restore() {
 
 WindowSize RawTerminal::Size() const {
   winsize size{};
-  if (!host::Ioctl(kInput, TIOCGWINSZ, Address(&size))) return {};
+  if (!host::Ioctl(kInput, TIOCGWINSZ, &size)) return {};
   return {size.ws_row, size.ws_col};
 }
 

@@ -66,8 +66,7 @@ std::string Join(const std::string& mount, const std::string& group) {
 }
 
 Result<void> MakeDirectory(const std::string& path) {
-  TRY(host::Call(SYS_mkdirat, static_cast<uint64_t>(AT_FDCWD),
-                 reinterpret_cast<uint64_t>(path.c_str()), 0755));
+  TRY(host::Call(SYS_mkdirat, AT_FDCWD, path.c_str(), 0755));
   return {};
 }
 
@@ -77,10 +76,9 @@ void RemoveDirectories(const std::vector<std::string>& outermost_first) {
   constexpr useconds_t kPauseUs = 2000;
   constexpr int kTries = 2500;
   for (size_t i = outermost_first.size(); i > 0; --i) {
-    const auto path = reinterpret_cast<uint64_t>(outermost_first[i - 1].c_str());
     const int most = i == outermost_first.size() ? kTries : 1;
     for (int tries = 0; tries < most; ++tries) {
-      const Result<int64_t> removed = host::Call(SYS_rmdir, path);
+      const Result<int64_t> removed = host::Call(SYS_rmdir, outermost_first[i - 1].c_str());
       if (removed || removed.error() != Errno(EBUSY)) break;  // nobody is in it any more
       usleep(kPauseUs);
     }
@@ -93,9 +91,7 @@ Result<void> WriteFile(const std::string& path, const std::string& text) {
   return {};
 }
 
-bool Lock(int fd) {
-  return host::Call(SYS_flock, static_cast<uint64_t>(fd), LOCK_EX | LOCK_NB).has_value();
-}
+bool Lock(int fd) { return host::Call(SYS_flock, fd, LOCK_EX | LOCK_NB).has_value(); }
 
 // Outermost first.
 std::vector<std::string> MissingParents(const std::string& path) {

@@ -17,12 +17,6 @@ namespace {
 
 constexpr int kExecFailed = 125;
 
-template <class T>
-uint64_t Address(const T* pointer) {
-  // SAFETY: for system call arguments only; what it points to outlives the call.
-  return reinterpret_cast<uint64_t>(pointer);
-}
-
 struct CapabilityState {
   __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
   __user_cap_data_struct data[2] = {};
@@ -31,9 +25,9 @@ struct CapabilityState {
 // An exec by an ordinary user of the namespace would drop its capabilities, were they not ambient.
 void MakeCapabilitiesAmbient() {
   CapabilityState state;
-  if (!host::Call(SYS_capget, Address(&state.header), Address(state.data))) return;
+  if (!host::Call(SYS_capget, &state.header, state.data)) return;
   for (auto& word : state.data) word.inheritable = word.permitted;
-  (void)host::Call(SYS_capset, Address(&state.header), Address(state.data));
+  (void)host::Call(SYS_capset, &state.header, state.data);
   for (uint64_t capability = 0; capability <= CAP_LAST_CAP; ++capability) {
     (void)host::Call(SYS_prctl, PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, capability, 0, 0);
   }
@@ -44,10 +38,9 @@ void MakeCapabilitiesAmbient() {
 void RaiseLimits() {
   for (const int resource : {RLIMIT_FSIZE, RLIMIT_AS, RLIMIT_DATA, RLIMIT_NOFILE, RLIMIT_CPU}) {
     rlimit limit{};
-    const auto number = static_cast<uint64_t>(resource);
-    if (!host::Call(SYS_prlimit64, 0, number, 0, Address(&limit))) continue;
+    if (!host::Call(SYS_prlimit64, 0, resource, nullptr, &limit)) continue;
     limit.rlim_cur = limit.rlim_max;
-    (void)host::Call(SYS_prlimit64, 0, number, Address(&limit), 0);
+    (void)host::Call(SYS_prlimit64, 0, resource, &limit, nullptr);
   }
 }
 
@@ -59,9 +52,9 @@ void RaiseLimits() {
   (void)host::Call(SYS_close_range, 3, ~0U, CLOSE_RANGE_CLOEXEC);
   for (const int fd : plan.keep) (void)host::SetCloexec(fd, false);
   if (plan.keep_capabilities) MakeCapabilitiesAmbient();
-  (void)host::Call(SYS_rt_sigprocmask, SIG_SETMASK, Address(&plan.signals), 0, _NSIG / 8);
+  (void)host::Call(SYS_rt_sigprocmask, SIG_SETMASK, &plan.signals, 0, _NSIG / 8);
   char* const no_environment[] = {nullptr};
-  (void)host::Call(SYS_execve, Address("/proc/self/exe"), Address(argv), Address(no_environment));
+  (void)host::Call(SYS_execve, "/proc/self/exe", argv, no_environment);
   _exit(kExecFailed);
 }
 
@@ -74,9 +67,10 @@ HostResult<Child> Child::Start(const ChildPlan& plan) {
   int pidfd = -1;
   clone_args args = {};
   args.flags = plan.namespaces | CLONE_PIDFD | CLONE_CLEAR_SIGHAND;
-  args.pidfd = Address(&pidfd);
+  // SAFETY: the kernel writes to it before clone3 returns.
+  args.pidfd = reinterpret_cast<uint64_t>(&pidfd);
   args.exit_signal = SIGCHLD;
-  const Result<int64_t> pid = host::Call(SYS_clone3, Address(&args), sizeof args);
+  const Result<int64_t> pid = host::Call(SYS_clone3, &args, sizeof args);
   if (!pid) {
     return HostFail("cannot start a process in new namespaces (clone3)", pid.error().code());
   }
@@ -95,13 +89,13 @@ int Child::Wait() {
 
 void Child::Kill() {
   if (pid_ <= 0) return;
-  (void)host::Call(SYS_kill, static_cast<uint64_t>(pid_), SIGKILL);
+  (void)host::Kill(pid_, SIGKILL);
   (void)Wait();
 }
 
 bool HasCapability(int capability) {
   CapabilityState state;
-  if (!host::Call(SYS_capget, Address(&state.header), Address(state.data))) return false;
+  if (!host::Call(SYS_capget, &state.header, state.data)) return false;
   const auto number = static_cast<unsigned>(capability);
   return (state.data[number / 32].effective >> (number % 32) & 1) != 0;
 }

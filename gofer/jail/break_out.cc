@@ -15,9 +15,6 @@
 namespace skep::gofer {
 namespace {
 
-uint64_t Arg(int value) { return static_cast<uint64_t>(value); }
-uint64_t Arg(const void* pointer) { return reinterpret_cast<uint64_t>(pointer); }
-
 struct OpenHow {
   uint64_t flags;
   uint64_t mode;
@@ -26,8 +23,7 @@ struct OpenHow {
 
 Result<OwnedFd> TryOpen(int dir, const char* path, uint64_t flags) {
   const OpenHow how = {flags, 0, 0};
-  const int64_t fd = TRY(host::Call(SYS_openat2, Arg(dir), Arg(path), Arg(&how), sizeof how));
-  return OwnedFd(static_cast<int>(fd));
+  return host::CallFd(SYS_openat2, dir, path, &how, sizeof how);
 }
 
 // ".." is the tree itself, or nothing.
@@ -56,24 +52,22 @@ uint32_t TryToBreakOut(std::span<const int> trees, int proc_self_fd) {
   }
   note(Breach::kLeaveTree, Leaves(proc_self_fd));
   for (int family : {AF_UNIX, AF_INET, AF_NETLINK}) {
-    note(Breach::kSocket, host::Call(SYS_socket, Arg(family), SOCK_DGRAM, 0).has_value());
+    note(Breach::kSocket, host::Call(SYS_socket, family, SOCK_DGRAM, 0).has_value());
   }
   const char* const nothing[] = {nullptr};
   // EACCES or ENOENT would mean that the path was looked at: the call itself must be refused.
-  const auto refused = [](const Result<int64_t>& rc) { return !rc && rc.error() == Errno(EPERM); };
-  note(Breach::kExec,
-       !refused(host::Call(SYS_execve, Arg("/bin/true"), Arg(nothing), Arg(nothing))));
-  note(Breach::kExec, !refused(host::Call(SYS_execveat, Arg(proc_self_fd), Arg("0"), Arg(nothing),
-                                          Arg(nothing), 0)));
-  note(Breach::kKill, host::Call(SYS_kill, 1, 0).has_value());
-  note(Breach::kKill, !refused(host::Call(SYS_kill, Arg(-1), SIGCONT)));
+  const auto refused = [](const auto& rc) { return !rc && rc.error() == Errno(EPERM); };
+  note(Breach::kExec, !refused(host::Call(SYS_execve, "/bin/true", nothing, nothing)));
+  note(Breach::kExec, !refused(host::Call(SYS_execveat, proc_self_fd, "0", nothing, nothing, 0)));
+  note(Breach::kKill, host::Kill(1, 0).has_value());
+  note(Breach::kKill, !refused(host::Kill(-1, SIGCONT)));
   note(Breach::kFork, host::Call(SYS_clone, CLONE_VM | CLONE_VFORK, 0, 0, 0, 0).has_value());
   note(Breach::kPtrace, !refused(host::Call(SYS_ptrace, PTRACE_TRACEME, 0, 0, 0)));
   note(Breach::kExecutableMemory,
-       host::Call(SYS_mmap, 0, 4096, PROT_READ | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, Arg(-1), 0)
+       host::Call(SYS_mmap, 0, 4096, PROT_READ | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
            .has_value());
   note(Breach::kMount, !refused(host::Call(SYS_unshare, CLONE_NEWUSER)));
-  note(Breach::kMount, !refused(host::Call(SYS_chroot, Arg(".."))));
+  note(Breach::kMount, !refused(host::Call(SYS_chroot, "..")));
   return breaches;
 }
 

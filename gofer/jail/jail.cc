@@ -12,21 +12,17 @@
 namespace skep::gofer {
 namespace {
 
-uint64_t Arg(int value) { return static_cast<uint64_t>(value); }
-uint64_t Arg(const void* pointer) { return reinterpret_cast<uint64_t>(pointer); }
-
 constexpr uint64_t kDetach = 2;  // MNT_DETACH of <sys/mount.h>, which clashes with linux/mount.h
 
 Result<OwnedFd> CloneTree(int dir, const char* path, bool recursive) {
   const unsigned flags = OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC |
                          (recursive ? static_cast<unsigned>(AT_RECURSIVE) : 0U) |
                          (*path == '\0' ? static_cast<unsigned>(AT_EMPTY_PATH) : 0U);
-  const int64_t fd = TRY(host::Call(SYS_open_tree, Arg(dir), Arg(path), flags));
-  return OwnedFd(static_cast<int>(fd));
+  return host::CallFd(SYS_open_tree, dir, path, flags);
 }
 
 Result<void> Mount(const char* at, const char* type, uint64_t flags, const char* data) {
-  TRY(host::Call(SYS_mount, Arg("none"), Arg(at), Arg(type), flags, Arg(data)));
+  TRY(host::Call(SYS_mount, "none", at, type, flags, data));
   return {};
 }
 
@@ -37,8 +33,8 @@ Result<OwnedFd> IsolateTree(int root, bool read_only) {
   mount_attr attributes{};
   attributes.attr_set = MOUNT_ATTR_NODEV | MOUNT_ATTR_NOSUID;
   if (read_only) attributes.attr_set |= MOUNT_ATTR_RDONLY;
-  TRY(host::Call(SYS_mount_setattr, Arg(tree.get()), Arg(""), AT_EMPTY_PATH | AT_RECURSIVE,
-                 Arg(&attributes), sizeof attributes));
+  TRY(host::Call(SYS_mount_setattr, tree.get(), "", AT_EMPTY_PATH | AT_RECURSIVE, &attributes,
+                 sizeof attributes));
   return tree;
 }
 
@@ -53,14 +49,14 @@ Result<void> EmptyRoot() {
       // /proc is the one directory that is there: OpenProcSelfFd needed it.
       !Mount("/proc", "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, "size=4k,nr_inodes=2,mode=0555")) {
     // No mounts of our own: a directory in which nothing but our own descriptors' facts is found.
-    TRY(host::Call(SYS_chroot, Arg("/proc/self/fdinfo")));
-    TRY(host::Call(SYS_chdir, Arg("/")));
+    TRY(host::Call(SYS_chroot, "/proc/self/fdinfo"));
+    TRY(host::Call(SYS_chdir, "/"));
     return {};
   }
-  TRY(host::Call(SYS_chdir, Arg("/proc")));
-  TRY(host::Call(SYS_pivot_root, Arg("."), Arg(".")));
-  TRY(host::Call(SYS_umount2, Arg("."), kDetach));
-  TRY(host::Call(SYS_chdir, Arg("/")));
+  TRY(host::Call(SYS_chdir, "/proc"));
+  TRY(host::Call(SYS_pivot_root, ".", "."));
+  TRY(host::Call(SYS_umount2, ".", kDetach));
+  TRY(host::Call(SYS_chdir, "/"));
   constexpr uint64_t kReadOnly = MS_REMOUNT | MS_BIND | MS_RDONLY;
   return Mount("/", nullptr, kReadOnly | MS_NOSUID | MS_NODEV | MS_NOEXEC, nullptr);
 }
@@ -75,7 +71,7 @@ Result<void> DropCapabilities() {
   TRY(host::Call(SYS_prctl, PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0));
   __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
   __user_cap_data_struct data[2] = {};
-  TRY(host::Call(SYS_capget, Arg(&header), Arg(data)));
+  TRY(host::Call(SYS_capget, &header, data));
   if ((data[0].effective & (1U << CAP_SETPCAP)) != 0) {
     for (uint64_t i = 0; i < 64; ++i) {
       if ((kept >> i & 1) != 0) continue;
@@ -87,7 +83,7 @@ Result<void> DropCapabilities() {
     data[i].effective = data[i].permitted;
     data[i].inheritable = 0;
   }
-  TRY(host::Call(SYS_capset, Arg(&header), Arg(data)));
+  TRY(host::Call(SYS_capset, &header, data));
   return {};
 }
 

@@ -46,9 +46,9 @@ Result<void> TidyDescriptors(int control, const GoferConfig& config) {
 // As many descriptors as the host lets us have.
 Result<uint64_t> RaiseFdLimit() {
   rlimit limit{};
-  TRY(host::Call(SYS_prlimit64, 0, RLIMIT_NOFILE, 0, reinterpret_cast<uint64_t>(&limit)));
+  TRY(host::Call(SYS_prlimit64, 0, RLIMIT_NOFILE, 0, &limit));
   limit.rlim_cur = limit.rlim_max;
-  TRY(host::Call(SYS_prlimit64, 0, RLIMIT_NOFILE, reinterpret_cast<uint64_t>(&limit), 0));
+  TRY(host::Call(SYS_prlimit64, 0, RLIMIT_NOFILE, &limit, 0));
   return std::min<uint64_t>(limit.rlim_cur, kOpenFdsMax);
 }
 
@@ -78,7 +78,7 @@ pid_t EnterNamespaces(uint32_t wanted, JailReport& report) {
 
 int WaitFor(pid_t pid, GoferConfig config, int control) {
   config = GoferConfig();  // the sockets are the child's now
-  (void)host::Call(SYS_close, static_cast<uint64_t>(control));
+  (void)host::Call(SYS_close, control);
   int status = 0;
   if (!host::WaitPid(pid, &status, 0)) return kFailed;
   return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);

@@ -184,8 +184,7 @@ TEST(GoferMain, DeviceNodesCannotBeMadeEvenByABrokenGofer) {
   SKIP_IF_SANITIZED();
   const int status = InChild([] {
     if (!InstallFilter(Refusal::kErrno, -1)) return 1;
-    const auto made = host::Call(SYS_mknodat, static_cast<uint64_t>(AT_FDCWD),
-                                 reinterpret_cast<uint64_t>("/tmp/gofer_dev"), S_IFCHR | 0600, 259);
+    const auto made = host::Call(SYS_mknodat, AT_FDCWD, "/tmp/gofer_dev", S_IFCHR | 0600, 259);
     return !made && made.error() == Errno(EPERM) ? 0 : 2;
   });
   EXPECT_EQ(status, 0);

@@ -28,7 +28,7 @@ void ClientCpu::Follow(uint16_t cpu_plus_1) {
   const size_t cpu = cpu_plus_1 - size_t{1};
   if (cpu >= kMaxCpus) return;
   cpus[cpu / kWordBits] = uint64_t{1} << (cpu % kWordBits);
-  if (host::Call(SYS_sched_setaffinity, 0, sizeof cpus, reinterpret_cast<uint64_t>(cpus.data()))) {
+  if (host::SetAffinity(0, std::as_bytes(std::span(cpus)))) {
     pinned_ = cpu_plus_1;
   }
 }

@@ -16,13 +16,10 @@
 namespace skep::gofer {
 namespace {
 
-uint64_t Arg(int value) { return static_cast<uint64_t>(value); }
-uint64_t Arg(const void* pointer) { return reinterpret_cast<uint64_t>(pointer); }
-
 Result<FileInfo> Statx(int fd, const char* name, int flags) {
   struct statx s;
   constexpr uint64_t kMask = STATX_BASIC_STATS | STATX_BTIME | STATX_MNT_ID;
-  TRY(host::Call(SYS_statx, Arg(fd), Arg(name), Arg(flags | AT_NO_AUTOMOUNT), kMask, Arg(&s)));
+  TRY(host::Call(SYS_statx, fd, name, flags | AT_NO_AUTOMOUNT, kMask, &s));
   FileInfo info;
   const uint64_t dev = (uint64_t{s.stx_dev_major} << 32) | s.stx_dev_minor;
   info.identity = {dev, s.stx_ino, (s.stx_mask & STATX_MNT_ID) != 0 ? s.stx_mnt_id : 0};
@@ -55,9 +52,8 @@ Result<FileInfo> Statx(int fd, const char* name, int flags) {
 Result<OwnedFd> OpenAt2(int dir, const char* name, int flags, uint32_t mode, uint64_t resolve) {
   const open_how how = {static_cast<uint64_t>(flags) | O_CLOEXEC, mode, resolve};
   for (;;) {
-    Result<int64_t> fd = host::Call(SYS_openat2, Arg(dir), Arg(name), Arg(&how), sizeof how);
-    if (fd) return OwnedFd(static_cast<int>(*fd));
-    if (fd.error() != Errno(EINTR)) return std::unexpected(fd.error());
+    Result<OwnedFd> fd = host::CallFd(SYS_openat2, dir, name, &how, sizeof how);
+    if (fd || fd.error() != Errno(EINTR)) return fd;
   }
 }
 
@@ -113,20 +109,19 @@ Result<OwnedFd> Reopen(int proc_fd, int fd, int flags) {
 
 Result<std::string> ReadLinkAt(int dir, const char* name) {
   char small[512];
-  const int64_t size = TRY(host::Call(SYS_readlinkat, Arg(dir), Arg(name),
-                                      Arg(static_cast<void*>(small)), sizeof small));
+  const int64_t size =
+      TRY(host::Call(SYS_readlinkat, dir, name, static_cast<void*>(small), sizeof small));
   const size_t length = static_cast<size_t>(size);
   if (length < sizeof small) return std::string(small, length);
   std::string target(kPathMax, '\0');
-  const int64_t full =
-      TRY(host::Call(SYS_readlinkat, Arg(dir), Arg(name), Arg(target.data()), target.size()));
+  const int64_t full = TRY(host::Call(SYS_readlinkat, dir, name, target.data(), target.size()));
   target.resize(static_cast<size_t>(full));
   return target;
 }
 
 Result<FsStatistics> StatfsFd(int fd) {
   struct statfs s;
-  TRY(host::Call(SYS_fstatfs, Arg(fd), Arg(&s)));
+  TRY(host::Call(SYS_fstatfs, fd, &s));
   FsStatistics out;
   out.type = static_cast<uint64_t>(s.f_type);
   out.block_size = static_cast<uint64_t>(s.f_bsize);

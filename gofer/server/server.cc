@@ -138,8 +138,7 @@ Result<void> Server::Serve(int socket) {
   for (;;) {
     // No room for control data: the kernel drops descriptors that a client tries to send.
     const Result<int64_t> size =
-        host::Call(SYS_recvfrom, static_cast<uint64_t>(socket),
-                   reinterpret_cast<uint64_t>(request.get()), kMessageMax, MSG_TRUNC);
+        host::Call(SYS_recvfrom, socket, request.get(), kMessageMax, MSG_TRUNC);
     if (!size) {
       if (size.error() == Errno(EINTR)) continue;
       if (size.error() == Errno(ECONNRESET)) return {};

@@ -11,17 +11,13 @@
 namespace skep::gofer {
 namespace {
 
-uint64_t Arg(int value) { return static_cast<uint64_t>(value); }
-uint64_t Arg(const std::string& text) { return reinterpret_cast<uint64_t>(text.c_str()); }
-uint64_t Arg(const char* text) { return reinterpret_cast<uint64_t>(text); }
-
 constexpr uint32_t kCreateFlags =
     O_ACCMODE | O_TRUNC | O_APPEND | O_NONBLOCK | O_SYNC | O_DSYNC | O_NOATIME;
 constexpr uint32_t kSpecialBits = 07000;
 constexpr NodeTable::OldName kGone = NodeTable::OldName::kGone;
 
 Result<void> RemoveName(int dir, const std::string& name, int flags) {
-  TRY(host::Call(SYS_unlinkat, Arg(dir), Arg(name), Arg(flags)));
+  TRY(host::Call(SYS_unlinkat, dir, name.c_str(), flags));
   return {};
 }
 
@@ -34,13 +30,13 @@ Result<void> Server::FinishNew(int fd, const MakeRequest& request, bool is_symli
   const bool other_uid = request.uid != kKeepId && request.uid != info.attributes.uid;
   const bool other_gid = request.gid != kKeepId && request.gid != info.attributes.gid;
   if (other_uid || other_gid) {
-    TRY(host::Call(SYS_fchownat, Arg(fd), Arg(""), request.uid, request.gid, AT_EMPTY_PATH));
+    TRY(host::Call(SYS_fchownat, fd, "", request.uid, request.gid, AT_EMPTY_PATH));
   }
   const bool bits_lost =
       other_uid || other_gid || ((info.attributes.mode ^ request.mode) & kSpecialBits) != 0;
   const bool special = ((info.attributes.mode | request.mode) & kSpecialBits) != 0;
   if (is_symlink || !bits_lost || !special) return {};
-  TRY(host::Call(SYS_fchmodat, Arg(config_.proc_self_fd.get()), Arg(FdName(fd).text),
+  TRY(host::Call(SYS_fchmodat, config_.proc_self_fd.get(), FdName(fd).text,
                  (info.attributes.mode & 0777) | (request.mode & kSpecialBits)));
   return {};
 }
@@ -97,7 +93,7 @@ Result<void> Server::Mkdir(Reader& in, Writer& out) {
   if (!dir->IsDirectory()) return Fail(ENOTDIR);
   if ((request.mode & ~07777U) != 0 || request.flags != 0) return Fail(EINVAL);
   const HeldFd dir_fd = TRY(HoldChangeable(*dir));
-  TRY(host::Call(SYS_mkdirat, Arg(dir_fd.get()), Arg(name), request.mode));
+  TRY(host::Call(SYS_mkdirat, dir_fd.get(), name.c_str(), request.mode));
   return FinishMade(*dir, dir_fd.get(), name, request, out);
 }
 
@@ -113,7 +109,7 @@ Result<void> Server::Mknod(Reader& in, Writer& out) {
                        (type == S_IFSOCK && config_.allow_sockets);
   if (!allowed) return Fail(EPERM);  // device nodes above all
   const HeldFd dir_fd = TRY(HoldChangeable(*dir));
-  TRY(host::Call(SYS_mknodat, Arg(dir_fd.get()), Arg(name), request.mode, 0));
+  TRY(host::Call(SYS_mknodat, dir_fd.get(), name.c_str(), request.mode, 0));
   return FinishMade(*dir, dir_fd.get(), name, request, out);
 }
 
@@ -128,7 +124,7 @@ Result<void> Server::Symlink(Reader& in, Writer& out) {
   if (target.size() >= kPathMax) return Fail(ENAMETOOLONG);
   if (target.find('\0') != target.npos || request.flags != 0) return Fail(EINVAL);
   const HeldFd dir_fd = TRY(HoldChangeable(*dir));
-  TRY(host::Call(SYS_symlinkat, Arg(std::string(target)), Arg(dir_fd.get()), Arg(name)));
+  TRY(host::Call(SYS_symlinkat, std::string(target).c_str(), dir_fd.get(), name.c_str()));
   return FinishMade(*dir, dir_fd.get(), name, request, out);
 }
 
@@ -145,8 +141,8 @@ Result<void> Server::Link(Reader& in, Writer& out) {
   const HeldFd dir_fd = TRY(HoldChangeable(*dir));
   const HeldFd fd = TRY(nodes_.Hold(*node));
   // Following the magic link leads to the inode itself, be it a symlink.
-  TRY(host::Call(SYS_linkat, Arg(config_.proc_self_fd.get()), Arg(FdName(fd.get()).text),
-                 Arg(dir_fd.get()), Arg(name), AT_SYMLINK_FOLLOW));
+  TRY(host::Call(SYS_linkat, config_.proc_self_fd.get(), FdName(fd.get()).text, dir_fd.get(),
+                 name.c_str(), AT_SYMLINK_FOLLOW));
   return PutNew(*dir, name, out);
 }
 
@@ -197,8 +193,8 @@ Result<void> Server::Rename(Reader& in, Writer&) {
   const KeptNode replaced = BeforeRemoval(*new_dir, new_fd.get(), new_name);
   Result<int64_t> renamed = Fail(EBUSY);  // hidden directories stay where they are
   if (!(moved && moved->permanent) && !(replaced && replaced->permanent)) {
-    renamed = host::Call(SYS_renameat2, Arg(old_fd.get()), Arg(old_name), Arg(new_fd.get()),
-                         Arg(new_name), request.flags);
+    renamed = host::Call(SYS_renameat2, old_fd.get(), old_name.c_str(), new_fd.get(),
+                         new_name.c_str(), request.flags);
   }
   // Two names of one inode: Linux does nothing, and both stay.
   const bool same = moved && moved.get() == replaced.get();

@@ -15,9 +15,6 @@ namespace {
 constexpr uint32_t kOpenFlags =
     O_ACCMODE | O_TRUNC | O_APPEND | O_NONBLOCK | O_SYNC | O_DSYNC | O_NOATIME;
 
-uint64_t Arg(int value) { return static_cast<uint64_t>(value); }
-uint64_t Arg(const void* pointer) { return reinterpret_cast<uint64_t>(pointer); }
-
 // Those that a container may have; the rest (trusted, other security modules') is the host's.
 bool IsGuestXattr(std::string_view name) {
   return (name.starts_with("user.") && name.size() > 5) || name == "security.capability" ||
@@ -82,11 +79,11 @@ Result<void> Server::SetAttr(Reader& in, Writer& out) {
   if ((request.mask & (kSetUid | kSetGid)) != 0) {
     const uint32_t uid = (request.mask & kSetUid) != 0 ? request.uid : kKeepId;
     const uint32_t gid = (request.mask & kSetGid) != 0 ? request.gid : kKeepId;
-    TRY(host::Call(SYS_fchownat, Arg(fd.get()), Arg(""), uid, gid, AT_EMPTY_PATH));
+    TRY(host::Call(SYS_fchownat, fd.get(), "", uid, gid, AT_EMPTY_PATH));
   }
   if ((request.mask & kSetMode) != 0) {
     if (S_ISLNK(node->type)) return Fail(EOPNOTSUPP);
-    TRY(host::Call(SYS_fchmodat, Arg(config_.proc_self_fd.get()), Arg(FdName(fd.get()).text),
+    TRY(host::Call(SYS_fchmodat, config_.proc_self_fd.get(), FdName(fd.get()).text,
                    request.mode & 07777));
   }
   constexpr uint32_t kTimes = kSetAtime | kSetMtime | kSetAtimeNow | kSetMtimeNow;
@@ -98,7 +95,7 @@ Result<void> Server::SetAttr(Reader& in, Writer& out) {
     if ((request.mask & kSetMtime) != 0) times[1] = {request.mtime_sec, request.mtime_nsec};
     if ((request.mask & kSetAtimeNow) != 0) times[0].tv_nsec = UTIME_NOW;
     if ((request.mask & kSetMtimeNow) != 0) times[1].tv_nsec = UTIME_NOW;
-    TRY(host::Call(SYS_utimensat, Arg(fd.get()), Arg(""), Arg(times), AT_EMPTY_PATH));
+    TRY(host::Call(SYS_utimensat, fd.get(), "", times, AT_EMPTY_PATH));
   }
   const FileInfo info = TRY(StatFd(fd.get()));
   out.Put(info.attributes);
@@ -132,7 +129,7 @@ Result<void> Server::Fsync(Reader& in, Writer&) {
   const HeldFd path = TRY(nodes_.Hold(*node));
   const int flags = S_ISDIR(node->type) ? O_RDONLY | O_DIRECTORY : O_RDONLY;
   const OwnedFd file = TRY(skep::gofer::Reopen(config_.proc_self_fd.get(), path.get(), flags));
-  TRY(host::Call(request.data_only != 0 ? SYS_fdatasync : SYS_fsync, Arg(file.get())));
+  TRY(host::Call(request.data_only != 0 ? SYS_fdatasync : SYS_fsync, file.get()));
   return {};
 }
 
@@ -151,7 +148,7 @@ Result<std::string> TakeXattr(Reader& in, XattrRequest& request) {
 // xattr calls take no O_PATH descriptor, so they get the descriptor's name in /proc/self/fd,
 // relative to a working directory that is set just for this.
 Result<void> EnterProc(const OwnedFd& proc) {
-  TRY(host::Call(SYS_fchdir, Arg(proc.get())));
+  TRY(host::Call(SYS_fchdir, proc.get()));
   return {};
 }
 
@@ -168,8 +165,8 @@ Result<void> Server::GetXattr(Reader& in, Writer& out) {
   TRY(EnterProc(config_.proc_self_fd));
   const size_t size_at = out.size();
   out.Put(uint32_t{0});
-  const int64_t size = TRY(host::Call(SYS_getxattr, Arg(FdName(fd.get()).text), Arg(name.c_str()),
-                                      Arg(out.Room().data()), request.size));
+  const int64_t size = TRY(host::Call(SYS_getxattr, FdName(fd.get()).text, name.c_str(),
+                                      out.Room().data(), request.size));
   out.Patch(size_at, static_cast<uint32_t>(size));
   if (request.size != 0) out.Commit(static_cast<size_t>(size));
   return {};
@@ -185,8 +182,8 @@ Result<void> Server::SetXattr(Reader& in, Writer&) {
   TRY(CheckWritable(*node));
   const HeldFd fd = TRY(nodes_.Hold(*node));
   TRY(EnterProc(config_.proc_self_fd));
-  TRY(host::Call(SYS_setxattr, Arg(FdName(fd.get()).text), Arg(name.c_str()), Arg(value.data()),
-                 value.size(), request.flags));
+  TRY(host::Call(SYS_setxattr, FdName(fd.get()).text, name.c_str(), value.data(), value.size(),
+                 request.flags));
   return {};
 }
 
@@ -202,7 +199,7 @@ Result<void> Server::ListXattr(Reader& in, Writer& out) {
   TRY(EnterProc(config_.proc_self_fd));
   const auto all = std::make_unique_for_overwrite<char[]>(kXattrSizeMax);
   const int64_t all_size =
-      TRY(host::Call(SYS_listxattr, Arg(FdName(fd.get()).text), Arg(all.get()), kXattrSizeMax));
+      TRY(host::Call(SYS_listxattr, FdName(fd.get()).text, all.get(), kXattrSizeMax));
   std::string_view rest(all.get(), static_cast<size_t>(all_size));
   uint32_t size = 0;
   while (!rest.empty()) {
@@ -228,7 +225,7 @@ Result<void> Server::RemoveXattr(Reader& in, Writer&) {
   TRY(CheckWritable(*node));
   const HeldFd fd = TRY(nodes_.Hold(*node));
   TRY(EnterProc(config_.proc_self_fd));
-  TRY(host::Call(SYS_removexattr, Arg(FdName(fd.get()).text), Arg(name.c_str())));
+  TRY(host::Call(SYS_removexattr, FdName(fd.get()).text, name.c_str()));
   return {};
 }
 

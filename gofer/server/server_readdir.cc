@@ -21,9 +21,6 @@ struct HostEntry {
 constexpr size_t kHostEntryNameAt = 19;
 constexpr size_t kReplyBytesMin = sizeof(DirEntryHeader) + kNameMax + sizeof(NodeRecord);
 
-uint64_t Arg(int value) { return static_cast<uint64_t>(value); }
-uint64_t Arg(const void* pointer) { return reinterpret_cast<uint64_t>(pointer); }
-
 }  // namespace
 
 struct Server::RawEntry {
@@ -92,14 +89,14 @@ Result<void> Server::Readdir(Reader& in, Writer& out) {
   DirStream* stream = TRY(StreamOf(*dir));
   const int fd = stream->fd.get();
   if (stream->position != request.cookie) {
-    TRY(host::Call(SYS_lseek, Arg(fd), request.cookie, SEEK_SET));
+    TRY(host::Call(SYS_lseek, fd, request.cookie, SEEK_SET));
   }
   stream->position = request.cookie;
   const size_t budget = std::max<size_t>(request.max_bytes, kReplyBytesMin);
   char* raw = dirent_buffer_.get();
   bool room = true;
   while (room && out.size() - reply_at < budget) {
-    const int64_t size = TRY(host::Call(SYS_getdents64, Arg(fd), Arg(raw), kDirentBytes));
+    const int64_t size = TRY(host::Call(SYS_getdents64, fd, raw, kDirentBytes));
     reply.at_end = size == 0;
     if (size == 0) break;
     for (int64_t at = 0; at < size;) {

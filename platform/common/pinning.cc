@@ -12,8 +12,7 @@ constexpr uint64_t kTickNs = 1'000'000;
 
 void SetAffinity(pid_t tid, const cpu_set_t& cpus) {
   // Failing (a CPU was taken away) leaves it where it is.
-  (void)host::Call(SYS_sched_setaffinity, static_cast<uint64_t>(tid), sizeof(cpus),
-                   reinterpret_cast<uint64_t>(&cpus));
+  (void)host::SetAffinity(tid, cpus);
 }
 
 }  // namespace

@@ -37,7 +37,7 @@ HostResult<pid_t> ForkTemplate(int (*main)(void*), TemplateChild& child,
     const std::string text = std::to_string(pid);
     if (auto r = host::Write(options.stub_cgroup_fd, std::as_bytes(std::span(text))); !r) {
       int status = 0;
-      (void)host::Call(SYS_kill, static_cast<uint64_t>(pid), SIGKILL);
+      (void)host::Kill(pid, SIGKILL);
       (void)host::WaitPid(pid, &status, __WALL);
       return HostFail("cannot enter the stubs' control group", r.error().code());
     }

@@ -72,11 +72,10 @@ void Waker::Wake(WakeReason reason) {
   switch (sleep_.load()) {
     case kInCall:
       // The kernel may have moved on since: a late signal does no harm.
-      (void)host::Call(SYS_tgkill, static_cast<uint64_t>(process_), static_cast<uint64_t>(thread_),
-                       kKickSignal);
+      (void)host::Call(SYS_tgkill, process_, thread_, kKickSignal);
       break;
     case kInFutex:
-      (void)host::Call(SYS_futex, reinterpret_cast<uint64_t>(&word_), FUTEX_WAKE_PRIVATE, INT_MAX);
+      (void)host::Call(SYS_futex, &word_, FUTEX_WAKE_PRIVATE, INT_MAX);
       break;
     default:
       break;
@@ -95,7 +94,7 @@ Result<int64_t> Waker::CallUnlessWoken(long number, uint64_t a, uint64_t b, uint
 
 void Waker::SleepWhile(uint32_t seen) {
   sleep_.store(kInFutex);
-  (void)host::Call(SYS_futex, reinterpret_cast<uint64_t>(&word_), FUTEX_WAIT_PRIVATE, seen, 0);
+  (void)host::Call(SYS_futex, &word_, FUTEX_WAIT_PRIVATE, seen, 0);
   sleep_.store(kAwake);
 }
 

@@ -20,9 +20,9 @@ constexpr uint64_t kNsPerMs = 1'000'000;
 }  // namespace
 
 FakeEngine::FakeEngine(const EngineOptions& options) : options_(options) {
-  Result<int64_t> bell = host::Call(SYS_eventfd2, 0, EFD_CLOEXEC | EFD_NONBLOCK);
+  Result<OwnedFd> bell = host::CallFd(SYS_eventfd2, 0, EFD_CLOEXEC | EFD_NONBLOCK);
   CHECK(bell.has_value());
-  bell_.Reset(static_cast<int>(*bell));
+  bell_ = std::move(*bell);
 }
 
 FakeEngine::~FakeEngine() {

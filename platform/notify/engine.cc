@@ -40,9 +40,9 @@ HostResult<std::unique_ptr<Engine>> NotifyEngine::Make(const EngineOptions& opti
 HostResult<void> NotifyEngine::Start() {
   worker_ = pthread_self();
   RaiseDescriptorLimit();
-  Result<int64_t> epoll = host::Call(SYS_epoll_create1, EPOLL_CLOEXEC);
+  Result<OwnedFd> epoll = host::EpollCreate();
   if (!epoll) return HostFail("epoll_create1", epoll.error().code());
-  epoll_.Reset(static_cast<int>(*epoll));
+  epoll_ = std::move(*epoll);
   return waker_.Start();
 }
 
@@ -88,14 +88,12 @@ uint64_t NotifyEngine::Watch(Source source, int listener) {
   epoll_event event = {};
   event.events = EPOLLET | (source.context != nullptr ? uint32_t{EPOLLIN} : 0u);
   event.data.u64 = watch;
-  CHECK(host::Call(SYS_epoll_ctl, static_cast<uint64_t>(epoll_.get()), EPOLL_CTL_ADD,
-                   static_cast<uint64_t>(listener), reinterpret_cast<uint64_t>(&event)));
+  CHECK(host::EpollCtl(epoll_.get(), EPOLL_CTL_ADD, listener, &event));
   return watch;
 }
 
 void NotifyEngine::Unwatch(uint64_t watch, int listener) {
-  (void)host::Call(SYS_epoll_ctl, static_cast<uint64_t>(epoll_.get()), EPOLL_CTL_DEL,
-                   static_cast<uint64_t>(listener), 0);
+  (void)host::EpollCtl(epoll_.get(), EPOLL_CTL_DEL, listener, nullptr);
   MutexLock lock(watch_mutex_);
   sources_.erase(watch);
 }
@@ -105,8 +103,7 @@ void NotifyEngine::Adopt(const GuestThread& thread) {
   cpu_set_t cpu;
   CPU_ZERO(&cpu);
   CPU_SET(static_cast<size_t>(options_.cpu), &cpu);
-  (void)host::Call(SYS_sched_setaffinity, static_cast<uint64_t>(thread.tid), sizeof(cpu),
-                   reinterpret_cast<uint64_t>(&cpu));
+  (void)host::SetAffinity(thread.tid, cpu);
 }
 
 void NotifyEngine::Drop(NotifySpace& space, std::unique_ptr<Stub> stub) {
@@ -238,17 +235,15 @@ void NotifyEngine::LookAtAll(bool block, HostPoller& poller) {
     epoll_event event = {.events = EPOLLIN | EPOLLONESHOT, .data = {.u64 = kPollerEvent}};
     const int operation = polled_fd_ == poller.epoll_fd() ? EPOLL_CTL_MOD : EPOLL_CTL_ADD;
     polled_fd_ = poller.epoll_fd();
-    poller_armed_ = host::Call(SYS_epoll_ctl, static_cast<uint64_t>(epoll_.get()),
-                               static_cast<uint64_t>(operation), static_cast<uint64_t>(polled_fd_),
-                               reinterpret_cast<uint64_t>(&event))
-                        .has_value();
+    poller_armed_ = host::EpollCtl(epoll_.get(), operation, polled_fd_, &event).has_value();
   }
   std::array<epoll_event, kMaxEvents> events;
   const auto epoll = static_cast<uint64_t>(epoll_.get());
+  // SAFETY: `events` outlives the call.
   const auto at = reinterpret_cast<uint64_t>(events.data());
   const Result<int64_t> count =
       block ? waker_.CallUnlessWoken(SYS_epoll_pwait, epoll, at, events.size(), ~uint64_t{0}, 0, 8)
-            : host::Call(SYS_epoll_pwait, epoll, at, events.size(), 0, 0, 8);
+            : host::Call(SYS_epoll_pwait, epoll_.get(), events.data(), events.size(), 0);
   if (!count) return;
   for (int64_t i = 0; i < *count; ++i) {
     const uint64_t watch = events[static_cast<size_t>(i)].data.u64;

@@ -21,7 +21,7 @@ const char* WhyNoHost() {
     return "programs cannot set segment bases here (FSGSBASE)";
   }
   const uint32_t action = SECCOMP_RET_USER_NOTIF;
-  if (!host::Call(SYS_seccomp, SECCOMP_GET_ACTION_AVAIL, 0, reinterpret_cast<uint64_t>(&action))) {
+  if (!host::Call(SYS_seccomp, SECCOMP_GET_ACTION_AVAIL, 0, &action)) {
     return "the host has no seccomp user notification, or an outer filter hides it";
   }
   // A bad address is found after bad flags are.
@@ -33,7 +33,7 @@ const char* WhyNoHost() {
   }
   if (!flags && flags.error() != Errno(EFAULT)) return "an outer filter refuses seccomp(2)";
   seccomp_notif_sizes sizes = {};
-  if (!host::Call(SYS_seccomp, SECCOMP_GET_NOTIF_SIZES, 0, reinterpret_cast<uint64_t>(&sizes)) ||
+  if (!host::Call(SYS_seccomp, SECCOMP_GET_NOTIF_SIZES, 0, &sizes) ||
       sizes.seccomp_notif != sizeof(seccomp_notif) ||
       sizes.seccomp_notif_resp != sizeof(seccomp_notif_resp)) {
     return "the host's seccomp notifications have another form";
@@ -66,7 +66,7 @@ bool Listener::IsGone() {
 // The host takes the filter's lock interruptibly: a kick must not look like a thread's end.
 Result<int64_t> Listener::ControlForSure(unsigned long request, void* argument) {
   for (;;) {
-    Result<int64_t> done = host::Ioctl(fd_.get(), request, reinterpret_cast<uint64_t>(argument));
+    Result<int64_t> done = host::Ioctl(fd_.get(), request, argument);
     if (done || done.error() != Errno(EINTR)) return done;
   }
 }
@@ -87,8 +87,7 @@ Listener::Received Listener::Receive(seccomp_notif& call) {
     if (ready != Received::kCall) return ready;
   }
   memset(&call, 0, sizeof(call));
-  const auto got =
-      host::Ioctl(fd_.get(), SECCOMP_IOCTL_NOTIF_RECV, reinterpret_cast<uint64_t>(&call));
+  const auto got = host::Ioctl(fd_.get(), SECCOMP_IOCTL_NOTIF_RECV, &call);
   return got ? Received::kCall : Failed(got.error());
 }
 

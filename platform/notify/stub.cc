@@ -51,14 +51,14 @@ std::string Stub::WhyDead() const {
 bool Stub::MarkDead(const char* why) {
   if (dead_.exchange(true)) return false;
   why_dead_ = why;
-  (void)host::Call(SYS_kill, static_cast<uint64_t>(pid_), SIGKILL);
+  (void)host::Kill(pid_, SIGKILL);
   return true;
 }
 
 bool Stub::MarkEnded() {
   if (dead_.exchange(true)) return false;
   // Should only one of its threads have ended.
-  (void)host::Call(SYS_kill, static_cast<uint64_t>(pid_), SIGKILL);
+  (void)host::Kill(pid_, SIGKILL);
   int status = 0;
   if (host::WaitPid(pid_, &status, __WALL)) end_status_ = status;
   reaped_ = true;
@@ -158,8 +158,7 @@ std::span<std::byte> Stub::XsaveOf(const GuestThread& thread) {
 }
 
 void Stub::Signal(const GuestThread& thread) {
-  (void)host::Call(SYS_tgkill, static_cast<uint64_t>(pid_), static_cast<uint64_t>(thread.tid),
-                   kInterruptSignal);
+  (void)host::Call(SYS_tgkill, pid_, thread.tid, kInterruptSignal);
 }
 
 }  // namespace skep::platform::notify

@@ -35,8 +35,7 @@ constexpr uint64_t kMaxAnswerNs = 20'000'000'000;  // a host may be very busy
 bool HasEnded(pid_t pid) {
   siginfo_t info = {};
   const auto waited =
-      host::Call(SYS_waitid, P_PID, static_cast<uint64_t>(pid), reinterpret_cast<uint64_t>(&info),
-                 WEXITED | WNOHANG | WNOWAIT | __WALL, 0);
+      host::Call(SYS_waitid, P_PID, pid, &info, WEXITED | WNOHANG | WNOWAIT | __WALL, 0);
   return !waited || info.si_pid != 0;
 }
 
@@ -57,7 +56,7 @@ Result<void> CheckRoom(int any_fd, size_t listeners) {
 Stubs::~Stubs() {
   pool_.clear();
   if (template_ > 0) {
-    (void)host::Call(SYS_kill, static_cast<uint64_t>(template_), SIGKILL);
+    (void)host::Kill(template_, SIGKILL);
     ended_.push_back({template_, 0, {}});
   }
   int status = 0;
@@ -111,7 +110,7 @@ HostResult<void> Stubs::AwaitTemplate() {
     return {};
   }
   int status = 0;
-  (void)host::Call(SYS_kill, static_cast<uint64_t>(template_), SIGKILL);
+  (void)host::Kill(template_, SIGKILL);
   (void)host::WaitPid(template_, &status, __WALL);
   template_ = 0;
   return HostFail(WhyTemplateFailed(status));
@@ -130,8 +129,7 @@ bool Stubs::ReceiveAnswer(Answer& answer, pid_t pid) {
     message.msg_iovlen = 1;
     message.msg_control = control.data();
     message.msg_controllen = control.size();
-    const auto got = host::Call(SYS_recvmsg, static_cast<uint64_t>(socket_.get()),
-                                reinterpret_cast<uint64_t>(&message), MSG_CMSG_CLOEXEC);
+    const auto got = host::Call(SYS_recvmsg, socket_.get(), &message, MSG_CMSG_CLOEXEC);
     if (!got && (got.error() == Errno(EINTR) || got.error() == Errno(EAGAIN))) {
       if (HasEnded(pid) || host::MonotonicNs() > deadline) return false;
       continue;
@@ -162,12 +160,11 @@ bool Stubs::ReceiveAnswer(Answer& answer, pid_t pid) {
 }
 
 void Stubs::EndSilently(pid_t pid) {
-  (void)host::Call(SYS_kill, static_cast<uint64_t>(pid), SIGKILL);
+  (void)host::Kill(pid, SIGKILL);
   const uint64_t deadline = host::MonotonicNs() + kMaxAnswerNs;
   while (!HasEnded(pid) && host::MonotonicNs() < deadline) (void)host::Call(SYS_sched_yield);
   std::byte byte;
-  while (host::Call(SYS_recvfrom, static_cast<uint64_t>(socket_.get()),
-                    reinterpret_cast<uint64_t>(&byte), 1, MSG_DONTWAIT)) {
+  while (host::Call(SYS_recvfrom, socket_.get(), &byte, 1, MSG_DONTWAIT)) {
   }
 }
 
@@ -175,7 +172,7 @@ Stubs::Answer Stubs::Command(uint32_t slot, pid_t pid) {
   NotifyCommands& page = memory_.commands(slot);
   // SAFETY: the root thread reads it while we write.
   std::atomic_ref<uint32_t>(page.sequence).fetch_add(1);
-  (void)host::Call(SYS_futex, reinterpret_cast<uint64_t>(&page.sequence), FUTEX_WAKE, INT_MAX);
+  (void)host::Call(SYS_futex, &page.sequence, FUTEX_WAKE, INT_MAX);
   Answer answer;
   if (ReceiveAnswer(answer, pid)) return answer;
   EndSilently(pid);
@@ -226,8 +223,7 @@ void Stubs::Bring(pid_t root, int& root_cpu, int cpu) {
   cpu_set_t cpus;
   CPU_ZERO(&cpus);
   CPU_SET(static_cast<size_t>(cpu), &cpus);
-  (void)host::Call(SYS_sched_setaffinity, static_cast<uint64_t>(root), sizeof(cpus),
-                   reinterpret_cast<uint64_t>(&cpus));
+  (void)host::SetAffinity(root, cpus);
   root_cpu = cpu;
 }
 
@@ -237,8 +233,7 @@ void Stubs::LetGo(pid_t manager) {
   CPU_ZERO(&cpus);
   // Where the process may run: its first thread is no worker and not pinned.
   if (sched_getaffinity(getpid(), sizeof(cpus), &cpus) != 0) return;
-  (void)host::Call(SYS_sched_setaffinity, static_cast<uint64_t>(manager), sizeof(cpus),
-                   reinterpret_cast<uint64_t>(&cpus));
+  (void)host::SetAffinity(manager, cpus);
 }
 
 // A stub with its manager and its first guest thread, which is a spare.
@@ -276,7 +271,7 @@ Result<std::unique_ptr<Stub>> Stubs::CloneStub(int cpu) {
     if (answer.error == 0 && answer.count != 2) answer.error = EIO;
     if (answer.error != 0) {
       const bool is_child = answer.pid > 0 && answer.pid != template_;
-      if (is_child) (void)host::Call(SYS_kill, static_cast<uint64_t>(answer.pid), SIGKILL);
+      if (is_child) (void)host::Kill(answer.pid, SIGKILL);
       FreeLater({is_child ? answer.pid : 0, slot, {stack_slot}});
       return Fail(answer.error);
     }

@@ -29,7 +29,7 @@ Result<void> PtraceSpace::Reset() {
 void PtraceSpace::Kill() {
   if (dead()) return;
   if (!kill_awaited_.exchange(true)) engine_.ExpectDeath();
-  (void)host::Call(SYS_kill, static_cast<uint64_t>(pid_), SIGKILL);
+  (void)host::Kill(pid_, SIGKILL);
 }
 
 Engine& PtraceSpace::engine() { return engine_; }

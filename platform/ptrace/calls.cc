@@ -10,8 +10,7 @@ namespace skep::platform::ptrace {
 namespace {
 
 Result<int64_t> Ptrace(long request, pid_t tid, uint64_t address, const void* data) {
-  return host::Call(SYS_ptrace, static_cast<uint64_t>(request), static_cast<uint64_t>(tid), address,
-                    reinterpret_cast<uint64_t>(data));
+  return host::Call(SYS_ptrace, request, tid, address, data);
 }
 
 Result<void> Plain(Result<int64_t> result) {
@@ -22,8 +21,8 @@ Result<void> Plain(Result<int64_t> result) {
 }  // namespace
 
 Result<void> Seize(pid_t tid) {
-  return Plain(host::Call(SYS_ptrace, PTRACE_SEIZE, static_cast<uint64_t>(tid), 0,
-                          PTRACE_O_EXITKILL | PTRACE_O_TRACESYSGOOD));
+  return Plain(
+      host::Call(SYS_ptrace, PTRACE_SEIZE, tid, 0, PTRACE_O_EXITKILL | PTRACE_O_TRACESYSGOOD));
 }
 Result<void> Continue(pid_t tid) { return Plain(Ptrace(PTRACE_CONT, tid, 0, nullptr)); }
 Result<void> Emulate(pid_t tid) { return Plain(Ptrace(PTRACE_SYSEMU, tid, 0, nullptr)); }
@@ -52,7 +51,7 @@ Result<void> SetRegisters(pid_t tid, const user_regs_struct& registers, size_t s
 }
 
 Result<void> PokeRegister(pid_t tid, size_t offset, uint64_t value) {
-  return Plain(host::Call(SYS_ptrace, PTRACE_POKEUSER, static_cast<uint64_t>(tid), offset, value));
+  return Plain(host::Call(SYS_ptrace, PTRACE_POKEUSER, tid, offset, value));
 }
 
 Result<size_t> GetXsave(pid_t tid, std::span<std::byte> area) {

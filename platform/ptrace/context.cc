@@ -215,8 +215,7 @@ void PtraceContext::Resume() {
 void PtraceContext::Interrupt() {
   const uint32_t before = state_.fetch_or(kInterrupt);
   if (before != kRunning || space_.dead()) return;
-  (void)host::Call(SYS_tgkill, static_cast<uint64_t>(space_.pid()), static_cast<uint64_t>(tid_),
-                   kInterruptSignal);
+  (void)host::Call(SYS_tgkill, space_.pid(), tid_, kInterruptSignal);
 }
 
 Result<void> PtraceContext::MoveTo(Engine& engine) {

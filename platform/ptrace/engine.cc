@@ -79,7 +79,7 @@ PtraceEngine::~PtraceEngine() {
   CHECK(contexts_ == 0 && spaces_ == 0);
   if (queue_of_thread == &requests_) queue_of_thread = nullptr;
   if (template_ == 0) return;
-  (void)host::Call(SYS_kill, static_cast<uint64_t>(template_), SIGKILL);
+  (void)host::Kill(template_, SIGKILL);
   while (!tracees_.empty() && ReapOne(true)) {
   }
 }
@@ -136,7 +136,7 @@ void PtraceEngine::MarkDead(PtraceSpace& space, int status) {
   if (!space.MarkDead(status)) return;
   if (space.ForgetKill()) deaths_expected_.fetch_sub(1);
   // Should only one of its threads have ended.
-  (void)host::Call(SYS_kill, static_cast<uint64_t>(space.pid()), SIGKILL);
+  (void)host::Kill(space.pid(), SIGKILL);
   AnnounceAgain(space);
 }
 

@@ -15,16 +15,15 @@ namespace {
 constexpr size_t kStackBytes = 64 << 10;
 
 void Futex(std::atomic<uint32_t>& word, int operation, uint32_t value) {
-  (void)host::Call(SYS_futex, reinterpret_cast<uint64_t>(&word), static_cast<uint64_t>(operation),
-                   value, 0);
+  (void)host::Call(SYS_futex, &word, operation, value, 0);
 }
 
 }  // namespace
 
 HostResult<void> PollThread::Start() {
-  Result<int64_t> quit = host::Call(SYS_eventfd2, 0, EFD_CLOEXEC);
+  Result<OwnedFd> quit = host::CallFd(SYS_eventfd2, 0, EFD_CLOEXEC);
   if (!quit) return HostFail("eventfd", quit.error().code());
-  quit_.Reset(static_cast<int>(*quit));
+  quit_ = std::move(*quit);
   // It must receive no signal that is meant for the process.
   sigset_t all, old;
   sigfillset(&all);

@@ -23,8 +23,7 @@ void RequestQueue::AskAndWait(Request& request) {
 
   if (own == nullptr) {
     while (request.done.load() == 0) {
-      (void)host::Call(SYS_futex, reinterpret_cast<uint64_t>(&request.done), FUTEX_WAIT_PRIVATE, 0,
-                       0);
+      (void)host::Call(SYS_futex, &request.done, FUTEX_WAIT_PRIVATE, 0, 0);
     }
     return;
   }
@@ -42,8 +41,7 @@ void RequestQueue::Answer(Request& request) {
   if (asker == nullptr) {
     request.done.store(1);
     // `request` may be gone by now; a wake-up of whatever is there does no harm.
-    (void)host::Call(SYS_futex, reinterpret_cast<uint64_t>(&request.done), FUTEX_WAKE_PRIVATE,
-                     INT_MAX);
+    (void)host::Call(SYS_futex, &request.done, FUTEX_WAKE_PRIVATE, INT_MAX);
     return;
   }
   asker->answering_.fetch_add(1);

@@ -40,7 +40,7 @@ bool PtraceEngine::WaitForBatch(pid_t pid) {
     const int signo = WSTOPSIG(status);
     if (signo == SIGSEGV || signo == SIGBUS || signo == SIGILL || signo == SIGSYS) {
       // Its code and commands cannot do this: give the stub up.
-      (void)host::Call(SYS_kill, static_cast<uint64_t>(pid), SIGKILL);
+      (void)host::Kill(pid, SIGKILL);
       continue;
     }
     (void)Continue(pid);
@@ -218,7 +218,7 @@ void PtraceEngine::Drop(PtraceContext& context) {
 void PtraceEngine::DropHere(PtraceSpace& space) {
   if (const auto found = tracees_.find(space.pid()); found != tracees_.end()) {
     found->second = {.is_ending = true};
-    (void)host::Call(SYS_kill, static_cast<uint64_t>(space.pid()), SIGKILL);
+    (void)host::Kill(space.pid(), SIGKILL);
   }
   if (space.ForgetKill()) deaths_expected_.fetch_sub(1);
   PtraceSpace** link = &dead_;

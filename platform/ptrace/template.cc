@@ -122,7 +122,7 @@ HostResult<pid_t> SpawnTemplate(StubMemory& memory, int socket, int peer,
   const pid_t pid = TRY(ForkTemplate(TemplateMain, child, options));
   int status = 0;
   const auto give_up = [&](std::string why, int error = 0) {
-    (void)host::Call(SYS_kill, static_cast<uint64_t>(pid), SIGKILL);
+    (void)host::Kill(pid, SIGKILL);
     (void)host::WaitPid(pid, &status, __WALL);
     return HostFail(std::move(why), error);
   };

@@ -25,24 +25,22 @@ constexpr size_t kHelperChunk = 16 << 10;
 constexpr uint64_t kCurrentPosition = ~uint64_t{0};
 constexpr vfs::EventMask kFailed = EPOLLERR | EPOLLHUP;
 
-uint64_t Word(const void* p) { return reinterpret_cast<uintptr_t>(p); }  // SAFETY: for a host call
-
 Result<size_t> ReadNow(int fd, std::span<const iovec> to) {
-  Result<int64_t> n = host::Call(SYS_preadv2, static_cast<uint64_t>(fd), Word(to.data()), to.size(),
-                                 kCurrentPosition, 0, RWF_NOWAIT);
+  Result<int64_t> n =
+      host::Call(SYS_preadv2, fd, to.data(), to.size(), kCurrentPosition, 0, RWF_NOWAIT);
   if (!n && n.error().code() == EOPNOTSUPP) return host::ReadV(fd, to);  // poll said it is ready
   if (!n) return std::unexpected(n.error());
   return static_cast<size_t>(*n);
 }
 
 Result<size_t> WriteNow(int fd, std::span<const iovec> from) {
-  const int64_t n = TRY(host::Call(SYS_pwritev2, static_cast<uint64_t>(fd), Word(from.data()),
-                                   from.size(), kCurrentPosition, 0, RWF_NOWAIT));
+  const int64_t n =
+      TRY(host::Call(SYS_pwritev2, fd, from.data(), from.size(), kCurrentPosition, 0, RWF_NOWAIT));
   return static_cast<size_t>(n);
 }
 
 Result<uint32_t> HostFlags(int fd) {
-  return static_cast<uint32_t>(TRY(host::Call(SYS_fcntl, static_cast<uint64_t>(fd), F_GETFL)));
+  return static_cast<uint32_t>(TRY(host::Call(SYS_fcntl, fd, F_GETFL)));
 }
 
 HostInode::Kind KindOf(uint32_t mode) {
@@ -134,7 +132,7 @@ Result<Ref<HostFile>> HostFile::Make(vfs::AnonFs& fs, sched::Scheduler& schedule
   vfs::Path path({}, vfs::Dentry::MakeAnonymous(inode, std::move(name)));
   auto file = MakeRef<HostFile>(std::move(inode), std::move(path), flags);
   if (file->kind_ == Kind::kRegular) {
-    const Result<int64_t> at = host::Call(SYS_lseek, static_cast<uint64_t>(number), 0, SEEK_CUR);
+    const Result<int64_t> at = host::Call(SYS_lseek, number, 0, SEEK_CUR);
     if (at) file->position = static_cast<uint64_t>(*at);
   }
   return file;
@@ -148,7 +146,7 @@ Result<size_t> HostFile::Read(vfs::Caller&, mm::IoSequence& to, uint64_t offset)
                            return host::PReadV(number, blocks, offset);
                          }).OrFault();
     if (n && *n != 0) {
-      (void)host::Call(SYS_lseek, static_cast<uint64_t>(number), offset + *n, SEEK_SET);
+      (void)host::Call(SYS_lseek, number, offset + *n, SEEK_SET);
     }
     return n;
   }
@@ -171,10 +169,10 @@ Result<size_t> HostFile::WriteRegular(mm::IoSequence& from, uint64_t* offset) {
   };
   const size_t n = TRY(from.WithBlocks(kMaxRwCount, false, io).OrFault());
   if (append) {
-    const Result<int64_t> end = host::Call(SYS_lseek, static_cast<uint64_t>(number), 0, SEEK_CUR);
+    const Result<int64_t> end = host::Call(SYS_lseek, number, 0, SEEK_CUR);
     if (end) *offset = static_cast<uint64_t>(*end) - n;
   } else {
-    (void)host::Call(SYS_lseek, static_cast<uint64_t>(number), *offset + n, SEEK_SET);
+    (void)host::Call(SYS_lseek, number, *offset + n, SEEK_SET);
   }
   return n;
 }
@@ -224,8 +222,7 @@ Result<uint64_t> HostFile::Seek(int64_t offset, int whence) {
     offset = target;
     whence = SEEK_SET;
   }
-  const int64_t at = TRY(host::Call(SYS_lseek, static_cast<uint64_t>(fd()),
-                                    static_cast<uint64_t>(offset), static_cast<uint64_t>(whence)));
+  const int64_t at = TRY(host::Call(SYS_lseek, fd(), offset, whence));
   position = static_cast<uint64_t>(at);
   return position;
 }
@@ -234,7 +231,7 @@ Result<uint64_t> HostFile::Ioctl(vfs::Caller& caller, uint64_t command, uint64_t
   if (command != TCGETS && command != TIOCGWINSZ && command != FIONREAD) return Fail(ENOTTY);
   // Larger than the kernel's struct termios, which is what TCGETS fills.
   std::array<std::byte, 64> answer{};
-  [[maybe_unused]] const int64_t rc = TRY(host::Ioctl(fd(), command, Word(answer.data())));
+  [[maybe_unused]] const int64_t rc = TRY(host::Ioctl(fd(), command, answer.data()));
   constexpr size_t kKernelTermiosSize = 36;
   const size_t size = command == TCGETS       ? kKernelTermiosSize
                       : command == TIOCGWINSZ ? sizeof(winsize)
@@ -253,7 +250,7 @@ Result<void> HostFile::Truncate(vfs::Caller&, uint64_t size) {
 Result<void> HostFile::Sync(bool data_only) {
   if (kind_ != Kind::kRegular) return Fail(EINVAL);
   Result<int64_t> done = 0;
-  const auto number = static_cast<uint64_t>(fd());
+  const int number = fd();
   sched::Offload([&] { done = host::Call(data_only ? SYS_fdatasync : SYS_fsync, number); });
   if (!done) return std::unexpected(done.error());
   return {};

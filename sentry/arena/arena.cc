@@ -45,8 +45,7 @@ HostResult<void> MapRegions() {
 HostResult<void> Create() {
   TRY(MapRegions());
   auto* header = new (reinterpret_cast<void*>(kBase)) Header;
-  Result<int64_t> filled = host::Call(SYS_getrandom, reinterpret_cast<uint64_t>(&header->canary),
-                                      sizeof header->canary, 0);
+  Result<int64_t> filled = host::Call(SYS_getrandom, &header->canary, sizeof header->canary, 0);
   if (!filled) return HostFail("getrandom", filled.error().code());
   header->canary &= ~uint64_t{0xff};  // as glibc: a string copy stops at it
   return {};

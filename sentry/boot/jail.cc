@@ -134,7 +134,7 @@ HostResult<void> DropPrivileges() {
   }
   __user_cap_header_struct header{_LINUX_CAPABILITY_VERSION_3, 0};
   __user_cap_data_struct none[2] = {};
-  if (auto dropped = host::Call(SYS_capset, Address(&header), Address(none)); !dropped) {
+  if (auto dropped = host::Call(SYS_capset, &header, none); !dropped) {
     return HostFail("cannot drop capabilities", dropped.error().code());
   }
   return {};
@@ -185,8 +185,8 @@ JailTrial JailSelfTest() {
   JailTrial trial;
   // The engine may kill, for the stubs' sake: so the pid namespace must hold nobody else.
   ++trial.attempts;
-  for (uint64_t pid = 1'000; pid < 65'536; ++pid) {
-    if (!host::Call(SYS_kill, pid, 0)) continue;
+  for (pid_t pid = 1'000; pid < 65'536; ++pid) {
+    if (!host::Kill(pid, 0)) continue;
     trial.breaches = "a signal to a process outside";
     break;
   }

@@ -18,7 +18,7 @@ namespace {
 
 void FillRandom(std::span<std::byte> to) {
   while (!to.empty()) {
-    auto n = host::Call(SYS_getrandom, reinterpret_cast<uint64_t>(to.data()), to.size());
+    auto n = host::Call(SYS_getrandom, to.data(), to.size());
     CHECK(n.has_value());
     to = to.subspan(static_cast<size_t>(*n));
   }

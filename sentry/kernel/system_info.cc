@@ -12,7 +12,7 @@ namespace skep::kernel {
 MemoryTotals TotalsOf(Kernel& kernel) {
   MemoryTotals totals;
   struct sysinfo host{};
-  if (host::Call(SYS_sysinfo, reinterpret_cast<uint64_t>(&host))) {
+  if (host::Call(SYS_sysinfo, &host)) {
     totals.total = host.totalram * host.mem_unit;
     totals.free = host.freeram * host.mem_unit;
   }

@@ -51,13 +51,11 @@ template <class Step>
 void ForEachRun(int fd, const std::byte* window, Range offsets, Step step) {
   std::array<std::byte, 512> resident;
   for (uint64_t at = offsets.start; at < offsets.end;) {
-    const Result<int64_t> data =
-        host::Call(SYS_lseek, static_cast<uint64_t>(fd), at, static_cast<uint64_t>(SEEK_DATA));
+    const Result<int64_t> data = host::Call(SYS_lseek, fd, at, SEEK_DATA);
     if (!data || static_cast<uint64_t>(*data) >= offsets.end) return;
     at = static_cast<uint64_t>(*data);
     const size_t pages = std::min(resident.size(), (offsets.end - at) / kPageSize);
-    CHECK(host::Call(SYS_mincore, reinterpret_cast<uint64_t>(window + at), pages * kPageSize,
-                     reinterpret_cast<uint64_t>(resident.data())));
+    CHECK(host::Call(SYS_mincore, window + at, pages * kPageSize, resident.data()));
     const auto present = [&](size_t i) { return (resident[i] & std::byte{1}) != std::byte{0}; };
     for (size_t i = 0; i < pages;) {
       size_t next = i;
@@ -304,13 +302,13 @@ HostResult<void> MemoryFile::Reattach(OwnedFd fd) {
 HostResult<OwnedFd> MemoryFile::MakeHostFile() { return MakeMemfd(); }
 
 HostResult<std::vector<Range>> MemoryFile::DataRanges() const {
-  const auto fd = static_cast<uint64_t>(arena::HostTable::Get().Get(state_->fd));
+  const int fd = arena::HostTable::Get().Get(state_->fd);
   std::vector<Range> ranges;
   for (uint64_t at = 0;;) {
     const Result<int64_t> data = host::Call(SYS_lseek, fd, at, SEEK_DATA);
     if (!data && data.error() == Errno(ENXIO)) return ranges;
     if (!data) return HostFail("cannot look for guest pages", data.error().code());
-    const Result<int64_t> hole = host::Call(SYS_lseek, fd, static_cast<uint64_t>(*data), SEEK_HOLE);
+    const Result<int64_t> hole = host::Call(SYS_lseek, fd, *data, SEEK_HOLE);
     if (!hole) return HostFail("cannot look for guest pages", hole.error().code());
     at = static_cast<uint64_t>(*hole);
     ranges.push_back({static_cast<uint64_t>(*data), at});
@@ -430,8 +428,7 @@ void MemoryFile::Zero(Range pages) {
   std::byte* const window = Window(pages.start);
   // The window may not have them mapped yet, which costs fewer faults in this way.
   if (pages.size() > kPageSize) {
-    (void)host::Call(SYS_madvise, reinterpret_cast<uint64_t>(window), pages.size(),
-                     MADV_POPULATE_READ);
+    (void)host::Call(SYS_madvise, window, pages.size(), MADV_POPULATE_READ);
   }
   if (ZeroTolerant(window, pages.size()) != pages.size()) Punch(pages);
 }

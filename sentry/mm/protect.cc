@@ -262,8 +262,7 @@ Result<void> MemoryManager::Mincore(
       if (!hole && segment->second.extent) {
         const std::byte* window =
             segment->second.extent->file().Window(segment->second.OffsetOf(start));
-        (void)host::Call(SYS_mincore, reinterpret_cast<uint64_t>(window), stop - start,
-                         reinterpret_cast<uint64_t>(resident.data()));
+        (void)host::Call(SYS_mincore, window, stop - start, resident.data());
       }
       start = stop;
     }

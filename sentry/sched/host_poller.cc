@@ -35,14 +35,13 @@ struct WatchAccess {
 
   static size_t Index(const HostWatch& watch) { return static_cast<size_t>(watch.worker_); }
 
-  static Result<int64_t> Control(SchedulerHost& host, int op, SchedulerHost::Watch& entry,
-                                 EventMask events, uint64_t id) {
+  static Result<void> Control(SchedulerHost& host, int op, SchedulerHost::Watch& entry,
+                              EventMask events, uint64_t id) {
     epoll_event event{};
     event.events = events | EPOLLONESHOT;
     event.data.u64 = id;
     const int epoll = host.workers[static_cast<size_t>(entry.worker)]->poller.epoll_fd();
-    return host::Call(SYS_epoll_ctl, static_cast<uint64_t>(epoll), static_cast<uint64_t>(op),
-                      static_cast<uint64_t>(entry.fd.get()), reinterpret_cast<uint64_t>(&event));
+    return host::EpollCtl(epoll, op, entry.fd.get(), &event);
   }
 
   static void SetArmed(SchedulerHost& host, SchedulerHost::Watch& entry, bool armed) {
@@ -85,7 +84,7 @@ struct WatchAccess {
                            SchedulerHost::Watch{&watch, std::move(*fd), watch.worker_, false})
                   .first;
     }
-    if (Result<int64_t> done = Control(host, op, found->second, watch.armed_, watch.id_); !done) {
+    if (Result<void> done = Control(host, op, found->second, watch.armed_, watch.id_); !done) {
       // EPERM: a regular file, which never has to be waited for. Else nobody may sleep on it for
       // ever.
       if (done.error() != Errno(EPERM)) {
@@ -165,8 +164,8 @@ void HostWatch::Arm(EventMask events) {
 
 void CollectWatches(WorkerHost& host) {
   std::array<epoll_event, 16> events;
-  Result<int64_t> count = host::Call(SYS_epoll_wait, static_cast<uint64_t>(host.poller.epoll_fd()),
-                                     reinterpret_cast<uint64_t>(events.data()), events.size(), 0);
+  Result<int64_t> count =
+      host::Call(SYS_epoll_wait, host.poller.epoll_fd(), events.data(), events.size(), 0);
   if (!count || *count == 0) return;
   MutexLock lock(WorkerAccess::SchedulerStateOf(host.worker).watch_lock);
   for (size_t i = 0; i < static_cast<size_t>(*count); ++i) {

@@ -54,8 +54,7 @@ HostResult<void> PrepareWorker(WorkerHost& host, const Scheduler::MakeEngine& ma
     cpu_set_t cpus;
     CPU_ZERO(&cpus);
     CPU_SET(static_cast<size_t>(host.cpu), &cpus);
-    Result<int64_t> pinned =
-        host::Call(SYS_sched_setaffinity, 0, sizeof cpus, reinterpret_cast<uint64_t>(&cpus));
+    const Result<void> pinned = host::SetAffinity(0, cpus);
     if (!pinned) return HostFail("cannot pin a worker to its CPU", pinned.error().code());
   }
   host.engine = TRY(make_engine(host.worker.index()));
@@ -120,8 +119,7 @@ std::vector<int> AllowedCpus() {
   std::vector<int> cpus;
   cpu_set_t set;
   CPU_ZERO(&set);
-  if (!host::Call(SYS_sched_getaffinity, 0, sizeof set, reinterpret_cast<uint64_t>(&set)))
-    return cpus;
+  if (!host::Call(SYS_sched_getaffinity, 0, sizeof set, &set)) return cpus;
   for (int i = 0; i < CPU_SETSIZE; ++i) {
     if (CPU_ISSET(static_cast<size_t>(i), &set)) cpus.push_back(i);
   }
@@ -192,9 +190,9 @@ Worker& Scheduler::LeastLoaded() {
 }
 
 HostResult<void> SchedulerHost::StartWorker(Worker& worker, int cpu, WorkerStart& start) {
-  Result<int64_t> epoll = host::Call(SYS_epoll_create1, EPOLL_CLOEXEC);
+  Result<OwnedFd> epoll = host::EpollCreate();
   if (!epoll) return HostFail("epoll_create", epoll.error().code());
-  auto host = std::make_unique<WorkerHost>(*this, worker, OwnedFd(static_cast<int>(*epoll)));
+  auto host = std::make_unique<WorkerHost>(*this, worker, std::move(*epoll));
   host->cpu = cpu;
   Result<void*> stack = MapWorkerStack(worker.index());
   if (!stack) return HostFail("cannot map a worker's stack", stack.error().code());

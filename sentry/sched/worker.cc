@@ -50,7 +50,7 @@ void SetRunningHost(SchedulerHost* host) { running_host.store(host, std::memory_
 
 void HostEvent::Signal() {
   word_.fetch_add(1, std::memory_order_seq_cst);
-  (void)host::Call(SYS_futex, reinterpret_cast<uint64_t>(&word_), FUTEX_WAKE_PRIVATE, INT32_MAX);
+  (void)host::Call(SYS_futex, &word_, FUTEX_WAKE_PRIVATE, INT32_MAX);
 }
 
 bool HostEvent::WaitPast(uint32_t seen, platform::Deadline deadline) {
@@ -62,8 +62,8 @@ bool HostEvent::WaitPast(uint32_t seen, platform::Deadline deadline) {
       until.tv_nsec = static_cast<long>(*deadline % 1'000'000'000);
     }
     // FUTEX_WAIT_BITSET takes an absolute time. Whatever it answers, the word decides.
-    (void)host::Call(SYS_futex, reinterpret_cast<uint64_t>(&word_), FUTEX_WAIT_BITSET_PRIVATE, seen,
-                     deadline ? reinterpret_cast<uint64_t>(&until) : 0, 0, FUTEX_BITSET_MATCH_ANY);
+    (void)host::Call(SYS_futex, &word_, FUTEX_WAIT_BITSET_PRIVATE, seen,
+                     deadline ? &until : nullptr, 0, FUTEX_BITSET_MATCH_ANY);
   }
   return true;
 }

@@ -78,7 +78,7 @@ Result<int64_t> Getrandom(Task& task, UserPtr<uint8_t> out, uint64_t size, uint3
   uint64_t done = 0;
   while (done < size) {
     const auto part = std::span(block).first(std::min<uint64_t>(block.size(), size - done));
-    TRY(host::Call(SYS_getrandom, reinterpret_cast<uint64_t>(part.data()), part.size(), 0));
+    TRY(host::Call(SYS_getrandom, part.data(), part.size(), 0));
     const mm::CopyResult copied = task.mm->CopyOut(out.addr() + done, part);
     done += copied.bytes;
     if (copied.fault != 0) break;

@@ -88,9 +88,8 @@ class RandomFile final : public MemoryDevice {
     size_t done = 0;
     while (!to.empty()) {
       const size_t wanted = std::min(to.size(), kChunk);
-      // SAFETY: the host writes `wanted` bytes of our own buffer.
-      const auto address = reinterpret_cast<uintptr_t>(buffer.data());
-      const auto got = static_cast<size_t>(TRY(host::Call(SYS_getrandom, address, wanted, 0)));
+      const auto got =
+          static_cast<size_t>(TRY(host::Call(SYS_getrandom, buffer.data(), wanted, 0)));
       const mm::CopyResult copied = to.CopyOut(std::span(buffer).first(got));
       done += copied.bytes;
       if (copied.bytes < got) return mm::CopyResult{done, copied.fault}.OrFault();

@@ -196,7 +196,7 @@ Result<void> GoferFile::Sync(bool data_only) {
   const int fd = host_fd();
   const long number = data_only ? SYS_fdatasync : SYS_fsync;
   Result<int64_t> done = 0;
-  const auto work = [&] { done = host::Call(number, static_cast<uint64_t>(fd)); };
+  const auto work = [&] { done = host::Call(number, fd); };
   if (sched::Fiber::CurrentOrNull() != nullptr) {
     sched::Offload(work);
   } else {
@@ -207,8 +207,7 @@ Result<void> GoferFile::Sync(bool data_only) {
 }
 
 Result<uint64_t> GoferFile::FindData(uint64_t offset, bool hole) {
-  const int64_t found = TRY(host::Call(SYS_lseek, static_cast<uint64_t>(host_fd()), offset,
-                                       hole ? SEEK_HOLE : SEEK_DATA));
+  const int64_t found = TRY(host::Call(SYS_lseek, host_fd(), offset, hole ? SEEK_HOLE : SEEK_DATA));
   return static_cast<uint64_t>(found);
 }
 

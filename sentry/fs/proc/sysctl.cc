@@ -180,7 +180,7 @@ constexpr Row kRows[] = {
 
 std::string RandomUuid() {
   std::array<uint8_t, 16> bytes{};
-  (void)host::Call(SYS_getrandom, reinterpret_cast<uint64_t>(bytes.data()), bytes.size());
+  (void)host::Call(SYS_getrandom, bytes.data(), bytes.size());
   bytes[6] = static_cast<uint8_t>((bytes[6] & 0x0f) | 0x40);  // random
   bytes[8] = static_cast<uint8_t>((bytes[8] & 0x3f) | 0x80);  // of RFC 4122
   std::string text;

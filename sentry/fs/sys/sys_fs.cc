@@ -114,7 +114,7 @@ Ref<PseudoInode> CacheDirectory::IndexOf(const Cache& cache) {
 
 std::string NodeMeminfo() {
   struct sysinfo host{};
-  (void)host::Call(SYS_sysinfo, reinterpret_cast<uint64_t>(&host));
+  (void)host::Call(SYS_sysinfo, &host);
   const uint64_t total = host.totalram * host.mem_unit / 1024;
   const uint64_t free = host.freeram * host.mem_unit / 1024;
   return fmt::format(
