@@ -5,7 +5,7 @@
 #include "base/host_call.h"
 #include "runsc-cli/report.h"
 #include "runsc-cli/verbs.h"
-#include "sentry/syscalls/adapter.h"
+#include "sentry/syscalls/syscall_table.h"
 
 namespace skep::cli {
 namespace {

@@ -3,27 +3,40 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-usage="usage: tools/dev new syscall NAME     (as in: tools/dev new syscall copy_file_range)"
+usage="usage: tools/dev new syscall NAME     (as in: tools/dev new syscall sched_getattr)"
+to=tests/conformance
+if [[ ${1:-} == --to ]]; then  # where new_test.py wants the skeleton
+  to=$2
+  shift 2
+fi
 [[ ${1:-} == syscall && ${2:-} =~ ^[a-z][a-z0-9_]*$ && $# == 2 ]] || { echo "$usage" >&2; exit 2; }
 name=$2
 camel=$(sed -E 's/(^|_)([a-z0-9])/\u\2/g' <<<"$name")
-number=$(printf '#include <sys/syscall.h>\nSYS_%s\n' "$name" |
-  g++ -E -P -x c++ - 2>/dev/null | tail -n 1)
-[[ $number =~ ^[0-9]+$ ]] || { echo "new: this host's headers know no SYS_$name" >&2; exit 1; }
-if grep -qw "SYS_$name" sentry/syscalls/table*.cc 2>/dev/null; then
-  echo "note: the table has a row of $name already:"
-  grep -nw "SYS_$name" sentry/syscalls/table*.cc
-fi
-
+number=$(printf '#include "base/missing_defs.h"\nSYS_%s\n' "$name" |
+  g++ -I. -E -P -x c++ - 2>/dev/null | tail -n 1)
+[[ $number =~ ^[0-9]+$ ]] || {
+  echo "new: <sys/syscall.h> has no SYS_$name; add it to base/missing_defs.h first" >&2
+  exit 1
+}
 families=$(cd sentry/syscalls && echo sys_*.cc)
-test_file=tests/conformance/${name}_test.cc
+row=$(grep -n "SYSCALL($name)" sentry/syscalls/*.cc | head -n 1 || true)
+case $row in
+  "") where="at the end of your family's file, in the order of the numbers ($number), the row" ;;
+  *Refused*) where="in place of the row of $(cut -d: -f1-2 <<<"$row")
+   (if that is not your family's file: at the end of that one) the row" ;;
+  *)
+    echo "new: $name is there: ${row%%:*}:$(cut -d: -f2- <<<"$row")" >&2
+    exit 1
+    ;;
+esac
+
+test_file=$to/${name}_test.cc
 if [[ -e $test_file ]]; then
   echo "note: $test_file exists; left as it is"
 else
   cat >"$test_file" <<END
 // ${name}(2).
-#include <sys/syscall.h>
-
+#include "base/missing_defs.h"
 #include "tests/util/matchers.h"
 #include "tests/util/process.h"
 
@@ -45,14 +58,15 @@ cat <<END
 
 1. Make $test_file say what Linux does; see it pass natively:
      tools/dev test -R conformance.$name.native
-2. Declare the handler in sentry/syscalls/handlers.h. Its signature is the decoding, the arity and
-   the strace format; UserPtr<T> is a guest pointer:
-     Result<int32_t> $camel(Task&, Fd fd, UserPtr<const char> path, uint32_t flags);
-3. Define it in the file of its family, sentry/syscalls/sys_*.cc: check flags, look up, call one
-   function of the subsystem, copy out. Families:
-     $families
-4. Give it its row in the table (sentry/syscalls/table.cc), in the order of the numbers:
-     Full<$camel>(SYS_$name, "$name"),          // $number
-   or Partial<$camel>(SYS_$name, "$name", "what is missing").
-5. tools/dev test -R $name
+   (Or put its tests into the program of its family, tests/conformance/*_test.cc.)
+2. Write the handler into the file of its family, sentry/syscalls/sys_*.cc, above the rows. Its
+   signature is the decoding, the arity and the strace format; UserPtr<T> is a guest pointer:
+     Result<int32_t> $camel(Task& task, Fd fd, UserPtr<const char> path, uint32_t flags) {
+       // check flags, look up, call one function of the subsystem, copy out
+     }
+   Families: $families
+3. Write $where
+     Full<$camel>(SYSCALL($name)),
+   or Partial<$camel>(SYSCALL($name), "what is missing").
+4. tools/dev docs && tools/dev test -R $name
 END

@@ -30,7 +30,7 @@
 #include "sentry/kernel/signals.h"
 #include "sentry/kernel/vdso_clock.h"
 #include "sentry/mm/copy.h"
-#include "sentry/syscalls/adapter.h"
+#include "sentry/syscalls/syscall_table.h"
 #include "sentry/syscalls/strace.h"
 
 namespace skep::boot {

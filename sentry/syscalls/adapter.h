@@ -11,10 +11,10 @@
 #include "base/result.h"
 #include "sentry/kernel/task.h"
 #include "sentry/mm/user_memory.h"
+#include "sentry/syscalls/syscall_table.h"
 
 namespace skep::syscalls {
 
-using kernel::Task;
 using mm::UserAddr;
 using mm::UserPtr;
 
@@ -37,11 +37,6 @@ using Path = UserPtr<const char>;
 
 // For handlers that set all registers themselves, or never return.
 struct KeepRegisters {};
-
-using RawArgs = std::array<uint64_t, 6>;
-using RawHandler = Result<uint64_t> (*)(Task&, const RawArgs&);
-// Formats one argument for strace.
-using ArgumentFormatter = void (*)(Task&, uint64_t raw, std::string& out);
 
 namespace format {
 void Decimal(Task&, uint64_t raw, std::string& out);    // as int32
@@ -124,22 +119,30 @@ struct Adapter<kHandler> {
   }
 };
 
-enum class Support : uint8_t { kNone, kPartial, kFull };
+namespace internal {
+consteval Row MakeRow(uint32_t number, const Syscall& syscall) {
+  if (number >= kSyscallCount) throw "a number outside the table";
+  return {number, syscall};
+}
+}  // namespace internal
 
-struct Syscall {
-  const char* name = nullptr;
-  RawHandler handler = nullptr;
-  Support support = Support::kNone;
-  int refusal = 38;  // kNone: the errno it answers (ENOSYS)
-  const char* note = "";
-  size_t arity = 0;
-  const ArgumentFormatter* formats = nullptr;
-};
-
-inline constexpr size_t kSyscallCount = 512;
-extern const std::array<Syscall, kSyscallCount> kSyscalls;
-
-// The kernel's hook: decodes, executes, traces.
-Result<uint64_t> Dispatch(Task& task, uint64_t number, const RawArgs& args, bool compat);
+// A system call that does all that Linux's does.
+template <auto kHandler>
+consteval Row Full(uint32_t number, const char* name) {
+  using A = Adapter<kHandler>;
+  return internal::MakeRow(number,
+                           {name, &A::Call, Support::kFull, 0, "", A::kArity, A::kFormats.data()});
+}
+// One that does part of it; `note` says which part.
+template <auto kHandler>
+consteval Row Partial(uint32_t number, const char* name, const char* note) {
+  using A = Adapter<kHandler>;
+  return internal::MakeRow(
+      number, {name, &A::Call, Support::kPartial, 0, note, A::kArity, A::kFormats.data()});
+}
+// One that is not there: what it answers, and why.
+consteval Row Refused(uint32_t number, const char* name, int error, const char* why) {
+  return internal::MakeRow(number, {name, nullptr, Support::kNone, error, why, 6, nullptr});
+}
 
 }  // namespace skep::syscalls

@@ -6,7 +6,7 @@
 #include <cstring>
 
 #include "sentry/kernel/kernel.h"
-#include "sentry/syscalls/handlers.h"
+#include "sentry/syscalls/families.h"
 #include "sentry/syscalls/util.h"
 #include "sentry/vfs/mount.h"
 
@@ -70,8 +70,6 @@ Result<int64_t> DoGetdents(Task& task, Fd fd, UserPtr<void> to, uint32_t size, b
   return static_cast<int64_t>(packer.bytes().size());
 }
 
-}  // namespace
-
 Result<int64_t> Getdents64(Task& task, Fd fd, UserPtr<void> to, uint32_t size) {
   return DoGetdents(task, fd, to, size, true);
 }
@@ -88,15 +86,11 @@ Result<int64_t> Getcwd(Task& task, UserPtr<char> to, uint64_t size) {
   return static_cast<int64_t>(name.size() + 1);
 }
 
-namespace {
-
 Result<void> EnterDirectory(Task& task, const vfs::Path& path) {
   if (path.inode() == nullptr) return Fail(ENOENT);
   if (!path.inode()->IsDir()) return Fail(ENOTDIR);
   return path.inode()->CheckPermission(task.creds(), vfs::kMayExec);
 }
-
-}  // namespace
 
 Result<void> Chdir(Task& task, Path address) {
   const std::string path = TRY(CopyInPath(task, address));
@@ -234,5 +228,38 @@ Result<void> MountCall(Task& task, Path, Path, Path, uint64_t, UserPtr<void>) {
 Result<void> Umount2(Task& task, Path, int32_t) {
   return Fail(task.creds().Has(CAP_SYS_ADMIN) ? EOPNOTSUPP : EPERM);
 }
+
+constexpr Row kRows[] = {
+    Full<Getdents>(SYSCALL(getdents)),
+    Full<Getcwd>(SYSCALL(getcwd)),
+    Full<Chdir>(SYSCALL(chdir)),
+    Full<Fchdir>(SYSCALL(fchdir)),
+    Full<Rename>(SYSCALL(rename)),
+    Full<Mkdir>(SYSCALL(mkdir)),
+    Full<Rmdir>(SYSCALL(rmdir)),
+    Full<Link>(SYSCALL(link)),
+    Full<Unlink>(SYSCALL(unlink)),
+    Full<Symlink>(SYSCALL(symlink)),
+    Full<Readlink>(SYSCALL(readlink)),
+    Full<Umask>(SYSCALL(umask)),
+    Full<Mknod>(SYSCALL(mknod)),
+    Refused(SYSCALL(pivot_root), EPERM, "mounts are the sandbox's configuration"),
+    Full<Chroot>(SYSCALL(chroot)),
+    Partial<MountCall>(SYSCALL(mount), "mounts are the sandbox's configuration"),
+    Partial<Umount2>(SYSCALL(umount2), "mounts are the sandbox's configuration"),
+    Full<Getdents64>(SYSCALL(getdents64)),
+    Full<Mkdirat>(SYSCALL(mkdirat)),
+    Full<Mknodat>(SYSCALL(mknodat)),
+    Full<Unlinkat>(SYSCALL(unlinkat)),
+    Full<Renameat>(SYSCALL(renameat)),
+    Full<Linkat>(SYSCALL(linkat)),
+    Full<Symlinkat>(SYSCALL(symlinkat)),
+    Full<Readlinkat>(SYSCALL(readlinkat)),
+    Full<Renameat2>(SYSCALL(renameat2)),
+};
+
+}  // namespace
+
+constinit const std::span<const Row> kDirRows = kRows;
 
 }  // namespace skep::syscalls

@@ -3,7 +3,7 @@
 
 #include "base/limits.h"
 #include "sentry/kernel/clone.h"
-#include "sentry/syscalls/handlers.h"
+#include "sentry/syscalls/families.h"
 #include "sentry/syscalls/util.h"
 
 namespace skep::syscalls {
@@ -58,8 +58,6 @@ Result<void> DoExec(Task& task, Fd dir, Path address, UserPtr<const uint64_t> ar
   return kernel::Exec(task, std::move(program), std::move(main));
 }
 
-}  // namespace
-
 Result<void> Execve(Task& task, Path path, UserPtr<const uint64_t> argv,
                     UserPtr<const uint64_t> envp) {
   return DoExec(task, Fd{AT_FDCWD}, path, argv, envp, 0);
@@ -69,5 +67,14 @@ Result<void> Execveat(Task& task, Fd dir, Path path, UserPtr<const uint64_t> arg
                       UserPtr<const uint64_t> envp, int32_t flags) {
   return DoExec(task, dir, path, argv, envp, flags);
 }
+
+constexpr Row kRows[] = {
+    Full<Execve>(SYSCALL(execve)),
+    Full<Execveat>(SYSCALL(execveat)),
+};
+
+}  // namespace
+
+constinit const std::span<const Row> kExecRows = kRows;
 
 }  // namespace skep::syscalls

@@ -8,16 +8,16 @@
 #include "sentry/kernel/cpu_timer.h"
 #include "sentry/kernel/kernel.h"
 #include "sentry/kernel/posix_timer.h"
-#include "sentry/syscalls/handlers.h"
+#include "sentry/syscalls/abi.h"
+#include "sentry/syscalls/families.h"
 #include "sentry/syscalls/util.h"
 
 namespace skep::syscalls {
+namespace {
 
 using auth::Credentials;
 
-namespace {
 constexpr uint32_t kNoId = 0xffffffff;
-}  // namespace
 
 Result<uint32_t> GetUid(Task& task) { return task.creds().uid; }
 Result<uint32_t> GetEuid(Task& task) { return task.creds().euid; }
@@ -183,8 +183,6 @@ Result<void> SetGroups(Task& task, int32_t size, UserPtr<const uint32_t> list) {
   return {};
 }
 
-namespace {
-
 // How many words of AbiCapData a header version has. EINVAL writes the preferred version back.
 Result<size_t> CapWords(Task& task, UserPtr<AbiCapHeader> address, AbiCapHeader& header) {
   header = TRY(task.mm->CopyIn(address));
@@ -200,8 +198,6 @@ Result<size_t> CapWords(Task& task, UserPtr<AbiCapHeader> address, AbiCapHeader&
       return Fail(EINVAL);
   }
 }
-
-}  // namespace
 
 Result<void> Capget(Task& task, UserPtr<AbiCapHeader> address, UserPtr<AbiCapData> data) {
   AbiCapHeader header{};
@@ -255,15 +251,6 @@ Result<void> Capset(Task& task, UserPtr<AbiCapHeader> address, UserPtr<const Abi
   return {};
 }
 
-Result<void> Getrlimit(Task& task, uint32_t resource, UserPtr<rlimit> out) {
-  return Prlimit64(task, 0, resource, UserPtr<const rlimit>(), out);
-}
-
-Result<void> Setrlimit(Task& task, uint32_t resource, UserPtr<const rlimit> limit) {
-  if (limit.is_null()) return Fail(EFAULT);
-  return Prlimit64(task, 0, resource, limit, UserPtr<rlimit>());
-}
-
 Result<void> Prlimit64(Task& task, int32_t pid, uint32_t resource, UserPtr<const rlimit> limit,
                        UserPtr<rlimit> old) {
   rlimit wanted{};
@@ -294,6 +281,15 @@ Result<void> Prlimit64(Task& task, int32_t pid, uint32_t resource, UserPtr<const
   return {};
 }
 
+Result<void> Getrlimit(Task& task, uint32_t resource, UserPtr<rlimit> out) {
+  return Prlimit64(task, 0, resource, UserPtr<const rlimit>(), out);
+}
+
+Result<void> Setrlimit(Task& task, uint32_t resource, UserPtr<const rlimit> limit) {
+  if (limit.is_null()) return Fail(EFAULT);
+  return Prlimit64(task, 0, resource, limit, UserPtr<rlimit>());
+}
+
 Result<void> Getrusage(Task& task, int32_t who, UserPtr<rusage> out) {
   if (who != RUSAGE_SELF && who != RUSAGE_CHILDREN && who != RUSAGE_THREAD) return Fail(EINVAL);
   kernel::Usage usage;
@@ -316,5 +312,34 @@ Result<void> Getrusage(Task& task, int32_t who, UserPtr<rusage> out) {
   }
   return task.mm->CopyOut(out, ToRusage(usage));
 }
+
+constexpr Row kRows[] = {
+    Full<Getrlimit>(SYSCALL(getrlimit)),
+    Partial<Getrusage>(SYSCALL(getrusage), "no counts of blocks, messages and signals"),
+    Full<GetUid>(SYSCALL(getuid)),
+    Full<GetGid>(SYSCALL(getgid)),
+    Full<SetUid>(SYSCALL(setuid)),
+    Full<SetGid>(SYSCALL(setgid)),
+    Full<GetEuid>(SYSCALL(geteuid)),
+    Full<GetEgid>(SYSCALL(getegid)),
+    Full<SetReuid>(SYSCALL(setreuid)),
+    Full<SetRegid>(SYSCALL(setregid)),
+    Full<GetGroups>(SYSCALL(getgroups)),
+    Full<SetGroups>(SYSCALL(setgroups)),
+    Full<SetResuid>(SYSCALL(setresuid)),
+    Full<GetResuid>(SYSCALL(getresuid)),
+    Full<SetResgid>(SYSCALL(setresgid)),
+    Full<GetResgid>(SYSCALL(getresgid)),
+    Full<SetFsuid>(SYSCALL(setfsuid)),
+    Full<SetFsgid>(SYSCALL(setfsgid)),
+    Full<Capget>(SYSCALL(capget)),
+    Full<Capset>(SYSCALL(capset)),
+    Full<Setrlimit>(SYSCALL(setrlimit)),
+    Full<Prlimit64>(SYSCALL(prlimit64)),
+};
+
+}  // namespace
+
+constinit const std::span<const Row> kIdsRows = kRows;
 
 }  // namespace skep::syscalls

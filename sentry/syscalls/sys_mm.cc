@@ -11,7 +11,7 @@
 #include "sentry/kernel/membarrier.h"
 #include "sentry/kernel/posix_timer.h"
 #include "sentry/kernel/signals.h"
-#include "sentry/syscalls/handlers.h"
+#include "sentry/syscalls/families.h"
 #include "sentry/syscalls/util.h"
 #include "sentry/vfs/mount.h"
 
@@ -37,8 +37,6 @@ Result<void> CheckFileMapping(vfs::File& file, int32_t prot, int32_t flags, int&
   if (!file.readable()) return Fail(EACCES);
   return {};
 }
-
-}  // namespace
 
 Result<uint64_t> Mmap(Task& task, uint64_t address, uint64_t size, int32_t prot, int32_t flags,
                       Fd fd, uint64_t offset) {
@@ -131,8 +129,6 @@ Result<Fd> MemfdCreate(Task& task, Path name, uint32_t flags) {
   return InstallFile(task, std::move(file), (flags & MFD_CLOEXEC) != 0);
 }
 
-namespace {
-
 // The timeout argument of a waiting operation: relative for FUTEX_WAIT, else absolute.
 Result<sched::Deadline> DeadlineOf(Task& task, int32_t command, int32_t op, uint64_t timeout) {
   if (timeout == 0) return sched::Deadline();
@@ -208,8 +204,6 @@ Result<int64_t> PiFutex(Task& task, const ipc::FutexAt& first, int32_t op, uint3
   }
 }
 
-}  // namespace
-
 Result<int64_t> Futex(Task& task, UserPtr<uint32_t> address, int32_t op, uint32_t value,
                       uint64_t timeout, UserPtr<uint32_t> address2, uint32_t value3) {
   const int32_t command = op & FUTEX_CMD_MASK;
@@ -253,8 +247,6 @@ Result<int64_t> Futex(Task& task, UserPtr<uint32_t> address, int32_t op, uint32_
   }
 }
 
-namespace {
-
 // process_vm_readv/writev: between this process and another's memory, in bounded chunks.
 Result<int64_t> ProcessVm(Task& task, int32_t pid, UserPtr<const iovec> local, uint64_t local_count,
                           UserPtr<const iovec> remote, uint64_t remote_count, uint64_t flags,
@@ -292,8 +284,6 @@ Result<int64_t> ProcessVm(Task& task, int32_t pid, UserPtr<const iovec> local, u
   return done;
 }
 
-}  // namespace
-
 Result<int64_t> ProcessVmReadv(Task& task, int32_t pid, UserPtr<const iovec> local,
                                uint64_t local_count, UserPtr<const iovec> remote,
                                uint64_t remote_count, uint64_t flags) {
@@ -305,5 +295,38 @@ Result<int64_t> ProcessVmWritev(Task& task, int32_t pid, UserPtr<const iovec> lo
                                 uint64_t remote_count, uint64_t flags) {
   return ProcessVm(task, pid, local, local_count, remote, remote_count, flags, true);
 }
+
+constexpr Row kRows[] = {
+    Full<Mmap>(SYSCALL(mmap)),
+    Full<Mprotect>(SYSCALL(mprotect)),
+    Full<Munmap>(SYSCALL(munmap)),
+    Full<Brk>(SYSCALL(brk)),
+    Full<Mremap>(SYSCALL(mremap)),
+    Full<Msync>(SYSCALL(msync)),
+    Full<Mincore>(SYSCALL(mincore)),
+    Partial<Madvise>(SYSCALL(madvise),
+                     "advice about huge pages, KSM and core dumps is accepted without effect"),
+    Partial<Mlock>(SYSCALL(mlock), "accounted; pages are not pinned"),
+    Full<Munlock>(SYSCALL(munlock)),
+    Partial<Mlockall>(SYSCALL(mlockall), "accounted; pages are not pinned"),
+    Full<Munlockall>(SYSCALL(munlockall)),
+    Partial<Futex>(SYSCALL(futex), "owners of PI futexes are lent no priority"),
+    Refused(SYSCALL(remap_file_pages), ENOSYS, "deprecated"),
+    Full<ProcessVmReadv>(SYSCALL(process_vm_readv)),
+    Full<ProcessVmWritev>(SYSCALL(process_vm_writev)),
+    Full<MemfdCreate>(SYSCALL(memfd_create)),
+    Partial<Membarrier>(SYSCALL(membarrier), "no SYNC_CORE, no RSEQ"),
+    Partial<Mlock2>(SYSCALL(mlock2), "accounted; pages are not pinned"),
+    Refused(SYSCALL(pkey_mprotect), ENOSYS, "no protection keys"),
+    Refused(SYSCALL(pkey_alloc), ENOSPC, "no protection keys"),
+    Refused(SYSCALL(pkey_free), EINVAL, "no protection keys"),
+    Refused(SYSCALL(process_madvise), ENOSYS, ""),
+    Refused(SYSCALL(memfd_secret), ENOSYS, "not offered"),
+    Refused(SYSCALL(futex_waitv), ENOSYS, ""),
+};
+
+}  // namespace
+
+constinit const std::span<const Row> kMmRows = kRows;
 
 }  // namespace skep::syscalls

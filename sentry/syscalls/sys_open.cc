@@ -13,7 +13,7 @@
 #include "sentry/anon/pty.h"
 #include "sentry/kernel/exit.h"
 #include "sentry/kernel/kernel.h"
-#include "sentry/syscalls/handlers.h"
+#include "sentry/syscalls/families.h"
 #include "sentry/syscalls/util.h"
 #include "sentry/vfs/locks.h"
 
@@ -46,8 +46,6 @@ Result<Fd> DoOpen(Task& task, Fd dir, Path address, uint32_t flags, uint32_t mod
   Ref<vfs::File> file = TRY(walker.Open(path, request));
   return Fd{std::move(slot).Commit(std::move(file), Cloexec(flags))};
 }
-
-}  // namespace
 
 Result<Fd> OpenAt(Task& task, Fd dir, Path path, OpenFlags flags, FileMode mode) {
   // open and openat ignore what they do not know; O_PATH drops all but its own.
@@ -132,8 +130,6 @@ Result<Fd> Dup(Task& task, Fd fd) {
   return InstallFile(task, std::move(file), false);
 }
 
-namespace {
-
 Result<Fd> DupOnto(Task& task, Fd from, Fd to, vfs::CloseOnExec cloexec) {
   const uint64_t limit = task.Limit(RLIMIT_NOFILE);
   if (to.value < 0 || static_cast<uint64_t>(to.value) >= limit) return Fail(EBADF);
@@ -143,8 +139,6 @@ Result<Fd> DupOnto(Task& task, Fd from, Fd to, vfs::CloseOnExec cloexec) {
   if (displaced) (void)vfs::FinishClose(task, *task.files, *displaced);
   return to;
 }
-
-}  // namespace
 
 Result<Fd> Dup2(Task& task, Fd from, Fd to) {
   if (from.value == to.value) {
@@ -159,8 +153,6 @@ Result<Fd> Dup3(Task& task, Fd from, Fd to, OpenFlags flags) {
   if (from.value == to.value) return Fail(EINVAL);
   return DupOnto(task, from, to, Cloexec(flags.value));
 }
-
-namespace {
 
 struct AbiFlock {
   int16_t type, whence;
@@ -309,8 +301,6 @@ Result<int64_t> SetStatusFlags(vfs::File& file, uint64_t argument) {
   return 0;
 }
 
-}  // namespace
-
 Result<int64_t> Fcntl(Task& task, Fd fd, int32_t command, uint64_t argument) {
   const Ref<vfs::File> file = TRY(task.files->GetAny(fd.value));
   if (file->is_path() && command != F_DUPFD && command != F_DUPFD_CLOEXEC && command != F_GETFD &&
@@ -382,16 +372,12 @@ Result<void> Flock(Task& task, Fd fd, int32_t operation) {
   return file->inode()->locks().SetFlock(*file, type, wait);
 }
 
-namespace {
-
 // Linux: ptm_open_peer. `flags` as open(2)'s.
 Result<uint64_t> OpenPtyPeer(Task& task, anon::PtyMaster& master, uint32_t flags) {
   vfs::FdReservation slot = TRY(task.files->Reserve(task.Limit(RLIMIT_NOFILE)));
   Ref<vfs::File> slave = TRY(master.OpenPeer(task, flags & ~uint32_t{O_CLOEXEC}));
   return static_cast<uint64_t>(std::move(slot).Commit(std::move(slave), Cloexec(flags)));
 }
-
-}  // namespace
 
 Result<uint64_t> Ioctl(Task& task, Fd fd, uint32_t command, uint64_t argument) {
   const Ref<vfs::File> file = TRY(task.files->Get(fd.value));
@@ -449,5 +435,28 @@ Result<void> Pipe2(Task& task, UserPtr<std::array<int32_t, 2>> out, OpenFlags fl
 }
 
 Result<void> Pipe(Task& task, UserPtr<std::array<int32_t, 2>> out) { return Pipe2(task, out, {0}); }
+
+constexpr Row kRows[] = {
+    Full<Open>(SYSCALL(open)),
+    Full<Close>(SYSCALL(close)),
+    Full<Ioctl>(SYSCALL(ioctl)),
+    Full<Pipe>(SYSCALL(pipe)),
+    Full<Dup>(SYSCALL(dup)),
+    Full<Dup2>(SYSCALL(dup2)),
+    Partial<Fcntl>(SYSCALL(fcntl), "no leases, no dnotify"),
+    Full<Flock>(SYSCALL(flock)),
+    Full<Creat>(SYSCALL(creat)),
+    Full<OpenAt>(SYSCALL(openat)),
+    Full<Dup3>(SYSCALL(dup3)),
+    Full<Pipe2>(SYSCALL(pipe2)),
+    Refused(SYSCALL(name_to_handle_at), EOPNOTSUPP, "no file handles"),
+    Refused(SYSCALL(open_by_handle_at), EPERM, "as without CAP_DAC_READ_SEARCH"),
+    Full<CloseRange>(SYSCALL(close_range)),
+    Full<OpenAt2>(SYSCALL(openat2)),
+};
+
+}  // namespace
+
+constinit const std::span<const Row> kOpenRows = kRows;
 
 }  // namespace skep::syscalls

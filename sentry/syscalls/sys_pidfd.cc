@@ -4,10 +4,11 @@
 #include "sentry/kernel/access.h"
 #include "sentry/kernel/pidfd.h"
 #include "sentry/kernel/signals.h"
-#include "sentry/syscalls/handlers.h"
+#include "sentry/syscalls/families.h"
 #include "sentry/syscalls/util.h"
 
 namespace skep::syscalls {
+namespace {
 
 using kernel::ThreadGroup;
 
@@ -57,5 +58,16 @@ Result<Fd> PidfdGetfd(Task& task, Fd pidfd, Fd fd, uint32_t flags) {
   Ref<vfs::File> file = TRY(theirs->GetAny(fd.value));
   return InstallFile(task, std::move(file), true);
 }
+
+constexpr Row kRows[] = {
+    Full<PidfdSendSignal>(SYSCALL(pidfd_send_signal)),
+    Full<PidfdOpen>(SYSCALL(pidfd_open)),
+    Full<PidfdGetfd>(SYSCALL(pidfd_getfd)),
+    Refused(SYSCALL(process_mrelease), ENOSYS, ""),
+};
+
+}  // namespace
+
+constinit const std::span<const Row> kPidfdRows = kRows;
 
 }  // namespace skep::syscalls

@@ -14,7 +14,8 @@
 #include "sentry/kernel/posix_timer.h"
 #include "sentry/kernel/signal_source.h"
 #include "sentry/kernel/signals.h"
-#include "sentry/syscalls/handlers.h"
+#include "sentry/syscalls/abi.h"
+#include "sentry/syscalls/families.h"
 #include "sentry/syscalls/util.h"
 
 namespace skep::syscalls {
@@ -73,8 +74,6 @@ Result<sched::Deadline> FromTimespec(Task& task, UserPtr<timespec> address) {
   return ns == 0 ? sched::Deadline(0) : After(task, ns);
 }
 
-}  // namespace
-
 Result<int32_t> Poll(Task& task, UserPtr<pollfd> fds, uint32_t count, int32_t timeout_ms) {
   const sched::Deadline deadline = FromMs(task, timeout_ms);
   auto ready = DoPoll(task, fds, count, deadline);
@@ -88,6 +87,8 @@ Result<int32_t> Poll(Task& task, UserPtr<pollfd> fds, uint32_t count, int32_t ti
   return ready;
 }
 
+}  // namespace
+
 Result<int32_t> PollRestart(Task& task) {
   const kernel::RestartBlock block = task.restart;
   const auto deadline =
@@ -96,6 +97,8 @@ Result<int32_t> PollRestart(Task& task) {
   if (!ready && ready.error().code() == kRestartNoHand) return Fail(kRestartBlock);
   return ready;
 }
+
+namespace {
 
 Result<int32_t> Ppoll(Task& task, UserPtr<pollfd> fds, uint32_t count, UserPtr<timespec> timeout,
                       UserPtr<const uint64_t> mask, uint64_t mask_size) {
@@ -106,8 +109,6 @@ Result<int32_t> Ppoll(Task& task, UserPtr<pollfd> fds, uint32_t count, UserPtr<t
   if (!timeout.is_null()) (void)task.mm->CopyOut(timeout, ToTimespec(Left(task, deadline)));
   return ready;
 }
-
-namespace {
 
 constexpr size_t kSelectWord = 64;
 
@@ -164,8 +165,6 @@ Result<int32_t> DoSelect(Task& task, int32_t count, SelectSets& sets, sched::Dea
   return bits;
 }
 
-}  // namespace
-
 Result<int32_t> Select(Task& task, int32_t count, UserPtr<uint64_t> read, UserPtr<uint64_t> write,
                        UserPtr<uint64_t> except, UserPtr<timeval> timeout) {
   sched::Deadline deadline;
@@ -213,8 +212,6 @@ Result<Fd> EpollCreate(Task& task, int32_t size) {
   return EpollCreate1(task, 0);
 }
 
-namespace {
-
 Result<Ref<vfs::File>> EpollFile(Task& task, Fd fd) {
   Ref<vfs::File> file = TRY(task.files->Get(fd.value));
   if (dynamic_cast<anon::Epoll*>(file.get()) == nullptr) return Fail(EINVAL);
@@ -243,8 +240,6 @@ Result<int32_t> MaskedEpollWait(Task& task, Fd fd, UserPtr<AbiEpollEvent> out, i
   if (ready || ready.error().code() != EINTR) DropTemporaryMask(task);
   return ready;
 }
-
-}  // namespace
 
 Result<void> EpollCtl(Task& task, Fd epoll_fd, int32_t op, Fd fd,
                       UserPtr<const AbiEpollEvent> address) {
@@ -321,8 +316,6 @@ Result<Fd> TimerfdCreate(Task& task, int32_t clock, int32_t flags) {
   return InstallFile(task, file, (flags & TFD_CLOEXEC) != 0);
 }
 
-namespace {
-
 Result<Ref<vfs::File>> TimerFile(Task& task, Fd fd) {
   Ref<vfs::File> file = TRY(task.files->Get(fd.value));
   if (dynamic_cast<anon::TimerFd*>(file.get()) == nullptr) return Fail(EINVAL);
@@ -332,8 +325,6 @@ Result<Ref<vfs::File>> TimerFile(Task& task, Fd fd) {
 itimerspec ToItimerspec(const anon::TimerSetting& s) {
   return {ToTimespec(s.interval_ns), ToTimespec(s.value_ns)};
 }
-
-}  // namespace
 
 Result<void> TimerfdSettime(Task& task, Fd fd, int32_t flags, UserPtr<const itimerspec> address,
                             UserPtr<itimerspec> old) {
@@ -353,5 +344,29 @@ Result<void> TimerfdGettime(Task& task, Fd fd, UserPtr<itimerspec> out) {
   const Ref<vfs::File> file = TRY(TimerFile(task, fd));
   return task.mm->CopyOut(out, ToItimerspec(static_cast<anon::TimerFd&>(*file).Get()));
 }
+
+constexpr Row kRows[] = {
+    Full<Poll>(SYSCALL(poll)),
+    Full<Select>(SYSCALL(select)),
+    Full<EpollCreate>(SYSCALL(epoll_create)),
+    Full<EpollWait>(SYSCALL(epoll_wait)),
+    Full<EpollCtl>(SYSCALL(epoll_ctl)),
+    Full<Pselect6>(SYSCALL(pselect6)),
+    Full<Ppoll>(SYSCALL(ppoll)),
+    Full<EpollPwait>(SYSCALL(epoll_pwait)),
+    Full<SignalFd>(SYSCALL(signalfd)),
+    Full<TimerfdCreate>(SYSCALL(timerfd_create)),
+    Full<Eventfd>(SYSCALL(eventfd)),
+    Full<TimerfdSettime>(SYSCALL(timerfd_settime)),
+    Full<TimerfdGettime>(SYSCALL(timerfd_gettime)),
+    Full<SignalFd4>(SYSCALL(signalfd4)),
+    Full<Eventfd2>(SYSCALL(eventfd2)),
+    Full<EpollCreate1>(SYSCALL(epoll_create1)),
+    Full<EpollPwait2>(SYSCALL(epoll_pwait2)),
+};
+
+}  // namespace
+
+constinit const std::span<const Row> kPollRows = kRows;
 
 }  // namespace skep::syscalls

@@ -10,10 +10,11 @@
 #include "sentry/kernel/kernel.h"
 #include "sentry/kernel/pidfd.h"
 #include "sentry/kernel/signals.h"
-#include "sentry/syscalls/handlers.h"
+#include "sentry/syscalls/families.h"
 #include "sentry/syscalls/util.h"
 
 namespace skep::syscalls {
+namespace {
 
 using kernel::CloneRequest;
 using kernel::ThreadGroup;
@@ -103,22 +104,6 @@ Result<KeepRegisters> ExitGroupCall(Task& task, int32_t code) {
   return Fail(kKilled);
 }
 
-rusage ToRusage(const kernel::Usage& usage) {
-  rusage out{};
-  const auto to_timeval = [](uint64_t ns) {
-    return timeval{static_cast<time_t>(ns / 1'000'000'000),
-                   static_cast<suseconds_t>(ns / 1000 % 1'000'000)};
-  };
-  out.ru_utime = to_timeval(usage.user_ns);
-  out.ru_stime = to_timeval(usage.system_ns);
-  out.ru_maxrss = static_cast<long>(usage.max_rss / 1024);
-  out.ru_minflt = static_cast<long>(usage.minor_faults);
-  out.ru_majflt = static_cast<long>(usage.major_faults);
-  out.ru_nvcsw = static_cast<long>(usage.voluntary_switches);
-  out.ru_nivcsw = static_cast<long>(usage.involuntary_switches);
-  return out;
-}
-
 Result<int32_t> Wait4(Task& task, int32_t pid, UserPtr<int32_t> status, int32_t options,
                       UserPtr<rusage> usage) {
   constexpr int32_t kAllowed = WNOHANG | WUNTRACED | WCONTINUED | __WNOTHREAD | __WCLONE | __WALL;
@@ -191,8 +176,6 @@ Result<int32_t> GetPpid(Task& task) {
   return task.group->parent == nullptr ? 0 : task.group->parent->tgid;
 }
 
-namespace {
-
 Result<ThreadGroup*> GroupOf(Task& task, int32_t pid) REQUIRES(task.kernel.tasks_mutex) {
   if (pid == 0) return task.group.get();
   Task* found = task.kernel.FindTask(pid);
@@ -200,8 +183,6 @@ Result<ThreadGroup*> GroupOf(Task& task, int32_t pid) REQUIRES(task.kernel.tasks
   if (group == nullptr) return Fail(ESRCH);
   return group;
 }
-
-}  // namespace
 
 Result<int32_t> GetPgid(Task& task, int32_t pid) {
   MutexLock lock(task.kernel.tasks_mutex);
@@ -307,8 +288,6 @@ Result<uint32_t> Personality(Task& task, uint32_t persona) {
   return old;
 }
 
-namespace {
-
 Result<int32_t> PrctlName(Task& task, bool set, UserPtr<char> address) {
   if (set) {
     auto name = task.mm->CopyInString(UserPtr<const char>(address.addr()), 16);
@@ -393,8 +372,6 @@ Result<int32_t> PrctlCapabilities(Task& task, int32_t option, uint64_t a) {
   }
 }
 
-}  // namespace
-
 Result<int32_t> Prctl(Task& task, int32_t option, uint64_t a, uint64_t b, uint64_t c, uint64_t d) {
   ThreadGroup& group = *task.group;
   const auto out_int = [&](int32_t value) -> Result<int32_t> {
@@ -462,5 +439,44 @@ Result<int32_t> Prctl(Task& task, int32_t option, uint64_t a, uint64_t b, uint64
       return PrctlCapabilities(task, option, a);
   }
 }
+
+constexpr Row kRows[] = {
+    Full<GetPid>(SYSCALL(getpid)),
+    Partial<CloneCall>(SYSCALL(clone), "no namespaces"),
+    Full<Fork>(SYSCALL(fork)),
+    Full<Vfork>(SYSCALL(vfork)),
+    Full<Exit>(SYSCALL(exit)),
+    Full<Wait4>(SYSCALL(wait4)),
+    Refused(SYSCALL(ptrace), ENOSYS, "debugging guests from within comes with a later version"),
+    Full<SetPgid>(SYSCALL(setpgid)),
+    Full<GetPpid>(SYSCALL(getppid)),
+    Full<GetPgrp>(SYSCALL(getpgrp)),
+    Full<SetSid>(SYSCALL(setsid)),
+    Full<GetPgid>(SYSCALL(getpgid)),
+    Full<GetSid>(SYSCALL(getsid)),
+    Partial<Personality>(SYSCALL(personality), "kept; only ADDR_NO_RANDOMIZE has an effect"),
+    Refused(SYSCALL(modify_ldt), ENOSYS, "32-bit segments"),
+    Partial<Prctl>(SYSCALL(prctl),
+                   "names, death signals, dumpable, subreaper, capabilities, timer slack, THP"),
+    Partial<ArchPrctl>(SYSCALL(arch_prctl), "FS and GS bases"),
+    Full<GetTid>(SYSCALL(gettid)),
+    Refused(SYSCALL(set_thread_area), ENOSYS, "32-bit only"),
+    Refused(SYSCALL(get_thread_area), ENOSYS, "32-bit only"),
+    Full<SetTidAddress>(SYSCALL(set_tid_address)),
+    Full<ExitGroupCall>(SYSCALL(exit_group)),
+    Full<Waitid>(SYSCALL(waitid)),
+    Partial<Unshare>(SYSCALL(unshare), "files, directories and semaphores; no namespaces"),
+    Full<SetRobustList>(SYSCALL(set_robust_list)),
+    Full<GetRobustList>(SYSCALL(get_robust_list)),
+    Refused(SYSCALL(setns), EPERM, "namespaces of guests are not offered"),
+    Refused(SYSCALL(kcmp), ENOSYS, ""),
+    Refused(SYSCALL(seccomp), ENOSYS, "filters of guests come with a later version"),
+    Refused(SYSCALL(rseq), ENOSYS, "not offered"),
+    Partial<Clone3>(SYSCALL(clone3), "no namespaces, no set_tid"),
+};
+
+}  // namespace
+
+constinit const std::span<const Row> kProcessRows = kRows;
 
 }  // namespace skep::syscalls

@@ -8,15 +8,14 @@
 #include "base/limits.h"
 #include "sentry/kernel/kernel.h"
 #include "sentry/net/socket.h"
-#include "sentry/syscalls/handlers.h"
+#include "sentry/syscalls/families.h"
 #include "sentry/syscalls/util.h"
 #include "sentry/vfs/mount.h"
 
 namespace skep::syscalls {
+namespace {
 
 using mm::IoSequence;
-
-namespace {
 
 Result<int64_t> ReadStream(Task& task, vfs::File& file, IoSequence& to, bool nonblocking) {
   // Sockets have time-outs of their own (SO_RCVTIMEO).
@@ -120,8 +119,6 @@ Result<int64_t> WriteAt(Task& task, vfs::File& file, IoSequence& from, int64_t o
 
 constexpr int32_t kRwKnown = RWF_HIPRI | RWF_DSYNC | RWF_SYNC | RWF_NOWAIT | RWF_APPEND;
 
-}  // namespace
-
 Result<int64_t> Read(Task& task, Fd fd, UserPtr<void> to, uint64_t size) {
   const Ref<vfs::File> file = TRY(ReadableFile(task, fd));
   if (static_cast<int64_t>(size) < 0) return Fail(EFAULT);  // Linux: access_ok
@@ -219,8 +216,6 @@ Result<int64_t> Lseek(Task& task, Fd fd, int64_t offset, int32_t whence) {
   return static_cast<int64_t>(at);
 }
 
-namespace {
-
 // Where one side of an in-kernel copy reads or writes: an explicit offset, or the file's position.
 struct Cursor {
   uint64_t offset = 0;
@@ -255,8 +250,6 @@ Result<int64_t> CopyBetween(Task& task, vfs::File& in, Cursor& from, vfs::File& 
   }
   return done;
 }
-
-}  // namespace
 
 Result<int64_t> Sendfile(Task& task, Fd out_fd, Fd in_fd, UserPtr<int64_t> offset, uint64_t count) {
   Cursor from{.at_position = offset.is_null()};
@@ -339,8 +332,6 @@ Result<void> Readahead(Task& task, Fd fd, int64_t, uint64_t) {
   return {};  // advice
 }
 
-namespace {
-
 Result<void> CheckTruncateLimit(Task& task, int64_t size) {
   if (static_cast<uint64_t>(size) > task.Limit(RLIMIT_FSIZE)) {
     task.SignalSelf(SIGXFSZ);
@@ -348,8 +339,6 @@ Result<void> CheckTruncateLimit(Task& task, int64_t size) {
   }
   return {};
 }
-
-}  // namespace
 
 Result<void> Truncate(Task& task, Path address, int64_t size) {
   if (size < 0) return Fail(EINVAL);
@@ -392,5 +381,39 @@ Result<void> Fallocate(Task& task, Fd fd, int32_t mode, int64_t offset, int64_t 
   if ((mode & FALLOC_FL_KEEP_SIZE) == 0) TRY(CheckTruncateLimit(task, end));
   return file->Allocate(task, mode, static_cast<uint64_t>(offset), static_cast<uint64_t>(size));
 }
+
+constexpr Row kRows[] = {
+    Full<Read>(SYSCALL(read)),
+    Full<Write>(SYSCALL(write)),
+    Full<Lseek>(SYSCALL(lseek)),
+    Full<Pread64>(SYSCALL(pread64)),
+    Full<Pwrite64>(SYSCALL(pwrite64)),
+    Full<Readv>(SYSCALL(readv)),
+    Full<Writev>(SYSCALL(writev)),
+    Full<Sendfile>(SYSCALL(sendfile)),
+    Full<Fsync>(SYSCALL(fsync)),
+    Full<Fdatasync>(SYSCALL(fdatasync)),
+    Full<Truncate>(SYSCALL(truncate)),
+    Full<Ftruncate>(SYSCALL(ftruncate)),
+    Full<Sync>(SYSCALL(sync)),
+    Full<Readahead>(SYSCALL(readahead)),
+    Full<Fadvise64>(SYSCALL(fadvise64)),
+    Refused(SYSCALL(splice), EINVAL, "programs fall back to read and write"),
+    Refused(SYSCALL(tee), EINVAL, "programs fall back to read and write"),
+    Full<SyncFileRange>(SYSCALL(sync_file_range)),
+    Refused(SYSCALL(vmsplice), EINVAL, "programs fall back to write"),
+    Full<Fallocate>(SYSCALL(fallocate)),
+    Full<Preadv>(SYSCALL(preadv)),
+    Full<Pwritev>(SYSCALL(pwritev)),
+    Full<Syncfs>(SYSCALL(syncfs)),
+    Full<CopyFileRange>(SYSCALL(copy_file_range)),
+    Full<Preadv2>(SYSCALL(preadv2)),
+    Full<Pwritev2>(SYSCALL(pwritev2)),
+    Refused(SYSCALL(cachestat), ENOSYS, ""),
+};
+
+}  // namespace
+
+constinit const std::span<const Row> kRwRows = kRows;
 
 }  // namespace skep::syscalls

@@ -4,7 +4,7 @@
 #include <sys/resource.h>
 
 #include "sentry/kernel/kernel.h"
-#include "sentry/syscalls/handlers.h"
+#include "sentry/syscalls/families.h"
 #include "sentry/syscalls/util.h"
 
 namespace skep::syscalls {
@@ -21,8 +21,6 @@ uint64_t AllCpus(Task& task) {
   const int count = task.kernel.scheduler.worker_count();
   return count >= 64 ? ~uint64_t{0} : (uint64_t{1} << count) - 1;
 }
-
-}  // namespace
 
 Result<void> SchedYield(Task&) {
   sched::Yield();
@@ -184,5 +182,57 @@ Result<void> IoprioSet(Task& task, int32_t which, int32_t who, int32_t value) {
   if (which == 1) TRY(Find(task, who));
   return {};
 }
+
+// Linux 6.6's struct sched_attr; the first version ends before the utilisation clamps.
+struct AbiSchedAttr {
+  uint32_t size = sizeof(AbiSchedAttr), policy = SCHED_OTHER;
+  uint64_t flags = 0;
+  int32_t nice = 0;
+  uint32_t priority = 0;
+  uint64_t runtime = 0, deadline = 0, period = 0;
+  uint32_t util_min = 0, util_max = 0;
+};
+constexpr uint32_t kSchedAttrSizeVer0 = 48;
+
+Result<void> SchedGetattr(Task& task, int32_t pid, UserPtr<void> out, uint32_t size,
+                          uint32_t flags) {
+  if (out.is_null() || pid < 0 || size > kPageSize || size < kSchedAttrSizeVer0 || flags != 0) {
+    return Fail(EINVAL);
+  }
+  AbiSchedAttr attr;
+  {
+    MutexLock lock(task.kernel.tasks_mutex);
+    attr.nice = TRY(Find(task, pid))->nice;
+  }
+  attr.size = std::min<uint32_t>(size, sizeof attr);
+  TRY(CopyOutStruct(task, out, size, std::as_bytes(std::span(&attr, 1))));
+  return {};
+}
+
+constexpr Row kRows[] = {
+    Full<SchedYield>(SYSCALL(sched_yield)),
+    Full<GetPriority>(SYSCALL(getpriority)),
+    Partial<SetPriority>(SYSCALL(setpriority), "kept, without effect"),
+    Full<SchedSetParam>(SYSCALL(sched_setparam)),
+    Full<SchedGetParam>(SYSCALL(sched_getparam)),
+    Partial<SchedSetScheduler>(SYSCALL(sched_setscheduler),
+                               "SCHED_OTHER, SCHED_BATCH and SCHED_IDLE"),
+    Full<SchedGetScheduler>(SYSCALL(sched_getscheduler)),
+    Full<SchedGetPriorityMax>(SYSCALL(sched_get_priority_max)),
+    Full<SchedGetPriorityMin>(SYSCALL(sched_get_priority_min)),
+    Full<SchedRrGetInterval>(SYSCALL(sched_rr_get_interval)),
+    Partial<SchedSetAffinity>(SYSCALL(sched_setaffinity),
+                              "kept; where threads run is the workers' business"),
+    Full<SchedGetAffinity>(SYSCALL(sched_getaffinity)),
+    Partial<IoprioSet>(SYSCALL(ioprio_set), "checked, without effect"),
+    Full<IoprioGet>(SYSCALL(ioprio_get)),
+    Full<GetCpu>(SYSCALL(getcpu)),
+    Refused(SYSCALL(sched_setattr), ENOSYS, ""),
+    Full<SchedGetattr>(SYSCALL(sched_getattr)),
+};
+
+}  // namespace
+
+constinit const std::span<const Row> kSchedRows = kRows;
 
 }  // namespace skep::syscalls

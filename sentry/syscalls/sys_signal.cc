@@ -4,22 +4,20 @@
 #include "sentry/kernel/kernel.h"
 #include "sentry/kernel/signal_frame.h"
 #include "sentry/kernel/signals.h"
-#include "sentry/syscalls/handlers.h"
+#include "sentry/syscalls/abi.h"
+#include "sentry/syscalls/families.h"
 #include "sentry/syscalls/util.h"
 
 namespace skep::syscalls {
+namespace {
 
 using kernel::SignalSet;
 using kernel::ThreadGroup;
-
-namespace {
 
 constexpr uint64_t kMaskSize = sizeof(uint64_t);
 constexpr uint64_t kKnownFlags = SA_NOCLDSTOP | SA_NOCLDWAIT | SA_SIGINFO | SA_ONSTACK |
                                  SA_RESTART | SA_NODEFER | SA_RESETHAND | kernel::kSaRestorer |
                                  0x800;
-
-}  // namespace
 
 // Linux: do_sigaction.
 Result<void> RtSigaction(Task& task, int32_t signo, UserPtr<const AbiSigaction> act,
@@ -177,8 +175,6 @@ Result<void> Sigaltstack(Task& task, UserPtr<const AbiStack> stack, UserPtr<AbiS
       old, AbiStack{reinterpret_cast<uint64_t>(before.ss_sp), before.ss_flags, 0, before.ss_size});
 }
 
-namespace {
-
 bool IsSignal(int32_t signo) { return signo >= 0 && signo <= kernel::kSignals; }
 
 Result<void> SendTo(Task& task, ThreadGroup& group, const siginfo_t& info)
@@ -191,8 +187,6 @@ Result<void> SendTo(Task& task, ThreadGroup& group, const siginfo_t& info)
 siginfo_t UserInfo(Task& task, int32_t signo, int code) {
   return kernel::MakeUserInfo(signo, code, task.group->tgid, task.creds().uid);
 }
-
-}  // namespace
 
 // Linux: kill_something_info.
 Result<void> Kill(Task& task, int32_t pid, SignalNumber signo) {
@@ -241,8 +235,6 @@ Result<void> Kill(Task& task, int32_t pid, SignalNumber signo) {
   return last;
 }
 
-namespace {
-
 Result<void> SendToThread(Task& task, int32_t tgid, int32_t tid, int32_t signo,
                           const siginfo_t& info) {
   kernel::Kernel& kernel = task.kernel;
@@ -265,8 +257,6 @@ Result<siginfo_t> CopyInInfo(Task& task, SignalNumber signo, UserPtr<const sigin
   info.si_signo = signo.value;
   return info;
 }
-
-}  // namespace
 
 Result<void> Tkill(Task& task, int32_t tid, SignalNumber signo) {
   if (tid <= 0) return Fail(EINVAL);
@@ -299,5 +289,25 @@ Result<void> RtTgsigqueueinfo(Task& task, int32_t tgid, int32_t tid, SignalNumbe
   if (!MayForge(task, info, tgid)) return Fail(EPERM);
   return SendToThread(task, tgid, tid, signo.value, info);
 }
+
+constexpr Row kRows[] = {
+    Full<RtSigaction>(SYSCALL(rt_sigaction)),
+    Full<RtSigprocmask>(SYSCALL(rt_sigprocmask)),
+    Full<RtSigreturn>(SYSCALL(rt_sigreturn)),
+    Full<Pause>(SYSCALL(pause)),
+    Full<Kill>(SYSCALL(kill)),
+    Full<RtSigpending>(SYSCALL(rt_sigpending)),
+    Full<RtSigtimedwait>(SYSCALL(rt_sigtimedwait)),
+    Full<RtSigqueueinfo>(SYSCALL(rt_sigqueueinfo)),
+    Full<RtSigsuspend>(SYSCALL(rt_sigsuspend)),
+    Full<Sigaltstack>(SYSCALL(sigaltstack)),
+    Full<Tkill>(SYSCALL(tkill)),
+    Full<Tgkill>(SYSCALL(tgkill)),
+    Full<RtTgsigqueueinfo>(SYSCALL(rt_tgsigqueueinfo)),
+};
+
+}  // namespace
+
+constinit const std::span<const Row> kSignalRows = kRows;
 
 }  // namespace skep::syscalls

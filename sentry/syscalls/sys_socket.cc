@@ -7,7 +7,8 @@
 #include "sentry/kernel/kernel.h"
 #include "sentry/net/control.h"
 #include "sentry/net/unix_socket.h"
-#include "sentry/syscalls/handlers.h"
+#include "sentry/syscalls/abi.h"
+#include "sentry/syscalls/families.h"
 #include "sentry/syscalls/util.h"
 
 namespace skep::syscalls {
@@ -52,8 +53,6 @@ Result<void> CopyOutAddress(Task& task, const net::Address& address, UserPtr<uin
 }
 
 uint32_t FileFlags(int32_t type) { return (type & SOCK_NONBLOCK) != 0 ? O_NONBLOCK : 0; }
-
-}  // namespace
 
 Result<Fd> Socket(Task& task, int32_t family, int32_t type, int32_t protocol) {
   if ((type & ~(kTypeFlags | kTypeMask)) != 0) return Fail(EINVAL);
@@ -151,8 +150,6 @@ Result<int64_t> Recvfrom(Task& task, Fd fd, UserPtr<void> data, uint64_t size, u
   return static_cast<int64_t>(received.size);
 }
 
-namespace {
-
 Result<net::Control> CopyInControl(Task& task, const AbiMsghdr& message) {
   if (message.control_size == 0) return net::Control{};
   if (message.control_size > net::kMaxControl) return Fail(ENOBUFS);
@@ -211,8 +208,6 @@ Result<int64_t> ReceiveOne(Task& task, net::Socket& socket, UserPtr<AbiMsghdr> a
   TRY(task.mm->CopyOut(UserPtr<int32_t>(base + offsetof(AbiMsghdr, flags)), message.flags));
   return static_cast<int64_t>(received.size);
 }
-
-}  // namespace
 
 Result<int64_t> Sendmsg(Task& task, Fd fd, UserPtr<const AbiMsghdr> address, uint32_t flags) {
   const SocketFile s = TRY(SocketOf(task, fd));
@@ -300,5 +295,30 @@ Result<void> Getsockopt(Task& task, Fd fd, int32_t level, int32_t name, UserPtr<
     return Fail(EFAULT);
   return task.mm->CopyOut(size, static_cast<int32_t>(n));
 }
+
+constexpr Row kRows[] = {
+    Partial<Socket>(SYSCALL(socket), "AF_UNIX only; other families answer EAFNOSUPPORT"),
+    Full<Connect>(SYSCALL(connect)),
+    Full<Accept>(SYSCALL(accept)),
+    Full<Sendto>(SYSCALL(sendto)),
+    Full<Recvfrom>(SYSCALL(recvfrom)),
+    Full<Sendmsg>(SYSCALL(sendmsg)),
+    Full<Recvmsg>(SYSCALL(recvmsg)),
+    Full<Shutdown>(SYSCALL(shutdown)),
+    Full<Bind>(SYSCALL(bind)),
+    Full<Listen>(SYSCALL(listen)),
+    Full<Getsockname>(SYSCALL(getsockname)),
+    Full<Getpeername>(SYSCALL(getpeername)),
+    Full<Socketpair>(SYSCALL(socketpair)),
+    Full<Setsockopt>(SYSCALL(setsockopt)),
+    Full<Getsockopt>(SYSCALL(getsockopt)),
+    Full<Accept4>(SYSCALL(accept4)),
+    Full<Recvmmsg>(SYSCALL(recvmmsg)),
+    Full<Sendmmsg>(SYSCALL(sendmmsg)),
+};
+
+}  // namespace
+
+constinit const std::span<const Row> kSocketRows = kRows;
 
 }  // namespace skep::syscalls

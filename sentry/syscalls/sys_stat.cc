@@ -7,7 +7,8 @@
 
 #include "sentry/kernel/kernel.h"
 #include "sentry/kernel/vdso_clock.h"
-#include "sentry/syscalls/handlers.h"
+#include "sentry/syscalls/abi.h"
+#include "sentry/syscalls/families.h"
 #include "sentry/syscalls/util.h"
 #include "sentry/vfs/mount.h"
 
@@ -50,8 +51,6 @@ vfs::FollowFinal FollowUnless(int32_t flags, int32_t nofollow) {
 }
 
 const Fd kCwd{AT_FDCWD};
-
-}  // namespace
 
 Result<void> Stat(Task& task, Path path, UserPtr<struct stat> out) {
   const vfs::Path found = TRY(ResolveAt(task, kCwd, path, 0, vfs::FollowFinal::kYes));
@@ -135,8 +134,6 @@ Result<void> Faccessat(Task& task, Fd dir, Path path, int32_t mode) {
   return Faccessat2(task, dir, path, mode, 0);
 }
 
-namespace {
-
 Result<void> StatfsPath(Task& task, const vfs::Path& path, UserPtr<struct statfs> address) {
   if (!path.dentry || path.dentry->fs() == nullptr) return Fail(ENOSYS);
   const vfs::StatFs in = TRY(path.dentry->fs()->GetStatFs());
@@ -157,8 +154,6 @@ Result<void> StatfsPath(Task& task, const vfs::Path& path, UserPtr<struct statfs
   out.f_flags = static_cast<long>(in.flags) | mount_flags | kStValid;
   return task.mm->CopyOut(address, out);
 }
-
-}  // namespace
 
 Result<void> StatfsCall(Task& task, Path path, UserPtr<struct statfs> out) {
   const vfs::Path found = TRY(ResolveAt(task, kCwd, path, 0, vfs::FollowFinal::kYes));
@@ -191,13 +186,9 @@ Result<void> Fchmod(Task& task, Fd fd, FileMode mode) {
   return WalkerFor(task).Chmod(file->path(), mode.value & 07777);
 }
 
-namespace {
-
 std::optional<uint32_t> IdOrKeep(uint32_t id) {
   return id == 0xffffffff ? std::nullopt : std::optional<uint32_t>(id);
 }
-
-}  // namespace
 
 Result<void> Fchownat(Task& task, Fd dir, Path path, uint32_t uid, uint32_t gid, int32_t flags) {
   if ((flags & ~(AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH)) != 0) return Fail(EINVAL);
@@ -216,8 +207,6 @@ Result<void> Fchown(Task& task, Fd fd, uint32_t uid, uint32_t gid) {
   const Ref<vfs::File> file = TRY(task.files->Get(fd.value));
   return WalkerFor(task).Chown(file->path(), IdOrKeep(uid), IdOrKeep(gid));
 }
-
-namespace {
 
 struct WantedTimes {
   std::optional<vfs::Timestamp> atime, mtime;
@@ -272,8 +261,6 @@ Result<WantedTimes> TimesFromTimeval(Task& task, UserPtr<const timeval> address)
   return WantedTimes{convert(in[0]), convert(in[1]), false};
 }
 
-}  // namespace
-
 Result<void> Utimensat(Task& task, Fd dir, Path path, UserPtr<const timespec> address,
                        int32_t flags) {
   if ((flags & ~(AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH)) != 0) return Fail(EINVAL);
@@ -314,8 +301,6 @@ Result<void> Utime(Task& task, Path path, UserPtr<const utimbuf> address) {
   const vfs::Path found = TRY(ResolveAt(task, kCwd, path, 0, vfs::FollowFinal::kYes));
   return SetTimes(task, found, times);
 }
-
-namespace {
 
 Result<std::string> CopyInXattrName(Task& task, Path address) {
   auto name = task.mm->CopyInString(address, XATTR_NAME_MAX + 1);
@@ -398,8 +383,6 @@ Result<vfs::Path> OfFd(Task& task, Fd fd) {
   return file->path();
 }
 
-}  // namespace
-
 Result<int64_t> Getxattr(Task& task, Path path, Path name, UserPtr<void> value, uint64_t size) {
   const vfs::Path found = TRY(Follow(task, path));
   return GetXattrAt(task, found, name, value, size);
@@ -451,5 +434,47 @@ Result<void> Fremovexattr(Task& task, Fd fd, Path name) {
   const vfs::Path found = TRY(OfFd(task, fd));
   return RemoveXattrAt(task, found, name);
 }
+
+constexpr Row kRows[] = {
+    Full<Stat>(SYSCALL(stat)),
+    Full<Fstat>(SYSCALL(fstat)),
+    Full<Lstat>(SYSCALL(lstat)),
+    Full<Access>(SYSCALL(access)),
+    Full<Chmod>(SYSCALL(chmod)),
+    Full<Fchmod>(SYSCALL(fchmod)),
+    Full<Chown>(SYSCALL(chown)),
+    Full<Fchown>(SYSCALL(fchown)),
+    Full<Lchown>(SYSCALL(lchown)),
+    Full<Utime>(SYSCALL(utime)),
+    Refused(SYSCALL(ustat), ENOSYS, "obsolete"),
+    Full<StatfsCall>(SYSCALL(statfs)),
+    Full<Fstatfs>(SYSCALL(fstatfs)),
+    Full<Setxattr>(SYSCALL(setxattr)),
+    Full<Lsetxattr>(SYSCALL(lsetxattr)),
+    Full<Fsetxattr>(SYSCALL(fsetxattr)),
+    Full<Getxattr>(SYSCALL(getxattr)),
+    Full<Lgetxattr>(SYSCALL(lgetxattr)),
+    Full<Fgetxattr>(SYSCALL(fgetxattr)),
+    Full<Listxattr>(SYSCALL(listxattr)),
+    Full<Llistxattr>(SYSCALL(llistxattr)),
+    Full<Flistxattr>(SYSCALL(flistxattr)),
+    Full<Removexattr>(SYSCALL(removexattr)),
+    Full<Lremovexattr>(SYSCALL(lremovexattr)),
+    Full<Fremovexattr>(SYSCALL(fremovexattr)),
+    Full<Utimes>(SYSCALL(utimes)),
+    Full<Fchownat>(SYSCALL(fchownat)),
+    Full<Futimesat>(SYSCALL(futimesat)),
+    Full<Newfstatat>(SYSCALL(newfstatat)),
+    Full<Fchmodat>(SYSCALL(fchmodat)),
+    Full<Faccessat>(SYSCALL(faccessat)),
+    Full<Utimensat>(SYSCALL(utimensat)),
+    Full<StatxCall>(SYSCALL(statx)),
+    Full<Faccessat2>(SYSCALL(faccessat2)),
+    Full<Fchmodat2>(SYSCALL(fchmodat2)),
+};
+
+}  // namespace
+
+constinit const std::span<const Row> kStatRows = kRows;
 
 }  // namespace skep::syscalls

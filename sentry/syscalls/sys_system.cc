@@ -8,10 +8,12 @@
 #include "base/limits.h"
 #include "sentry/kernel/kernel.h"
 #include "sentry/kernel/system_info.h"
-#include "sentry/syscalls/handlers.h"
+#include "sentry/syscalls/abi.h"
+#include "sentry/syscalls/families.h"
 #include "sentry/syscalls/util.h"
 
 namespace skep::syscalls {
+namespace {
 
 Result<void> Uname(Task& task, UserPtr<utsname> address) {
   utsname out;
@@ -29,8 +31,6 @@ Result<void> Uname(Task& task, UserPtr<utsname> address) {
   return task.mm->CopyOut(address, out);
 }
 
-namespace {
-
 Result<std::string> CopyInName(Task& task, UserPtr<const char> name, int32_t size) {
   if (!task.creds().Has(CAP_SYS_ADMIN)) return Fail(EPERM);
   if (size < 0 || size > 64) return Fail(EINVAL);
@@ -38,8 +38,6 @@ Result<std::string> CopyInName(Task& task, UserPtr<const char> name, int32_t siz
   TRY(task.mm->CopyInArray(name, std::span<char>(text)));
   return text;
 }
-
-}  // namespace
 
 Result<void> Sethostname(Task& task, UserPtr<const char> name, int32_t size) {
   std::string text = TRY(CopyInName(task, name, size));
@@ -106,5 +104,21 @@ Result<void> Reboot(Task& task, uint32_t magic, uint32_t magic2, uint32_t, uint6
   }
   return Fail(EPERM);  // a container's reboot is its runtime's business
 }
+
+constexpr Row kRows[] = {
+    Full<Uname>(SYSCALL(uname)),
+    Full<Sysinfo>(SYSCALL(sysinfo)),
+    Partial<Syslog>(SYSCALL(syslog), "the log is empty"),
+    Refused(SYSCALL(vhangup), EPERM, "as without CAP_SYS_TTY_CONFIG"),
+    Refused(SYSCALL(acct), EPERM, "as without CAP_SYS_PACCT"),
+    Partial<Reboot>(SYSCALL(reboot), "always refused"),
+    Full<Sethostname>(SYSCALL(sethostname)),
+    Full<Setdomainname>(SYSCALL(setdomainname)),
+    Full<Getrandom>(SYSCALL(getrandom)),
+};
+
+}  // namespace
+
+constinit const std::span<const Row> kSystemRows = kRows;
 
 }  // namespace skep::syscalls

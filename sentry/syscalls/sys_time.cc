@@ -7,10 +7,12 @@
 #include "sentry/kernel/kernel.h"
 #include "sentry/kernel/posix_timer.h"
 #include "sentry/kernel/vdso_clock.h"
-#include "sentry/syscalls/handlers.h"
+#include "sentry/syscalls/abi.h"
+#include "sentry/syscalls/families.h"
 #include "sentry/syscalls/util.h"
 
 namespace skep::syscalls {
+namespace {
 
 using kernel::TimerSpec;
 
@@ -33,8 +35,6 @@ Result<void> ClockSettime(Task& task, int32_t clock, UserPtr<const timespec> tim
   // The host's clock is not the guest's to set, whatever its capabilities inside.
   return Fail(EPERM);
 }
-
-namespace {
 
 // Until a CPU clock has come so far. Linux watches its ticks; here the clock is read
 // again when it could have come that far.
@@ -80,8 +80,6 @@ Result<void> SleepUntil(Task& task, uint64_t deadline, bool absolute, UserPtr<ti
   }
 }
 
-}  // namespace
-
 Result<void> ClockNanosleep(Task& task, int32_t clock, int32_t flags,
                             UserPtr<const timespec> request, UserPtr<timespec> remain) {
   std::optional<kernel::CpuClock> cpu;
@@ -117,10 +115,6 @@ Result<void> ClockNanosleep(Task& task, int32_t clock, int32_t flags,
 Result<void> Nanosleep(Task& task, UserPtr<const timespec> request, UserPtr<timespec> remain) {
   return ClockNanosleep(task, CLOCK_MONOTONIC, 0, request, remain);
 }
-
-// futex_restart: declared here, defined with the futex calls.
-Result<int64_t> FutexRestart(Task& task);
-Result<int32_t> PollRestart(Task& task);
 
 Result<int32_t> RestartSyscall(Task& task) {
   using Kind = kernel::RestartBlock::Kind;
@@ -181,8 +175,6 @@ Result<int64_t> Times(Task& task, UserPtr<tms> out) {
   return static_cast<int64_t>(task.kernel.scheduler.clock().MonotonicNs() / kTickNs);
 }
 
-namespace {
-
 uint64_t FromTimeval(const timeval& t) {
   return static_cast<uint64_t>(t.tv_sec) * 1'000'000'000 + static_cast<uint64_t>(t.tv_usec) * 1000;
 }
@@ -200,8 +192,6 @@ Result<TimerSpec> FromItimerspec(const itimerspec& spec) {
   out.value_ns = TRY(ToNs(spec.it_value));
   return out;
 }
-
-}  // namespace
 
 Result<void> Getitimer(Task& task, int32_t which, UserPtr<itimerval> out) {
   const TimerSpec spec = TRY(kernel::SetIntervalTimer(task, which, nullptr));
@@ -260,5 +250,32 @@ Result<int32_t> TimerGetoverrun(Task& task, int32_t id) {
   return kernel::GetPosixTimerOverrun(task, id);
 }
 Result<void> TimerDelete(Task& task, int32_t id) { return kernel::DeletePosixTimer(task, id); }
+
+constexpr Row kRows[] = {
+    Full<Nanosleep>(SYSCALL(nanosleep)),
+    Full<Getitimer>(SYSCALL(getitimer)),
+    Full<Alarm>(SYSCALL(alarm)),
+    Full<Setitimer>(SYSCALL(setitimer)),
+    Full<Gettimeofday>(SYSCALL(gettimeofday)),
+    Partial<Times>(SYSCALL(times), "system time is counted as user time"),
+    Refused(SYSCALL(adjtimex), EPERM, "as without CAP_SYS_TIME"),
+    Partial<Settimeofday>(SYSCALL(settimeofday), "always EPERM"),
+    Full<Time>(SYSCALL(time)),
+    Full<RestartSyscall>(SYSCALL(restart_syscall)),
+    Partial<TimerCreate>(SYSCALL(timer_create), "no CPU clocks of other processes"),
+    Full<TimerSettime>(SYSCALL(timer_settime)),
+    Full<TimerGettime>(SYSCALL(timer_gettime)),
+    Full<TimerGetoverrun>(SYSCALL(timer_getoverrun)),
+    Full<TimerDelete>(SYSCALL(timer_delete)),
+    Partial<ClockSettime>(SYSCALL(clock_settime), "always EPERM"),
+    Full<ClockGettime>(SYSCALL(clock_gettime)),
+    Full<ClockGetres>(SYSCALL(clock_getres)),
+    Partial<ClockNanosleep>(SYSCALL(clock_nanosleep), "CPU-time clocks sleep on wall-clock time"),
+    Refused(SYSCALL(clock_adjtime), EPERM, "as without CAP_SYS_TIME"),
+};
+
+}  // namespace
+
+constinit const std::span<const Row> kTimeRows = kRows;
 
 }  // namespace skep::syscalls

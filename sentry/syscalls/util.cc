@@ -24,6 +24,18 @@ Result<void> CopyInStruct(Task& task, UserPtr<void> from, uint64_t size, std::sp
   return {};
 }
 
+Result<size_t> CopyOutStruct(Task& task, UserPtr<void> to, uint64_t size,
+                             std::span<const std::byte> from) {
+  if (size > kPageSize) return Fail(E2BIG);
+  const size_t common = std::min<size_t>(size, from.size());
+  if (task.mm->CopyOut(to.addr(), from.first(common)).fault != 0) return Fail(EFAULT);
+  if (size > from.size()) {
+    const std::vector<std::byte> zeros(size - from.size());
+    if (task.mm->CopyOut(to.addr() + from.size(), zeros).fault != 0) return Fail(EFAULT);
+  }
+  return from.size() - common;
+}
+
 void ChangeCredentials(Task& task, const std::function<void(auth::Credentials&)>& change) {
   auto changed = std::make_shared<auth::Credentials>(task.creds());
   change(*changed);
@@ -93,6 +105,22 @@ Result<Fd> InstallFile(Task& task, Ref<vfs::File> file, bool cloexec) {
   vfs::FdReservation slot = TRY(task.files->Reserve(task.Limit(RLIMIT_NOFILE)));
   const auto close = cloexec ? vfs::CloseOnExec::kYes : vfs::CloseOnExec::kNo;
   return Fd{std::move(slot).Commit(std::move(file), close)};
+}
+
+rusage ToRusage(const kernel::Usage& usage) {
+  rusage out{};
+  const auto to_timeval = [](uint64_t ns) {
+    return timeval{static_cast<time_t>(ns / 1'000'000'000),
+                   static_cast<suseconds_t>(ns / 1000 % 1'000'000)};
+  };
+  out.ru_utime = to_timeval(usage.user_ns);
+  out.ru_stime = to_timeval(usage.system_ns);
+  out.ru_maxrss = static_cast<long>(usage.max_rss / 1024);
+  out.ru_minflt = static_cast<long>(usage.minor_faults);
+  out.ru_majflt = static_cast<long>(usage.major_faults);
+  out.ru_nvcsw = static_cast<long>(usage.voluntary_switches);
+  out.ru_nivcsw = static_cast<long>(usage.involuntary_switches);
+  return out;
 }
 
 }  // namespace skep::syscalls

@@ -18,6 +18,11 @@ namespace skep::syscalls {
 // must be zero (E2BIG); bytes it lacks are zero.
 Result<void> CopyInStruct(Task& task, UserPtr<void> from, uint64_t size, std::span<std::byte> to);
 
+// Linux: copy_struct_to_user, the other direction: as many bytes as both know. What the guest has
+// beyond ours becomes zero. Returns the number of our bytes that the guest has no room for.
+Result<size_t> CopyOutStruct(Task& task, UserPtr<void> to, uint64_t size,
+                             std::span<const std::byte> from);
+
 // Publishes changed credentials of the calling task.
 void ChangeCredentials(Task& task, const std::function<void(auth::Credentials&)>& change);
 
@@ -68,6 +73,11 @@ auto BlockUntilReady(vfs::File& file, vfs::EventMask events, bool nonblocking,
 
 // Publishes a new file under the lowest number.
 Result<Fd> InstallFile(Task& task, Ref<vfs::File> file, bool cloexec);
+
+// What restart_syscall(2) continues (Linux: futex_wait_restart, do_restart_poll); task.restart says
+// until when. Each is defined in the file of its family.
+Result<int64_t> FutexRestart(Task& task);
+Result<int32_t> PollRestart(Task& task);
 
 rusage ToRusage(const kernel::Usage& usage);
 

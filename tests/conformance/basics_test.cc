@@ -234,5 +234,41 @@ TEST(Sched, GetaffinityChecksItsSize) {
   EXPECT_THAT(syscall(SYS_sched_getaffinity, 0x7ffffff, sizeof(words), words), FailsWith(ESRCH));
 }
 
+// The structure grows: its first version has 48 bytes, Linux 6.6's 56; what the caller has beyond
+// that is cleared, and `size` says how much of it means something.
+TEST(Sched, GetattrFillsWhatTheCallerHasRoomFor) {
+  struct {
+    uint32_t size, policy;
+    uint64_t flags;
+    int32_t nice;
+    uint32_t priority;
+    uint8_t rest[96];
+  } attr;
+  for (const uint32_t size : {48U, 56U, 64U}) {
+    memset(&attr, 0xee, sizeof(attr));
+    ASSERT_THAT(syscall(SYS_sched_getattr, 0, &attr, size, 0), SucceedsWith(0));
+    EXPECT_EQ(attr.size, std::min(size, 56U));
+    EXPECT_EQ(attr.policy, static_cast<uint32_t>(SCHED_OTHER));
+    EXPECT_EQ(attr.nice, getpriority(PRIO_PROCESS, 0));
+    EXPECT_EQ(attr.priority, 0U);
+    const auto* bytes = reinterpret_cast<const uint8_t*>(&attr);
+    for (uint32_t i = 56; i < size; ++i) EXPECT_EQ(bytes[i], 0) << i;
+    for (uint32_t i = size; i < sizeof(attr); ++i) EXPECT_EQ(bytes[i], 0xee) << i;
+  }
+}
+
+TEST(Sched, GetattrChecksItsArguments) {
+  const Mapping memory(2 * kPageSize);
+  EXPECT_THAT(syscall(SYS_sched_getattr, 0, nullptr, 56, 0), FailsWith(EINVAL));
+  EXPECT_THAT(syscall(SYS_sched_getattr, -1, memory.data(), 56, 0), FailsWith(EINVAL));
+  EXPECT_THAT(syscall(SYS_sched_getattr, 0, memory.data(), 47, 0), FailsWith(EINVAL));
+  EXPECT_THAT(syscall(SYS_sched_getattr, 0, memory.data(), 4096, 0), SucceedsWith(0));
+  EXPECT_THAT(syscall(SYS_sched_getattr, 0, memory.data(), 4097, 0), FailsWith(EINVAL));
+  EXPECT_THAT(syscall(SYS_sched_getattr, 0, memory.data(), 56, 1), FailsWith(EINVAL));
+  EXPECT_THAT(syscall(SYS_sched_getattr, 0x7ffffff, memory.data(), 56, 0), FailsWith(ESRCH));
+  EXPECT_THAT(syscall(SYS_sched_getattr, 0x7ffffff, kBadAddress, 56, 0), FailsWith(ESRCH));
+  EXPECT_THAT(syscall(SYS_sched_getattr, 0, kBadAddress, 56, 0), FailsWith(EFAULT));
+}
+
 }  // namespace
 }  // namespace skep::test
