@@ -30,8 +30,8 @@
 #include "sentry/kernel/signals.h"
 #include "sentry/kernel/vdso_clock.h"
 #include "sentry/mm/copy.h"
-#include "sentry/syscalls/syscall_table.h"
 #include "sentry/syscalls/strace.h"
+#include "sentry/syscalls/syscall_table.h"
 
 namespace skep::boot {
 namespace {
@@ -156,7 +156,11 @@ Result<Ref<vfs::File>> OpenConsole(Sandbox& sandbox, kernel::Task& init) {
 // Descriptors 0, 1 and 2 of the first process. With a terminal, standard error may still go
 // elsewhere.
 Result<void> OpenStdio(Sandbox& sandbox, kernel::Task& init) {
-  init.files = vfs::FdTableHold(MakeRef<vfs::FdTable>());
+  {
+    auto files = MakeRef<vfs::FdTable>();
+    kernel::TasksLock lock(init.kernel);
+    init.files.Set(vfs::FdTableHold(std::move(files)));
+  }
   Ref<vfs::File> console;
   if (sandbox.config.terminal) console = TRY(OpenConsole(sandbox, init));
   for (int i = 0; i < 3; ++i) {
@@ -236,7 +240,7 @@ void ServeSignal(Sandbox& sandbox, int signo) {
   if (signo < 1 || signo > kernel::kSignals) return;
   const arena::ArenaScope arena_heap;
   kernel::Kernel& kernel = sandbox.kernel;
-  MutexLock lock(kernel.tasks_mutex);
+  kernel::TasksLock lock(kernel);
   if (!kernel.init || kernel.init->zombie) return;
   (void)kernel::SendFromOperator(*kernel.init, signo);
 }
@@ -247,11 +251,12 @@ void ServeContinue(Sandbox& sandbox, bool foreground) {
   kernel::Kernel& kernel = sandbox.kernel;
   using Input = anon::Console::Input;
   sandbox.terminals.SetConsoleInput(foreground ? Input::kFlowing : Input::kHeld);
-  MutexLock lock(kernel.tasks_mutex);
+  kernel::TasksLock lock(kernel);
   if (!kernel.init || kernel.init->zombie) return;
-  kernel.ForEachInProcessGroup(kernel.init->pgid, [](kernel::ThreadGroup& group) {
-    (void)kernel::SendFromOperator(group, SIGCONT);
-  });
+  kernel.ForEachInProcessGroup(kernel.init->pgid,
+                               [](kernel::ThreadGroup& group) REQUIRES(kernel::tasks) {
+                                 (void)kernel::SendFromOperator(group, SIGCONT);
+                               });
 }
 
 void ServeCheckpoint(Sandbox& sandbox, const OwnedFd& image, int maps_fd) {
@@ -326,7 +331,10 @@ Sandbox* MakeSandbox(const BootConfig& config, platform::EngineKind engine,
     kernel.oom = std::make_unique<kernel::OomKiller>(kernel);
     if (!kernel.oom->Start()) Die(config, "cannot hold the memory limit");
   }
-  if (!config.domainname.empty()) kernel.domainname = config.domainname;
+  if (!config.domainname.empty()) {
+    kernel::TasksLock lock(kernel);
+    kernel.domainname = config.domainname;
+  }
   auto pages = OrDie(config, loader::VdsoPages::Make(*kernel.memory));
   kernel.vdso_clock =
       std::make_unique<kernel::VdsoClock>(kernel.scheduler.clock(), std::move(pages));

@@ -29,7 +29,9 @@ class Mounter {
     kernel::Kernel& kernel = context_.kernel;
     kernel.mounts = MakeRef<vfs::MountNamespace>(std::move(root), Flags(config));
     const vfs::Path path = kernel.mounts->root();
-    init_.fs = MakeRef<vfs::FsContext>(kernel.mounts, path, path, context_.config.umask);
+    auto fs = MakeRef<vfs::FsContext>(kernel.mounts, path, path, context_.config.umask);
+    kernel::TasksLock lock(kernel);
+    init_.fs.Set(std::move(fs));
     return {};
   }
 

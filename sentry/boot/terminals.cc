@@ -8,24 +8,24 @@
 namespace skep::boot {
 
 void KernelJobControl::SignalGroup(int process_group, int signo) {
-  MutexLock lock(kernel_.tasks_mutex);
-  kernel_.ForEachInProcessGroup(process_group, [&](kernel::ThreadGroup& group) {
-    (void)kernel::SendFromTerminal(group, signo);
-  });
+  kernel::TasksLock lock(kernel_);
+  kernel_.ForEachInProcessGroup(
+      process_group, [&](kernel::ThreadGroup& group)
+                         REQUIRES(kernel::tasks) { (void)kernel::SendFromTerminal(group, signo); });
 }
 
 void KernelJobControl::SignalProcess(int process, int signo) {
-  MutexLock lock(kernel_.tasks_mutex);
+  kernel::TasksLock lock(kernel_);
   if (kernel::ThreadGroup* group = kernel_.FindGroup(process)) {
     (void)kernel::SendFromTerminal(*group, signo);
   }
 }
 
 int KernelJobControl::SessionOfGroup(int process_group) {
-  MutexLock lock(kernel_.tasks_mutex);
+  kernel::TasksLock lock(kernel_);
   int session = 0;
-  kernel_.ForEachInProcessGroup(process_group,
-                                [&](kernel::ThreadGroup& group) { session = group.sid; });
+  kernel_.ForEachInProcessGroup(process_group, [&](kernel::ThreadGroup& group) REQUIRES(
+                                                   kernel::tasks) { session = group.sid; });
   return session;
 }
 

@@ -14,7 +14,12 @@ namespace skep::kernel {
 namespace {
 
 constexpr uint64_t kNamespaces = CLONE_NEWNS | CLONE_NEWCGROUP | CLONE_NEWUTS | CLONE_NEWIPC |
-                                 CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNET | 0x80 /* NEWTIME */;
+                                 CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNET | CLONE_NEWTIME;
+
+bool IsInit(const Task& task) {
+  TasksLock lock(task.kernel);
+  return task.group == task.kernel.init;
+}
 
 // Linux: copy_process's checks, in its order.
 Result<void> CheckFlags(const Task& parent, const CloneRequest& request) {
@@ -23,7 +28,7 @@ Result<void> CheckFlags(const Task& parent, const CloneRequest& request) {
   if (has(CLONE_NEWNS | CLONE_FS) || has(CLONE_NEWUSER | CLONE_FS)) return Fail(EINVAL);
   if (has(CLONE_THREAD) && !has(CLONE_SIGHAND)) return Fail(EINVAL);
   if (has(CLONE_SIGHAND) && !has(CLONE_VM)) return Fail(EINVAL);
-  if (has(CLONE_PARENT) && parent.group == parent.kernel.init) return Fail(EINVAL);
+  if (has(CLONE_PARENT) && IsInit(parent)) return Fail(EINVAL);
   if (has(CLONE_THREAD) && (flags & (CLONE_NEWUSER | CLONE_NEWPID)) != 0) return Fail(EINVAL);
   if (has(CLONE_PIDFD) && (flags & (CLONE_DETACHED | CLONE_THREAD)) != 0) return Fail(EINVAL);
   if ((flags & kNamespaces) != 0) {
@@ -33,7 +38,7 @@ Result<void> CheckFlags(const Task& parent, const CloneRequest& request) {
   return {};
 }
 
-Result<void> CheckProcessLimit(Task& parent) REQUIRES(parent.kernel.tasks_mutex) {
+Result<void> CheckProcessLimit(Task& parent) REQUIRES(tasks) {
   Kernel& kernel = parent.kernel;
   const uint64_t limit = parent.Limit(RLIMIT_NPROC);
   const auto& creds = *parent.credentials;
@@ -52,14 +57,17 @@ Result<void> CheckProcessLimit(Task& parent) REQUIRES(parent.kernel.tasks_mutex)
 }
 
 Result<void> CopyMemory(Task& parent, Task& child, uint64_t flags) {
+  Ref<mm::MemoryManager> mm;
   if ((flags & CLONE_VM) != 0) {
-    child.mm = parent.mm;
+    mm = parent.mm.Mine();
   } else {
-    child.mm = TRY(parent.mm->Fork());
+    mm = TRY(parent.mm->Fork());
     // As Linux's dup_mm: what the loader noted goes along.
-    child.mm->layout = parent.mm->layout;
+    mm->layout = parent.mm->layout;
   }
-  child.mm->users.fetch_add(1);
+  mm->users.fetch_add(1);
+  TasksLock lock(parent.kernel);
+  child.mm.Set(std::move(mm));
   return {};
 }
 
@@ -79,21 +87,21 @@ Ref<ThreadGroup> NewGroup(Task& parent, const CloneRequest& request) {
   Kernel& kernel = parent.kernel;
   auto group = MakeRef<ThreadGroup>(kernel);
   ThreadGroup& old = *parent.group;
+  auto own_handlers = MakeRef<SignalHandlers>();
+  TasksLock lock(kernel);
   group->exit_signal = (request.flags & CLONE_PARENT) != 0 ? old.exit_signal : request.exit_signal;
   if ((request.flags & CLONE_SIGHAND) != 0) {
     group->handlers = old.handlers;
   } else {
-    group->handlers = MakeRef<SignalHandlers>();
-    MutexLock lock(kernel.tasks_mutex);
+    group->handlers = std::move(own_handlers);
     group->handlers->actions = old.handlers->actions;
   }
-  if ((request.flags & 0x100000000ull /* CLONE_CLEAR_SIGHAND */) != 0) {
+  if ((request.flags & CLONE_CLEAR_SIGHAND) != 0) {
     for (SignalAction& action : group->handlers->actions) {
-      if (action.handler != 1) action = {};
+      if (!action.IsIgnored()) action = {};
     }
   }
-  MutexLock lock(kernel.tasks_mutex);
-  group->limits = old.limits;
+  group->limits.SetAll(old.limits.All());
   group->cpu_watch_wanted = group->limits.Soft(RLIMIT_CPU) != RLIM_INFINITY;
   group->dumpable = old.dumpable;
   group->oom_score_adj = old.oom_score_adj;
@@ -103,21 +111,24 @@ Ref<ThreadGroup> NewGroup(Task& parent, const CloneRequest& request) {
 
 void CopyRest(Task& parent, Task& child, const CloneRequest& request) {
   const uint64_t flags = request.flags;
-  child.fs = (flags & CLONE_FS) != 0 ? parent.fs : parent.fs->Clone();
-  child.files = (flags & CLONE_FILES) != 0 ? parent.files : vfs::FdTableHold(parent.files->Clone());
-  child.personality = parent.personality;
-  child.timer_slack_ns = parent.timer_slack_ns;
+  Ref<vfs::FsContext> fs = (flags & CLONE_FS) != 0 ? parent.fs.Mine() : parent.fs->Clone();
+  vfs::FdTableHold files =
+      (flags & CLONE_FILES) != 0 ? parent.files.Mine() : vfs::FdTableHold(parent.files->Clone());
+  child.personality = parent.personality.load();
+  child.timer_slack_ns = parent.timer_slack_ns.load();
   child.no_thp = parent.no_thp;
-  child.nice = parent.nice;
-  child.cpu_mask = parent.cpu_mask;
   if ((flags & CLONE_CHILD_CLEARTID) != 0) child.clear_child_tid = request.child_tid;
   // Linux: sas_ss_reset: a thread in the same memory does not share the alternate stack.
   if ((flags & (CLONE_VM | CLONE_VFORK)) != CLONE_VM) child.alt_stack = parent.alt_stack;
-  MutexLock lock(parent.kernel.tasks_mutex);
-  child.executable = parent.executable;
-  child.blocked = parent.blocked;
+  TasksLock lock(parent.kernel);
+  child.fs.Set(std::move(fs));
+  child.files.Set(std::move(files));
+  child.executable.Set(parent.executable.Get());
+  child.blocked.Set(parent.blocked.Get());
+  child.credentials.Set(parent.credentials.Get());
   child.comm = parent.comm;
-  child.credentials = parent.credentials;
+  child.nice = parent.nice;
+  child.cpu_mask = parent.cpu_mask;
 }
 
 Result<vfs::FdReservation> ReservePidfd(Task& parent, const CloneRequest& request) {
@@ -129,8 +140,7 @@ Result<vfs::FdReservation> ReservePidfd(Task& parent, const CloneRequest& reques
 // Linux: copy_process's last part, under tasklist_lock.
 Result<void> Publish(Task& parent, Task& child, uint64_t flags) {
   Kernel& kernel = parent.kernel;
-  MutexLock lock(kernel.tasks_mutex);
-  parent.kernel.tasks_mutex.AssertHeld();
+  TasksLock lock(kernel);
   TRY(CheckProcessLimit(parent));
   // A signal that came during the fork is taken before it (Linux: recalc_sigpending,
   // ERESTARTNOINTR).
@@ -172,7 +182,7 @@ sched::Worker& WorkerFor(Task& parent, uint64_t flags) {
 // The fiber could not be made or could not start: as if the child had never been.
 void Unpublish(Task& child) {
   Kernel& kernel = child.kernel;
-  MutexLock lock(kernel.tasks_mutex);
+  TasksLock lock(kernel);
   child.group->exit_status = SIGKILL;
   child.group->exit_signal = 0;
 }

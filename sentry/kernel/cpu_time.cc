@@ -16,7 +16,7 @@ uint64_t SpaceTime(const mm::MemoryManager& mm) {
 }
 
 // What the fiber did; returns how long the guest ran since the last time, in ticks.
-uint64_t SettleFiber(Task& task) {
+uint64_t SettleFiber(Task& task) REQUIRES(tasks) {
   if (!task.fiber) return 0;
   const sched::Fiber::Costs costs = task.fiber->costs();
   Usage& usage = task.usage;
@@ -32,7 +32,7 @@ uint64_t SettleFiber(Task& task) {
   return costs.guest_ticks - std::exchange(task.settled_guest_ticks, costs.guest_ticks);
 }
 
-void SettleShared(Kernel& kernel, Task& task) {
+void SettleShared(Kernel& kernel, Task& task) REQUIRES(tasks) {
   mm::MemoryManager& mm = *task.mm;
   struct Share {
     Task* task;
@@ -40,8 +40,8 @@ void SettleShared(Kernel& kernel, Task& task) {
   };
   std::vector<Share> shares;
   uint64_t total = 0;
-  const auto add = [&](Task& t) {
-    if (t.mm.get() != &mm) return;
+  const auto add = [&](Task& t) REQUIRES(tasks) {
+    if (t.mm.Get().get() != &mm) return;
     shares.push_back({&t, SettleFiber(t)});
     total += shares.back().ticks;
   };
@@ -75,7 +75,7 @@ void SettleShared(Kernel& kernel, Task& task) {
 }  // namespace
 
 void StartCpuAccount(Task& task) {
-  MutexLock lock(task.kernel.tasks_mutex);
+  TasksLock lock(task.kernel);
   task.mm->charged_cpu_ns = SpaceTime(*task.mm);
 }
 
@@ -105,8 +105,9 @@ Usage UsageOf(ThreadGroup& group) {
   const mm::MemoryManager* settled = nullptr;
   for (Task* task : group.threads) {
     // Threads share their memory, except one that is about to exit or to start.
-    if (!task->mm || task->mm.get() != settled) SettleUsage(*task);
-    settled = task->mm.get();
+    const mm::MemoryManager* const mm = task->mm.Get().get();
+    if (mm == nullptr || mm != settled) SettleUsage(*task);
+    settled = mm;
   }
   for (const Task* task : group.threads) usage.Add(task->usage);
   return usage;
@@ -125,7 +126,7 @@ std::optional<CpuClock> CpuClockOf(clockid_t clock) {
 
 Result<uint64_t> ReadCpuClock(Task& caller, const CpuClock& clock) {
   Kernel& kernel = caller.kernel;
-  MutexLock lock(kernel.tasks_mutex);
+  TasksLock lock(kernel);
   Usage usage;
   if (clock.thread) {
     Task* task = clock.id == 0 ? &caller : kernel.FindTask(clock.id);

@@ -16,20 +16,18 @@ namespace skep::kernel {
 // The task has a new address space or context: what the space has used so far is not its own.
 void StartCpuAccount(Task& task);
 
-// -- under tasks_mutex --
 // Brings `usage` up to date, of this task and of all that share its memory.
-void SettleUsage(Task& task);
+void SettleUsage(Task& task) REQUIRES(tasks);
 // The task's own fiber, at its end: its memory is gone, only its fiber's time is added.
-void SettleLastUsage(Task& task);
-void SettleEverybody(Kernel& kernel);
+void SettleLastUsage(Task& task) REQUIRES(tasks);
+void SettleEverybody(Kernel& kernel) REQUIRES(tasks);
 
 // Up to date.
-Usage UsageOf(Task& task);
-Usage UsageOf(ThreadGroup& group);  // without its children
+Usage UsageOf(Task& task) REQUIRES(tasks);
+Usage UsageOf(ThreadGroup& group) REQUIRES(tasks);  // without its children
 
-// -- not under it --
 // ns. EINVAL: there is no such thread or process, or it is not the caller's to look at (threads of
 // others; Linux: pid_for_clock).
-Result<uint64_t> ReadCpuClock(Task& caller, const CpuClock& clock);
+Result<uint64_t> ReadCpuClock(Task& caller, const CpuClock& clock) EXCLUDES(tasks);
 
 }  // namespace skep::kernel

@@ -15,8 +15,7 @@ constexpr uint64_t kTickNs = 1'000'000;
 constexpr uint64_t kNever = ~uint64_t{0};
 
 // One interval timer; returns how much CPU time is left.
-uint64_t CheckInterval(ThreadGroup& group, int which, int signo, uint64_t now)
-    REQUIRES(group.kernel.tasks_mutex) {
+uint64_t CheckInterval(ThreadGroup& group, int which, int signo, uint64_t now) REQUIRES(tasks) {
   ThreadGroup::IntervalTimer& timer = group.itimers[static_cast<size_t>(which)];
   if (timer.deadline_ns == 0) return kNever;
   if (now >= timer.deadline_ns) {
@@ -28,8 +27,8 @@ uint64_t CheckInterval(ThreadGroup& group, int which, int signo, uint64_t now)
 }
 
 // Linux: check_process_timers. The soft limit moves on by a second with each signal.
-uint64_t CheckLimit(ThreadGroup& group, uint64_t now) REQUIRES(group.kernel.tasks_mutex) {
-  rlimit& limit = group.limits.values[RLIMIT_CPU];
+uint64_t CheckLimit(ThreadGroup& group, uint64_t now) REQUIRES(tasks) {
+  rlimit limit = group.limits.Get(RLIMIT_CPU);
   const auto ns = [](rlim_t seconds) {
     return seconds > kNever / kSecondNs ? kNever : seconds * kSecondNs;
   };
@@ -40,6 +39,7 @@ uint64_t CheckLimit(ThreadGroup& group, uint64_t now) REQUIRES(group.kernel.task
   if (limit.rlim_cur == RLIM_INFINITY) return kNever;
   if (now >= ns(limit.rlim_cur)) {
     ++limit.rlim_cur;
+    group.limits.Set(RLIMIT_CPU, limit);
     (void)SendToGroup(group, MakeInfo(SIGXCPU, SI_KERNEL));
   }
   // A limit may have been set below what was used before.
@@ -47,8 +47,7 @@ uint64_t CheckLimit(ThreadGroup& group, uint64_t now) REQUIRES(group.kernel.task
   return next - std::min(next, now);
 }
 
-uint64_t CheckPosixTimers(ThreadGroup& group, const Usage& process)
-    REQUIRES(group.kernel.tasks_mutex) {
+uint64_t CheckPosixTimers(ThreadGroup& group, const Usage& process) REQUIRES(tasks) {
   uint64_t left = kNever;
   // Sending a signal may not change the list.
   for (const Ref<PosixTimer>& timer : group.posix_timers) {
@@ -61,14 +60,14 @@ uint64_t CheckPosixTimers(ThreadGroup& group, const Usage& process)
 }
 
 // Sends what is due; how much CPU time is left to what comes next, kNever: nothing comes.
-uint64_t Check(ThreadGroup& group, const Usage& used) REQUIRES(group.kernel.tasks_mutex) {
+uint64_t Check(ThreadGroup& group, const Usage& used) REQUIRES(tasks) {
   const uint64_t all = used.user_ns + used.system_ns;
   return std::min({CheckInterval(group, ITIMER_VIRTUAL, SIGVTALRM, used.user_ns),
                    CheckInterval(group, ITIMER_PROF, SIGPROF, all), CheckLimit(group, all),
                    CheckPosixTimers(group, used)});
 }
 
-void CheckAndArm(ThreadGroup& group) REQUIRES(group.kernel.tasks_mutex) {
+void CheckAndArm(ThreadGroup& group) REQUIRES(tasks) {
   const Usage used = UsageOf(group);
   group.cpu_seen_ns = used.user_ns + used.system_ns;
   const uint64_t left = Check(group, used);
@@ -79,13 +78,13 @@ void CheckAndArm(ThreadGroup& group) REQUIRES(group.kernel.tasks_mutex) {
   group.cpu_timer->Arm(wait > kNever - now ? kNever : now + wait);
 }
 
-bool AnyInGuest(const ThreadGroup& group) REQUIRES(group.kernel.tasks_mutex) {
+bool AnyInGuest(const ThreadGroup& group) REQUIRES(tasks) {
   return std::any_of(group.threads.begin(), group.threads.end(),
                      [](const Task* t) { return t->in_guest.load(std::memory_order_seq_cst); });
 }
 
 void OnTimer(ThreadGroup& group) {
-  MutexLock lock(group.kernel.tasks_mutex);
+  TasksLock lock(group.kernel);
   if (group.exiting || group.threads.empty()) return;
   const Usage used = UsageOf(group);
   if (used.user_ns + used.system_ns == group.cpu_seen_ns) {
@@ -112,7 +111,7 @@ void WatchCpuTime(ThreadGroup& group) {
 
 void ArmCpuTimer(Task& task) {
   ThreadGroup& group = *task.group;
-  MutexLock lock(group.kernel.tasks_mutex);
+  TasksLock lock(group.kernel);
   if (!group.cpu_watch_wanted.exchange(false)) return;
   if (!group.cpu_timer) {
     group.cpu_timer =
@@ -124,7 +123,7 @@ void ArmCpuTimer(Task& task) {
 void EndCpuTimer(ThreadGroup& group) {
   std::unique_ptr<sched::Timer> timer;
   {
-    MutexLock lock(group.kernel.tasks_mutex);
+    TasksLock lock(group.kernel);
     timer = std::move(group.cpu_timer);
     group.cpu_watch_wanted = false;
   }

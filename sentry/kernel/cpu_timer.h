@@ -12,12 +12,11 @@
 
 namespace skep::kernel {
 
-// Something that CPU time decides has changed (a timer was set, a limit, a fork): look soon. Under
-// tasks_mutex.
-void WatchCpuTime(ThreadGroup& group);
+// Something that CPU time decides has changed (a timer was set, a limit, a fork): look soon.
+void WatchCpuTime(ThreadGroup& group) REQUIRES(tasks);
 // On the way to the guest, when cpu_watch_wanted is set.
-void ArmCpuTimer(Task& task);
-// The last thread is gone. Not under tasks_mutex: waits for a callback in progress.
-void EndCpuTimer(ThreadGroup& group);
+void ArmCpuTimer(Task& task) EXCLUDES(tasks);
+// The last thread is gone. Waits for a callback in progress.
+void EndCpuTimer(ThreadGroup& group) EXCLUDES(tasks);
 
 }  // namespace skep::kernel

@@ -29,7 +29,7 @@ Result<void> EndOtherThreads(Task& task) {
   Kernel& kernel = task.kernel;
   ThreadGroup& group = *task.group;
   {
-    MutexLock lock(kernel.tasks_mutex);
+    TasksLock lock(kernel);
     if (group.exiting || group.exec_by != nullptr) return Fail(kKilled);
     if (group.threads.size() == 1 && task.IsLeader()) return {};
     group.exec_by = &task;
@@ -39,10 +39,10 @@ Result<void> EndOtherThreads(Task& task) {
   }
   const auto end = sched::WaitUntil(group.exec_queue, sched::kAllEvents, std::nullopt,
                                     sched::Sleep::kKillable, [&] {
-                                      MutexLock lock(kernel.tasks_mutex);
+                                      TasksLock lock(kernel);
                                       return group.threads.size() == 1 || group.exiting;
                                     });
-  MutexLock lock(kernel.tasks_mutex);
+  TasksLock lock(kernel);
   group.exec_by = nullptr;
   if (end != sched::WakeReason::kWoken || group.exiting) return Fail(kKilled);
   if (!task.IsLeader()) {
@@ -59,10 +59,12 @@ Result<void> EndOtherThreads(Task& task) {
 void ResetSignals(Task& task) {
   Kernel& kernel = task.kernel;
   ThreadGroup& group = *task.group;
-  MutexLock lock(kernel.tasks_mutex);
+  TasksLock lock(kernel);
   auto fresh = MakeRef<SignalHandlers>();
   for (int signo = 1; signo <= kSignals; ++signo) {
-    if (group.handlers->Of(signo).handler == 1) fresh->Of(signo).handler = 1;
+    if (group.handlers->Of(signo).IsIgnored()) {
+      fresh->Of(signo).handler = SignalAction::kIgnore;
+    }
   }
   group.handlers = std::move(fresh);
   group.has_exec = true;
@@ -100,7 +102,7 @@ NewIds CredentialsFor(Task& task, const Ref<vfs::File>& file) {
 }
 
 void CloseOnExec(Task& task) {
-  if (task.files.shared()) ReplaceFiles(task, task.files->Clone());
+  if (task.files.Mine().shared()) ReplaceFiles(task, task.files->Clone());
   for (Ref<vfs::File>& file : task.files->RemoveIf([](int, bool cloexec) { return cloexec; })) {
     (void)vfs::FinishClose(task, *task.files, *file);
   }
@@ -112,7 +114,7 @@ Result<void> ReplaceMemory(Task& task, const NewIds& ids) {
   task.left_futexes = false;
   bool reuse = false;
   {
-    MutexLock lock(kernel.tasks_mutex);
+    TasksLock lock(kernel);
     SettleUsage(task);
     // Who looks at this program's memory now (/proc/<pid>/mem, process_vm_writev) may be in the
     // middle of it and must not get to the next one's; who comes later is asked for his rights.
@@ -124,8 +126,8 @@ Result<void> ReplaceMemory(Task& task, const NewIds& ids) {
   Ref<mm::MemoryManager> fresh = mm::MemoryManager::Make(*kernel.memory);
   fresh->users = 1;
   {
-    MutexLock lock(kernel.tasks_mutex);
-    task.mm = std::move(fresh);
+    TasksLock lock(kernel);
+    task.mm.Set(std::move(fresh));
   }
   return {};
 }
@@ -189,14 +191,15 @@ Result<void> Commit(Task& task, const loader::Program& program, const NewIds& id
   if (task.vfork_pending.exchange(false)) task.vfork_queue.Wake();
   ResetSignals(task);
   CloseOnExec(task);
+  Ref<vfs::File> old_executable;
   {
-    MutexLock lock(kernel.tasks_mutex);
-    task.credentials = std::make_shared<const auth::Credentials>(ids.creds);
+    TasksLock lock(kernel);
+    task.credentials.Set(std::make_shared<const auth::Credentials>(ids.creds));
     task.comm.fill(0);
     program.comm.copy(task.comm.data(), task.comm.size() - 1);
-    task.executable = program.main.file;
+    old_executable = task.executable.Exchange(program.main.file);
     task.group->dumpable = ids.changed ? 0 : 1;
-    if (ids.changed) task.parent_death_signal = 0;
+    if (ids.changed) task.parent_death_signal.Set(0);
     task.group->posix_timers.clear();
   }
   task.restart = {};
@@ -206,7 +209,7 @@ Result<void> Commit(Task& task, const loader::Program& program, const NewIds& id
   if (program.script) program.script->AllowWrites();
   if (program.interpreter.file) program.interpreter.file->AllowWrites();
   {
-    MutexLock lock(kernel.tasks_mutex);
+    TasksLock lock(kernel);
     task.auxv = loaded.auxv;
   }
   return EnterProgram(task, FirstRegisters(loaded));
@@ -218,7 +221,7 @@ Result<void> Exec(Task& task, loader::Program program, Ref<vfs::File> executable
   const NewIds ids = CredentialsFor(task, executable);
   TRY(EndOtherThreads(task));
   if (auto done = Commit(task, program, ids); !done) {
-    MutexLock lock(task.kernel.tasks_mutex);
+    TasksLock lock(task.kernel);
     StartGroupExit(*task.group, SIGKILL);
     return Fail(kKilled);
   }
@@ -243,7 +246,6 @@ Result<void> LoadInit(Task& task, InitRequest& request) {
 
 void RunInit(Task& task, InitRequest request) {
   sched::Fiber::Current().cookie = &task;
-  task.group->start_ns = task.kernel.scheduler.clock().MonotonicNs();
   const Result<void> prepared = request.prepare(task);
   const Result<void> loaded = prepared ? LoadInit(task, request) : prepared;
   request.started(loaded ? 0 : loaded.error().code(), !prepared);
@@ -261,12 +263,13 @@ Result<Ref<Task>> StartInit(Kernel& kernel, InitRequest request) {
   auto task = MakeRef<Task>(kernel);
   task->group = MakeRef<ThreadGroup>(kernel);
   ThreadGroup& group = *task->group;
-  group.handlers = MakeRef<SignalHandlers>();
-  group.limits = request.limits;
-  group.oom_score_adj = request.oom_score_adj;
+  group.start_ns = kernel.scheduler.clock().MonotonicNs();
   {
-    MutexLock lock(kernel.tasks_mutex);
-    task->credentials = std::move(request.credentials);
+    TasksLock lock(kernel);
+    group.handlers = MakeRef<SignalHandlers>();
+    group.limits.SetAll(request.limits);
+    group.oom_score_adj = request.oom_score_adj;
+    task->credentials.Set(std::move(request.credentials));
     const int pid = TRY(kernel.AllocatePid());
     task->tid = group.tgid = pid;
     group.leader = task;

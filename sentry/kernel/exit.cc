@@ -11,16 +11,13 @@
 namespace skep::kernel {
 namespace {
 
-constexpr uint64_t kSigIgn = 1;
-
-void SendDeathSignals(Task& task) REQUIRES(task.kernel.tasks_mutex) {
+void SendDeathSignals(Task& task) REQUIRES(tasks) {
   for (const Ref<ThreadGroup>& child : task.group->children) {
     if (child->parent_thread != &task) continue;
     child->parent_thread = nullptr;
     for (Task* t : child->threads) {
-      if (t->parent_death_signal != 0) {
-        siginfo_t info =
-            MakeUserInfo(t->parent_death_signal, SI_USER, task.tid, task.credentials->uid);
+      if (const int signo = t->parent_death_signal.Get(); signo != 0) {
+        const siginfo_t info = MakeUserInfo(signo, SI_USER, task.tid, task.creds().uid);
         (void)SendToGroup(*child, info);
       }
     }
@@ -28,24 +25,24 @@ void SendDeathSignals(Task& task) REQUIRES(task.kernel.tasks_mutex) {
 }
 
 // Who adopts the children of a dying process (Linux: find_new_reaper).
-ThreadGroup* ReaperFor(Kernel& kernel, ThreadGroup& dying) {
+ThreadGroup* ReaperFor(Kernel& kernel, ThreadGroup& dying) REQUIRES(tasks) {
   for (ThreadGroup* g = dying.parent; g != nullptr; g = g->parent) {
     if (g->is_subreaper && !g->exiting && !g->zombie) return g;
   }
   return kernel.init.get();
 }
 
-void Reap(ThreadGroup& group) REQUIRES(group.kernel.tasks_mutex);
+void Reap(ThreadGroup& group) REQUIRES(tasks);
 
 // Tells the parent of a dead process. True: nobody will wait, it is reaped at once.
-bool NotifyParentOfExit(ThreadGroup& group) {
+bool NotifyParentOfExit(ThreadGroup& group) REQUIRES(tasks) {
   ThreadGroup* parent = group.parent;
   if (parent == nullptr) return false;
   const int signo = group.exit_signal;
   const SignalAction action = signo == 0 ? SignalAction{} : parent->handlers->Of(signo);
   const bool unwanted =
-      signo == SIGCHLD && (action.handler == kSigIgn || (action.flags & SA_NOCLDWAIT) != 0);
-  if (signo != 0 && !(signo == SIGCHLD && action.handler == kSigIgn)) {
+      signo == SIGCHLD && (action.IsIgnored() || (action.flags & SA_NOCLDWAIT) != 0);
+  if (signo != 0 && !(signo == SIGCHLD && action.IsIgnored())) {
     const int status = group.exit_status;
     siginfo_t info = MakeInfo(signo, CLD_EXITED);
     info.si_pid = group.tgid;
@@ -61,7 +58,7 @@ bool NotifyParentOfExit(ThreadGroup& group) {
   return unwanted;
 }
 
-void Reparent(Kernel& kernel, ThreadGroup& dying) REQUIRES(kernel.tasks_mutex) {
+void Reparent(Kernel& kernel, ThreadGroup& dying) REQUIRES(tasks) {
   ThreadGroup* reaper = ReaperFor(kernel, dying);
   std::list<Ref<ThreadGroup>> children = std::move(dying.children);
   dying.children.clear();
@@ -80,7 +77,6 @@ void Reparent(Kernel& kernel, ThreadGroup& dying) REQUIRES(kernel.tasks_mutex) {
     }
     ThreadGroup& adopted = *child;
     reaper->children.push_back(std::move(child));
-    adopted.kernel.tasks_mutex.AssertHeld();
     if (zombie && NotifyParentOfExit(adopted)) Reap(adopted);
   }
   if (reaper != nullptr && reaper != &dying) reaper->child_queue.Wake(sched::kAllEvents, 1 << 30);
@@ -89,14 +85,21 @@ void Reparent(Kernel& kernel, ThreadGroup& dying) REQUIRES(kernel.tasks_mutex) {
   }
 }
 
-// A session's leader is going: its terminal is let go. Without locks. The foreground group, or 0.
-int EndSession(ThreadGroup& group) {
-  if (group.kernel.hooks.session_ended == nullptr || group.sid != group.tgid) return 0;
-  return group.kernel.hooks.session_ended(group.kernel, group.sid);
+// A session's leader is going: its terminal is let go, and the foreground group will be hung up.
+void EndSession(ThreadGroup& group) EXCLUDES(tasks) {
+  Kernel& kernel = group.kernel;
+  if (kernel.hooks.session_ended == nullptr) return;
+  {
+    TasksLock lock(kernel);
+    if (group.sid != group.tgid) return;
+  }
+  const int foreground = kernel.hooks.session_ended(kernel, group.tgid);
+  TasksLock lock(kernel);
+  group.hang_up = foreground;
 }
 
 // The last thread is gone.
-void BecomeZombie(Kernel& kernel, ThreadGroup& group) REQUIRES(kernel.tasks_mutex) {
+void BecomeZombie(Kernel& kernel, ThreadGroup& group) REQUIRES(tasks) {
   group.zombie = true;
   group.exit_watch.Wake(sched::kAllEvents, 1 << 30);
   group.stopped = false;
@@ -104,8 +107,9 @@ void BecomeZombie(Kernel& kernel, ThreadGroup& group) REQUIRES(kernel.tasks_mute
   group.pending.Discard(SignalSet::All());
   const bool orphaned_before = IsOrphaned(kernel, group.pgid, nullptr);
   if (group.hang_up != 0) {
-    kernel.ForEachInProcessGroup(
-        group.hang_up, [](ThreadGroup& g) { (void)SendToGroup(g, MakeInfo(SIGHUP, SI_KERNEL)); });
+    kernel.ForEachInProcessGroup(group.hang_up, [](ThreadGroup& g) REQUIRES(tasks) {
+      (void)SendToGroup(g, MakeInfo(SIGHUP, SI_KERNEL));
+    });
   }
   Reparent(kernel, group);
   if (!orphaned_before && IsOrphaned(kernel, group.pgid, &group) &&
@@ -124,14 +128,12 @@ void BecomeZombie(Kernel& kernel, ThreadGroup& group) REQUIRES(kernel.tasks_mute
   }
   ThreadGroup* parent = group.parent;
   const bool unwanted = parent == nullptr || NotifyParentOfExit(group);
-  group.kernel.tasks_mutex.AssertHeld();
   if (unwanted) Reap(group);
   if (parent != nullptr) parent->child_queue.Wake(sched::kAllEvents, 1 << 30);
 }
 
 void Reap(ThreadGroup& group) {
   Kernel& kernel = group.kernel;
-  kernel.tasks_mutex.AssertHeld();
   if (group.reaped) return;
   group.reaped = true;
   const Ref<ThreadGroup> hold(&group);
@@ -143,11 +145,11 @@ void Reap(ThreadGroup& group) {
   entry.group = nullptr;
   entry.task = nullptr;
   kernel.DropPidIfEmpty(group.tgid);
-  if (entry.empty()) kernel.DropPidIfEmpty(group.tgid);
   group.leader = {};
 }
 
-bool Matches(const ThreadGroup& child, const Task& task, const WaitRequest& request) {
+bool Matches(const ThreadGroup& child, const Task& task, const WaitRequest& request)
+    REQUIRES(tasks) {
   switch (request.type) {
     case P_PID:
       if (request.process ? &child != request.process.get() : child.tgid != request.id)
@@ -165,7 +167,7 @@ bool Matches(const ThreadGroup& child, const Task& task, const WaitRequest& requ
   return clone_child == ((request.options & __WCLONE) != 0);
 }
 
-siginfo_t ChildInfo(const ThreadGroup& child, int code, int status) {
+siginfo_t ChildInfo(const ThreadGroup& child, int code, int status) REQUIRES(tasks) {
   siginfo_t info = MakeInfo(SIGCHLD, code);
   info.si_pid = child.tgid;
   info.si_uid = child.leader->credentials->uid;
@@ -174,7 +176,7 @@ siginfo_t ChildInfo(const ThreadGroup& child, int code, int status) {
 }
 
 // Whether `child` has something to report; takes the report unless WNOWAIT.
-bool Report(ThreadGroup& child, const WaitRequest& request, WaitedFor& out) {
+bool Report(ThreadGroup& child, const WaitRequest& request, WaitedFor& out) REQUIRES(tasks) {
   const bool keep = (request.options & WNOWAIT) != 0;
   out.pid = child.tgid;
   if ((request.options & WEXITED) != 0 && child.zombie) {
@@ -188,7 +190,6 @@ bool Report(ThreadGroup& child, const WaitRequest& request, WaitedFor& out) {
     out.usage = child.dead_threads;
     out.usage.Add(child.children_usage);
     if (keep) return true;
-    child.kernel.tasks_mutex.AssertHeld();
     // Only of those that are waited for (Linux: wait_task_zombie).
     if (child.parent != nullptr) child.parent->children_usage.Add(out.usage);
     Reap(child);
@@ -215,7 +216,7 @@ bool Report(ThreadGroup& child, const WaitRequest& request, WaitedFor& out) {
 
 void ExitThread(Task& task, int code) {
   {
-    MutexLock lock(task.kernel.tasks_mutex);
+    TasksLock lock(task.kernel);
     // The last thread's code becomes the process's (Linux: do_group_exit is not involved).
     if (!task.group->exiting) task.group->exit_status = (code & 0xff) << 8;
   }
@@ -223,7 +224,7 @@ void ExitThread(Task& task, int code) {
 }
 
 void ExitGroup(Task& task, int code) {
-  MutexLock lock(task.kernel.tasks_mutex);
+  TasksLock lock(task.kernel);
   StartGroupExit(*task.group, (code & 0xff) << 8);
 }
 
@@ -231,8 +232,8 @@ void ReleaseMemory(Task& task) {
   Ref<mm::MemoryManager> mm;
   {
     // /proc copies the reference under the same lock.
-    MutexLock lock(task.kernel.tasks_mutex);
-    std::swap(mm, task.mm);
+    TasksLock lock(task.kernel);
+    mm = task.mm.Exchange({});
   }
   if (task.context_ref) {
     auto context = arena::HostTable::Get().Remove(task.context_ref);
@@ -267,8 +268,9 @@ void LeaveFutexes(Task& task) {
 void ReleaseFiles(Task& task) {
   Ref<vfs::FdTable> files;
   {
-    MutexLock lock(task.kernel.tasks_mutex);
-    files = task.files.Release();
+    TasksLock lock(task.kernel);
+    vfs::FdTableHold hold = task.files.Exchange({});
+    files = hold.Release();
   }
   if (!files) return;
   for (Ref<vfs::File>& file : files->RemoveIf([](int, bool) { return true; })) {
@@ -278,8 +280,8 @@ void ReleaseFiles(Task& task) {
 
 void ReplaceFiles(Task& task, Ref<vfs::FdTable> own) {
   ReleaseFiles(task);
-  MutexLock lock(task.kernel.tasks_mutex);
-  task.files = vfs::FdTableHold(std::move(own));
+  TasksLock lock(task.kernel);
+  task.files.Set(vfs::FdTableHold(std::move(own)));
 }
 
 void ExitTask(Task& task) {
@@ -289,7 +291,7 @@ void ExitTask(Task& task) {
   LeaveFutexes(task);
   bool last;
   {
-    MutexLock lock(kernel.tasks_mutex);
+    TasksLock lock(kernel);
     last = --group->live == 0;
     SettleUsage(task);
   }
@@ -300,16 +302,15 @@ void ExitTask(Task& task) {
     DeleteAllTimers(*group);
     DeleteIntervalTimers(*group);
     EndCpuTimer(*group);
-    group->hang_up = EndSession(*group);
+    EndSession(*group);
   }
   ReleaseFiles(task);
   ReleaseMemory(task);
   Ref<vfs::File> executable;
   Ref<vfs::FsContext> fs;
-  MutexLock lock(kernel.tasks_mutex);
-  std::swap(executable, task.executable);
-  std::swap(fs, task.fs);
-  task.kernel.tasks_mutex.AssertHeld();
+  TasksLock lock(kernel);
+  executable = task.executable.Exchange({});
+  fs = task.fs.Exchange({});
   SendDeathSignals(task);
   task.exited = true;
   task.state_letter = 'Z';
@@ -331,7 +332,7 @@ void ExitTask(Task& task) {
     group->exec_queue.Wake();
     if (group->stop_signal != 0 && !group->stopped &&
         std::all_of(group->threads.begin(), group->threads.end(),
-                    [](Task* t) { return t->stopped; })) {
+                    [](const Task* t) REQUIRES(tasks) { return t->stopped; })) {
       group->stopped = true;
       group->stop_unreported = true;
       NotifyParentOfStop(*group, false);
@@ -345,7 +346,7 @@ Result<WaitedFor> WaitForChild(Task& task, const WaitRequest& request) {
   ThreadGroup& group = *task.group;
   std::optional<Result<WaitedFor>> answer;
   const auto look = [&] {
-    MutexLock lock(kernel.tasks_mutex);
+    TasksLock lock(kernel);
     bool any = false;
     WaitedFor found;
     for (const Ref<ThreadGroup>& child : group.children) {

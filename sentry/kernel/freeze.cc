@@ -9,10 +9,10 @@
 namespace skep::kernel {
 namespace {
 
-// Those that live; under tasks_mutex they cannot be on their way to or from being.
+// Those that live; under `tasks` they cannot be on their way to or from being.
 std::vector<Ref<Task>> AllTasks(Kernel& kernel) {
   std::vector<Ref<Task>> tasks;
-  MutexLock lock(kernel.tasks_mutex);
+  TasksLock lock(kernel);
   for (const auto& [pid, entry] : kernel.pids) {
     if (entry.task != nullptr && entry.task->fiber) tasks.push_back(Ref<Task>(entry.task));
   }
@@ -78,7 +78,7 @@ Result<void> SaveContexts(Kernel& kernel) {
   {
     // What is kept in ticks of this processor becomes time.
     const arena::ArenaScope arena_heap;
-    MutexLock lock(kernel.tasks_mutex);
+    TasksLock lock(kernel);
     SettleEverybody(kernel);
   }
   return OnEveryContext(kernel, &SaveContext);

@@ -127,38 +127,39 @@ mm::MemoryLimits Task::MemoryLimits() const {
 }
 
 int Task::ProcessGroupId() const {
-  MutexLock lock(kernel.tasks_mutex);
+  TasksLock lock(kernel);
   return group->pgid;
 }
 
 int Task::SessionId() const {
-  MutexLock lock(kernel.tasks_mutex);
+  TasksLock lock(kernel);
   return group->sid;
 }
 
 bool Task::IsSessionLeader() const {
-  MutexLock lock(kernel.tasks_mutex);
+  TasksLock lock(kernel);
   return group->sid == group->tgid;
 }
 
 bool Task::IsBlockedOrIgnored(int signo) const {
-  MutexLock lock(kernel.tasks_mutex);
-  return blocked.Has(signo) || group->handlers->Of(signo).handler == 1;
+  TasksLock lock(kernel);
+  return blocked.Get().Has(signo) || group->handlers->Of(signo).IsIgnored();
 }
 
 bool Task::InOrphanedGroup() const {
-  MutexLock lock(kernel.tasks_mutex);
+  TasksLock lock(kernel);
   return IsOrphaned(kernel, group->pgid, nullptr);
 }
 
 void Task::SignalGroup(int process_group, int signo) {
-  MutexLock lock(kernel.tasks_mutex);
-  kernel.ForEachInProcessGroup(
-      process_group, [&](ThreadGroup& g) { (void)SendToGroup(g, MakeInfo(signo, SI_KERNEL)); });
+  TasksLock lock(kernel);
+  kernel.ForEachInProcessGroup(process_group, [&](ThreadGroup& g) REQUIRES(tasks) {
+    (void)SendToGroup(g, MakeInfo(signo, SI_KERNEL));
+  });
 }
 
 void Task::SignalSelf(int signo) {
-  MutexLock lock(kernel.tasks_mutex);
+  TasksLock lock(kernel);
   (void)SendToTask(*this, MakeInfo(signo, SI_KERNEL));
 }
 

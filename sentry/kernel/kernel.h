@@ -82,10 +82,6 @@ class Kernel {
   uint32_t last_dev_minor = 20;  // of anonymous devices (boot)
   std::atomic<uint64_t> forks{0};
 
-  // Linux's tasklist_lock and siglock in one.
-  Mutex tasks_mutex{LockRank::kKernel};
-
-  // -- tasks_mutex --
   struct PidEntry {
     Task* task = nullptr;          // the thread with this id
     ThreadGroup* group = nullptr;  // the process (alive or zombie) with this id
@@ -95,23 +91,22 @@ class Kernel {
       return task == nullptr && group == nullptr && group_members == 0 && session_members == 0;
     }
   };
-  std::map<int, PidEntry> pids;
-  int last_pid = 0;
-  Ref<ThreadGroup> init;
-  size_t task_count = 0;
-  Usage ended;  // of all threads that are gone
-  std::string hostname, domainname = "(none)";
+  std::map<int, PidEntry> pids GUARDED_BY(tasks);
+  int last_pid GUARDED_BY(tasks) = 0;
+  Ref<ThreadGroup> init GUARDED_BY(tasks);
+  size_t task_count GUARDED_BY(tasks) = 0;
+  Usage ended GUARDED_BY(tasks);  // of all threads that are gone
+  std::string hostname GUARDED_BY(tasks), domainname GUARDED_BY(tasks) = "(none)";
 
-  Task* FindTask(int tid) REQUIRES(tasks_mutex);
-  ThreadGroup* FindGroup(int tgid) REQUIRES(tasks_mutex);
-  Result<int> AllocatePid() REQUIRES(tasks_mutex);  // EAGAIN
-  void DropPidIfEmpty(int pid) REQUIRES(tasks_mutex);
-  void JoinProcessGroup(ThreadGroup& group, int pgid) REQUIRES(tasks_mutex);
-  void JoinSession(ThreadGroup& group, int sid) REQUIRES(tasks_mutex);
-  void LeaveProcessGroup(ThreadGroup& group) REQUIRES(tasks_mutex);
+  Task* FindTask(int tid) REQUIRES(tasks);
+  ThreadGroup* FindGroup(int tgid) REQUIRES(tasks);
+  Result<int> AllocatePid() REQUIRES(tasks);  // EAGAIN
+  void DropPidIfEmpty(int pid) REQUIRES(tasks);
+  void JoinProcessGroup(ThreadGroup& group, int pgid) REQUIRES(tasks);
+  void JoinSession(ThreadGroup& group, int sid) REQUIRES(tasks);
+  void LeaveProcessGroup(ThreadGroup& group) REQUIRES(tasks);
   // Calls fn(ThreadGroup&) for each member of a process group.
-  void ForEachInProcessGroup(int pgid, const std::function<void(ThreadGroup&)>& fn)
-      REQUIRES(tasks_mutex);
+  void ForEachInProcessGroup(int pgid, const std::function<void(ThreadGroup&)>& fn) REQUIRES(tasks);
 
   // The exit status of init, once it is gone: what `skep do` returns.
   std::atomic<bool> init_exited{false};
@@ -130,6 +125,15 @@ class Kernel {
   // guest runs.
   std::atomic<bool> freezing{false};
   sched::WaitQueue freeze_queue;
+
+ private:
+  friend class TasksLock;
+  TasksMutex tasks_mutex_;
 };
+
+inline TasksLock::TasksLock(const Kernel& kernel) : mutex_(kernel.tasks_mutex_) {
+  mutex_.mutex_.Lock();
+}
+inline TasksLock::~TasksLock() { mutex_.mutex_.Unlock(); }
 
 }  // namespace skep::kernel

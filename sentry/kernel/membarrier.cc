@@ -25,10 +25,11 @@ void Barrier(Task& caller, const mm::MemoryManager* mm) {
   std::vector<Running> running;
   kernel.barriers_wanted.fetch_add(1, std::memory_order_seq_cst);
   {
-    MutexLock lock(kernel.tasks_mutex);
+    TasksLock lock(kernel);
     for (auto& [pid, entry] : kernel.pids) {
       Task* task = entry.task;
-      if (task == nullptr || task == &caller || (mm != nullptr && task->mm.get() != mm)) continue;
+      if (task == nullptr || task == &caller || (mm != nullptr && task->mm.Get().get() != mm))
+        continue;
       if (!task->in_guest.load(std::memory_order_seq_cst) || !task->fiber) continue;
       running.push_back({Ref<Task>(task), task->guest_runs.load(std::memory_order_relaxed)});
     }
@@ -62,7 +63,7 @@ Result<int> Membarrier(Task& task, int command, uint32_t flags) {
       return 0;
     case MEMBARRIER_CMD_PRIVATE_EXPEDITED:
       if ((registered.load() & MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED) == 0) return Fail(EPERM);
-      Barrier(task, task.mm.get());
+      Barrier(task, task.mm.Mine().get());
       return 0;
     default:
       return Fail(EINVAL);

@@ -79,7 +79,7 @@ void OomKiller::Serve() {
 
 void OomKiller::Pause() {
   paused_.store(true, std::memory_order_seq_cst);
-  MutexLock lock(kernel_.tasks_mutex);
+  TasksLock lock(kernel_);
   for (const auto& [pid, entry] : kernel_.pids) {
     if (entry.task != nullptr && entry.task->fiber) entry.task->fiber->StopGuest();
   }
@@ -97,14 +97,14 @@ void OomKiller::WaitWhilePaused() {
 
 std::vector<OomKiller::Candidate> OomKiller::Candidates() {
   std::vector<Candidate> candidates;
-  MutexLock lock(kernel_.tasks_mutex);
+  TasksLock lock(kernel_);
   for (const auto& [pid, entry] : kernel_.pids) {
     ThreadGroup* const group = entry.group;
     if (group == nullptr || group->zombie) continue;
     Candidate candidate = {Ref<ThreadGroup>(group), {}, group->oom_score_adj, group->exiting};
     int64_t kernel_bytes = 0;
     for (Task* task : group->threads) {
-      if (!candidate.mm) candidate.mm = task->mm;
+      if (!candidate.mm) candidate.mm = task->mm.Get();
       if (task->fiber) kernel_bytes += sched::HeapBytesOf(*task->fiber);
     }
     candidate.bytes = static_cast<uint64_t>(std::max<int64_t>(kernel_bytes, 0));
@@ -151,7 +151,7 @@ bool OomKiller::KillOne() {
     kills_.fetch_add(1);
   }
   {
-    MutexLock lock(kernel_.tasks_mutex);
+    TasksLock lock(kernel_);
     for (const Candidate& c : candidates) {
       if (c.mm == worst->mm) StartGroupExit(*c.group, SIGKILL);
     }
@@ -169,7 +169,7 @@ void OomKiller::AwaitEnd(const ThreadGroup& victim) {
   const uint64_t start = clock.MonotonicNs();
   for (uint64_t now = start; now < start + kVictimTimeNs; now = clock.MonotonicNs()) {
     {
-      MutexLock lock(kernel_.tasks_mutex);
+      TasksLock lock(kernel_);
       if (victim.threads.empty()) return;
     }
     (void)sched::Suspend(now + kStepNs, sched::Sleep::kUninterruptible);

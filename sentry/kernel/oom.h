@@ -7,7 +7,7 @@
 // pages come back when it is gone. Its stub is killed first, so that it takes no more. A fiber of
 // its own does all that, one victim at a time.
 //
-// Locks: takes tasks_mutex and mmap locks; fibers that ask for memory may hold SleepLocks before
+// Locks: takes `tasks` and mmap locks; fibers that ask for memory may hold SleepLocks before
 // kMmap.
 #pragma once
 

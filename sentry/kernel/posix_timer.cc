@@ -24,7 +24,7 @@ uint64_t Expirations(uint64_t now, uint64_t deadline, uint64_t interval) {
   return 1 + (now - deadline) / interval;
 }
 
-void FireLocked(PosixTimer& timer, uint64_t now) REQUIRES(timer.group->kernel.tasks_mutex) {
+void FireLocked(PosixTimer& timer, uint64_t now) REQUIRES(tasks) {
   Kernel& kernel = timer.group->kernel;
   const uint64_t count = Expirations(now, timer.deadline_ns, timer.interval_ns);
   if (timer.interval_ns != 0) {
@@ -43,13 +43,12 @@ void FireLocked(PosixTimer& timer, uint64_t now) REQUIRES(timer.group->kernel.ta
   info.si_timerid = timer.id;
   info.si_value = timer.value;
   if (timer.notify == SIGEV_THREAD_ID) {
-    kernel.tasks_mutex.AssertHeld();
     Task* thread = kernel.FindTask(timer.thread);
     if (thread == nullptr || thread->group.get() != timer.group) return;
     timer.queued = true;
     if (thread->pending.Add(info, ~size_t{0}, Ref<PosixTimer>(&timer)) ==
         PendingSignals::Added::kQueued) {
-      if (!thread->blocked.Has(timer.signo) || thread->sigwait_set.Has(timer.signo))
+      if (!thread->blocked.Get().Has(timer.signo) || thread->sigwait_set.Has(timer.signo))
         MakeLook(*thread);
     } else {
       timer.queued = false;
@@ -61,18 +60,18 @@ void FireLocked(PosixTimer& timer, uint64_t now) REQUIRES(timer.group->kernel.ta
   if (!timer.group->pending.set().Has(timer.signo)) timer.queued = false;  // ignored
 }
 
-Ref<PosixTimer> Find(Task& task, int id) REQUIRES(task.kernel.tasks_mutex) {
+Ref<PosixTimer> Find(Task& task, int id) REQUIRES(tasks) {
   auto& timers = task.group->posix_timers;
   if (id < 0 || static_cast<size_t>(id) >= timers.size()) return {};
   return timers[static_cast<size_t>(id)];
 }
 
-uint64_t NowFor(Kernel& kernel, const PosixTimer& timer) REQUIRES(kernel.tasks_mutex) {
+uint64_t NowFor(Kernel& kernel, const PosixTimer& timer) REQUIRES(tasks) {
   if (!timer.cpu_clock) return kernel.scheduler.clock().MonotonicNs();
   return CpuTimeFor(timer, timer.cpu_clock->thread ? Usage{} : UsageOf(*timer.group));
 }
 
-TimerSpec CurrentLocked(Kernel& kernel, const PosixTimer& timer) REQUIRES(kernel.tasks_mutex) {
+TimerSpec CurrentLocked(Kernel& kernel, const PosixTimer& timer) REQUIRES(tasks) {
   TimerSpec spec{timer.interval_ns, 0};
   if (timer.deadline_ns != 0) {
     const uint64_t now = NowFor(kernel, timer);
@@ -99,9 +98,9 @@ Result<CpuClock> OwnCpuClock(Task& task, clockid_t id) {
   const std::optional<CpuClock> found = CpuClockOf(id);
   if (!found) return Fail(EINVAL);
   CpuClock clock = *found;
-  MutexLock lock(task.kernel.tasks_mutex);
+  TasksLock lock(task.kernel);
   if (clock.id == 0) {
-    clock.id = clock.thread ? task.tid : task.group->tgid;
+    clock.id = clock.thread ? task.tid.load() : task.group->tgid;
     return clock;
   }
   const Task* target = task.kernel.FindTask(clock.id);
@@ -135,7 +134,6 @@ Result<uint64_t> ClockNow(Task& task, clockid_t clock) {
 }
 
 uint64_t CpuTimeFor(const PosixTimer& timer, const Usage& process) {
-  timer.group->kernel.tasks_mutex.AssertHeld();
   Usage usage = process;
   if (timer.cpu_clock->thread) {
     Task* thread = timer.group->kernel.FindTask(timer.cpu_clock->id);
@@ -145,10 +143,7 @@ uint64_t CpuTimeFor(const PosixTimer& timer, const Usage& process) {
   return timer.cpu_clock->user_only ? usage.user_ns : usage.user_ns + usage.system_ns;
 }
 
-void FireCpuTimer(PosixTimer& timer, uint64_t now) {
-  timer.group->kernel.tasks_mutex.AssertHeld();
-  FireLocked(timer, now);
-}
+void FireCpuTimer(PosixTimer& timer, uint64_t now) { FireLocked(timer, now); }
 
 uint64_t ToMonotonic(Kernel& kernel, clockid_t clock, uint64_t ns) {
   if (!IsWallClock(clock)) return ns;
@@ -180,7 +175,7 @@ Result<int> CreatePosixTimer(Task& task, clockid_t clock, const sigevent* event)
     if (kind != SIGEV_NONE && (timer->signo <= 0 || timer->signo > kSignals)) return Fail(EINVAL);
     if (kind == SIGEV_THREAD_ID) {
       timer->thread = event->_sigev_un._tid;
-      MutexLock lock(kernel.tasks_mutex);
+      TasksLock lock(kernel);
       Task* thread = kernel.FindTask(timer->thread);
       if (thread == nullptr || thread->group != task.group) return Fail(EINVAL);
     }
@@ -188,13 +183,12 @@ Result<int> CreatePosixTimer(Task& task, clockid_t clock, const sigevent* event)
   PosixTimer* raw = timer.get();
   if (!timer->cpu_clock) {
     timer->timer = std::make_unique<sched::Timer>(kernel.scheduler, [raw, &kernel] {
-      MutexLock lock(kernel.tasks_mutex);
+      TasksLock lock(kernel);
       if (raw->group == nullptr || raw->deadline_ns == 0) return;
-      raw->group->kernel.tasks_mutex.AssertHeld();
       FireLocked(*raw, kernel.scheduler.clock().MonotonicNs());
     });
   }
-  MutexLock lock(kernel.tasks_mutex);
+  TasksLock lock(kernel);
   auto& timers = task.group->posix_timers;
   auto slot = std::find_if(timers.begin(), timers.end(), [](const auto& t) { return !t; });
   if (slot == timers.end()) {
@@ -210,8 +204,7 @@ Result<int> CreatePosixTimer(Task& task, clockid_t clock, const sigevent* event)
 
 Result<TimerSpec> SetPosixTimer(Task& task, int id, int flags, const TimerSpec& spec) {
   Kernel& kernel = task.kernel;
-  MutexLock lock(kernel.tasks_mutex);
-  task.kernel.tasks_mutex.AssertHeld();
+  TasksLock lock(kernel);
   const Ref<PosixTimer> timer = Find(task, id);
   if (!timer) return Fail(EINVAL);
   const TimerSpec old = CurrentLocked(kernel, *timer);
@@ -237,14 +230,14 @@ Result<TimerSpec> SetPosixTimer(Task& task, int id, int flags, const TimerSpec& 
 }
 
 Result<TimerSpec> GetPosixTimer(Task& task, int id) {
-  MutexLock lock(task.kernel.tasks_mutex);
+  TasksLock lock(task.kernel);
   const Ref<PosixTimer> timer = Find(task, id);
   if (!timer) return Fail(EINVAL);
   return CurrentLocked(task.kernel, *timer);
 }
 
 Result<int> GetPosixTimerOverrun(Task& task, int id) {
-  MutexLock lock(task.kernel.tasks_mutex);
+  TasksLock lock(task.kernel);
   const Ref<PosixTimer> timer = Find(task, id);
   if (!timer) return Fail(EINVAL);
   return timer->overrun_last;
@@ -253,7 +246,7 @@ Result<int> GetPosixTimerOverrun(Task& task, int id) {
 Result<void> DeletePosixTimer(Task& task, int id) {
   Ref<PosixTimer> timer;
   {
-    MutexLock lock(task.kernel.tasks_mutex);
+    TasksLock lock(task.kernel);
     timer = Find(task, id);
     if (!timer) return Fail(EINVAL);
     timer->group = nullptr;
@@ -266,7 +259,7 @@ Result<void> DeletePosixTimer(Task& task, int id) {
 void DeleteAllTimers(ThreadGroup& group) {
   std::vector<Ref<PosixTimer>> timers;
   {
-    MutexLock lock(group.kernel.tasks_mutex);
+    TasksLock lock(group.kernel);
     timers = std::move(group.posix_timers);
     group.posix_timers.clear();
     for (const Ref<PosixTimer>& timer : timers) {
@@ -279,7 +272,11 @@ void DeleteAllTimers(ThreadGroup& group) {
 }
 
 void DeleteIntervalTimers(ThreadGroup& group) {
-  for (ThreadGroup::IntervalTimer& itimer : group.itimers) itimer.timer.reset();
+  std::unique_ptr<sched::Timer> timer;
+  {
+    TasksLock lock(group.kernel);
+    timer = std::move(group.itimers[ITIMER_REAL].timer);
+  }
 }
 
 void TimerSignalTaken(PosixTimer& timer, siginfo_t& info) {
@@ -293,7 +290,7 @@ namespace {
 
 // ITIMER_VIRTUAL, ITIMER_PROF: kernel/cpu_timer.h sends their signals.
 Result<TimerSpec> SetCpuInterval(ThreadGroup& group, int which, const TimerSpec* spec) {
-  MutexLock lock(group.kernel.tasks_mutex);
+  TasksLock lock(group.kernel);
   ThreadGroup::IntervalTimer& itimer = group.itimers[static_cast<size_t>(which)];
   const Usage used = UsageOf(group);
   const uint64_t now = which == ITIMER_VIRTUAL ? used.user_ns : used.user_ns + used.system_ns;
@@ -311,47 +308,54 @@ Result<TimerSpec> SetCpuInterval(ThreadGroup& group, int which, const TimerSpec*
   return old;
 }
 
+void OnRealTimer(ThreadGroup& group) {
+  Kernel& kernel = group.kernel;
+  TasksLock lock(kernel);
+  ThreadGroup::IntervalTimer& itimer = group.itimers[ITIMER_REAL];
+  if (itimer.deadline_ns == 0 || !itimer.timer) return;
+  if (itimer.interval_ns != 0) {
+    const uint64_t now = kernel.scheduler.clock().MonotonicNs();
+    itimer.deadline_ns +=
+        Expirations(now, itimer.deadline_ns, itimer.interval_ns) * itimer.interval_ns;
+    itimer.timer->Arm(itimer.deadline_ns);
+  } else {
+    itimer.deadline_ns = 0;
+  }
+  (void)SendToGroup(group, MakeInfo(SIGALRM, SI_KERNEL));
+}
+
+Result<TimerSpec> SetRealInterval(ThreadGroup& group, const TimerSpec* spec) {
+  Kernel& kernel = group.kernel;
+  std::unique_ptr<sched::Timer> fresh;  // outlives the lock: another thread may have made one
+  if (spec != nullptr && spec->value_ns != 0) {
+    fresh = std::make_unique<sched::Timer>(kernel.scheduler, [&group] { OnRealTimer(group); });
+  }
+  const uint64_t now = kernel.scheduler.clock().MonotonicNs();
+  TasksLock lock(kernel);
+  ThreadGroup::IntervalTimer& itimer = group.itimers[ITIMER_REAL];
+  TimerSpec old{itimer.interval_ns, 0};
+  if (itimer.deadline_ns != 0) {
+    old.value_ns = itimer.deadline_ns > now ? itimer.deadline_ns - now : 1000;
+  }
+  if (spec == nullptr) return old;
+  if (itimer.timer) itimer.timer->Cancel();
+  itimer.interval_ns = spec->interval_ns;
+  itimer.deadline_ns = 0;
+  if (spec->value_ns == 0) return old;
+  if (__builtin_add_overflow(now, spec->value_ns, &itimer.deadline_ns)) {
+    itimer.deadline_ns = ~uint64_t{0};
+  }
+  if (!itimer.timer) itimer.timer = std::move(fresh);
+  itimer.timer->Arm(itimer.deadline_ns);
+  return old;
+}
+
 }  // namespace
 
 Result<TimerSpec> SetIntervalTimer(Task& task, int which, const TimerSpec* spec) {
   if (which < 0 || which > 2) return Fail(EINVAL);
-  Kernel& kernel = task.kernel;
-  ThreadGroup& group = *task.group;
-  if (which != ITIMER_REAL) return SetCpuInterval(group, which, spec);
-  ThreadGroup::IntervalTimer& itimer = group.itimers[static_cast<size_t>(which)];
-  if (!itimer.timer) {
-    if (spec == nullptr || (spec->value_ns == 0 && spec->interval_ns == 0)) return TimerSpec{};
-    ThreadGroup* raw = &group;
-    ThreadGroup::IntervalTimer* self = &itimer;
-    itimer.timer = std::make_unique<sched::Timer>(kernel.scheduler, [raw, self, &kernel] {
-      MutexLock lock(kernel.tasks_mutex);
-      if (self->deadline_ns == 0) return;
-      if (self->interval_ns != 0) {
-        const uint64_t now = kernel.scheduler.clock().MonotonicNs();
-        self->deadline_ns +=
-            Expirations(now, self->deadline_ns, self->interval_ns) * self->interval_ns;
-        self->timer->Arm(self->deadline_ns);
-      } else {
-        self->deadline_ns = 0;
-      }
-      (void)SendToGroup(*raw, MakeInfo(SIGALRM, SI_KERNEL));
-    });
-  }
-  const uint64_t now = kernel.scheduler.clock().MonotonicNs();
-  MutexLock lock(kernel.tasks_mutex);
-  TimerSpec old{itimer.interval_ns, 0};
-  if (itimer.deadline_ns != 0)
-    old.value_ns = itimer.deadline_ns > now ? itimer.deadline_ns - now : 1000;
-  if (spec == nullptr) return old;
-  itimer.timer->Cancel();
-  itimer.interval_ns = spec->interval_ns;
-  itimer.deadline_ns = 0;
-  if (spec->value_ns != 0) {
-    if (__builtin_add_overflow(now, spec->value_ns, &itimer.deadline_ns))
-      itimer.deadline_ns = ~uint64_t{0};
-    itimer.timer->Arm(itimer.deadline_ns);
-  }
-  return old;
+  if (which == ITIMER_REAL) return SetRealInterval(*task.group, spec);
+  return SetCpuInterval(*task.group, which, spec);
 }
 
 }  // namespace skep::kernel

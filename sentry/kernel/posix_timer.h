@@ -10,6 +10,7 @@
 #include "base/ref.h"
 #include "base/result.h"
 #include "sentry/kernel/cpu_clock.h"
+#include "sentry/kernel/tasks_lock.h"
 #include "sentry/sched/timer.h"
 
 namespace skep::kernel {
@@ -21,21 +22,24 @@ struct Usage;
 
 class PosixTimer final : public RefCounted<PosixTimer> {
  public:
+  // Constant.
   int id = 0;
   clockid_t clock = 0;
   std::optional<CpuClock> cpu_clock;  // with its id; then `timer` is null: kernel/cpu_timer.h
   int notify = 0;                     // SIGEV_*
   int signo = 0;
   sigval value{};
-  int thread = 0;                // SIGEV_THREAD_ID: tid
-  ThreadGroup* group = nullptr;  // owns it; null once deleted (tasks_mutex)
+  int thread = 0;  // SIGEV_THREAD_ID: tid
 
-  // -- tasks_mutex --
-  uint64_t interval_ns = 0;
-  uint64_t deadline_ns = 0;  // monotonic, or of the CPU clock; 0: disarmed
-  bool queued = false;       // its signal is pending: more expirations count as overruns
-  int overrun = 0;           // since the signal was queued
-  int overrun_last = 0;      // of the signal last taken: timer_getoverrun
+  ThreadGroup* group GUARDED_BY(tasks) = nullptr;  // owns it; null once deleted
+  uint64_t interval_ns GUARDED_BY(tasks) = 0;
+  // Monotonic, or of the CPU clock; 0: disarmed.
+  uint64_t deadline_ns GUARDED_BY(tasks) = 0;
+  // Its signal is pending: more expirations count as overruns.
+  bool queued GUARDED_BY(tasks) = false;
+  int overrun GUARDED_BY(tasks) = 0;       // since the signal was queued
+  int overrun_last GUARDED_BY(tasks) = 0;  // of the signal last taken: timer_getoverrun
+  // Set before the timer is published; reset once it is deleted.
   std::unique_ptr<sched::Timer> timer;
 };
 
@@ -49,17 +53,17 @@ Result<TimerSpec> SetPosixTimer(Task& task, int id, int flags, const TimerSpec& 
 Result<TimerSpec> GetPosixTimer(Task& task, int id);
 Result<int> GetPosixTimerOverrun(Task& task, int id);
 Result<void> DeletePosixTimer(Task& task, int id);
-// exec and exit: all timers of the group go; at exit its interval timers, too. Not under
-// tasks_mutex.
-void DeleteAllTimers(ThreadGroup& group);
-void DeleteIntervalTimers(ThreadGroup& group);
-// The signal of a timer was dequeued: counts overruns and re-arms. Under tasks_mutex.
-void TimerSignalTaken(PosixTimer& timer, siginfo_t& info);
+// exec and exit: all timers of the group go; at exit its interval timers, too. Waits for
+// callbacks in progress.
+void DeleteAllTimers(ThreadGroup& group) EXCLUDES(tasks);
+void DeleteIntervalTimers(ThreadGroup& group) EXCLUDES(tasks);
+// The signal of a timer was dequeued: counts overruns and re-arms.
+void TimerSignalTaken(PosixTimer& timer, siginfo_t& info) REQUIRES(tasks);
 
-// Of a timer with a cpu_clock, under tasks_mutex: the clock's time (`process`: what the process has
+// Of a timer with a cpu_clock: the clock's time (`process`: what the process has
 // used), and its expiry.
-uint64_t CpuTimeFor(const PosixTimer& timer, const Usage& process);
-void FireCpuTimer(PosixTimer& timer, uint64_t now);
+uint64_t CpuTimeFor(const PosixTimer& timer, const Usage& process) REQUIRES(tasks);
+void FireCpuTimer(PosixTimer& timer, uint64_t now) REQUIRES(tasks);
 
 // ITIMER_REAL, ITIMER_VIRTUAL, ITIMER_PROF.
 Result<TimerSpec> SetIntervalTimer(Task& task, int which, const TimerSpec* spec);  // the old value

@@ -18,7 +18,6 @@ namespace skep::kernel {
 namespace {
 
 constexpr uint64_t kSyscallInstruction = 2;  // bytes of `syscall`
-constexpr uint64_t kSigIgn = 1;
 // Linux: enum x86_pf_error_code.
 constexpr uint32_t kErrorPresent = 1, kErrorWrite = 2, kErrorFetch = 16;
 constexpr uint32_t kPageFaultVector = 14;
@@ -65,7 +64,7 @@ platform::Registers* Task::LoadRegisters(platform::LoadXsave xsave) {
     loaded = c.Load(xsave).has_value();
   }
   if (loaded) return &c.registers();
-  MutexLock lock(kernel.tasks_mutex);
+  TasksLock lock(kernel);
   StartGroupExit(*group, SIGKILL);
   return nullptr;
 }
@@ -100,7 +99,7 @@ void Task::Main() {
         if (!HandleLook()) break;
       }
       if (!RunToStop()) {
-        MutexLock lock(kernel.tasks_mutex);
+        TasksLock lock(kernel);
         StartGroupExit(*group, SIGKILL);
         break;
       }
@@ -155,7 +154,7 @@ void Task::HandleFault(const platform::FaultStop& fault) {
     const mm::FaultResult result = mm->HandleFault(fault.address, access, MemoryLimits());
     if (result.outcome == mm::FaultOutcome::kRetry) return;
     if (result.outcome == mm::FaultOutcome::kKilled) {
-      MutexLock lock(kernel.tasks_mutex);
+      TasksLock lock(kernel);
       StartGroupExit(*group, SIGKILL);
       return;
     }
@@ -164,7 +163,7 @@ void Task::HandleFault(const platform::FaultStop& fault) {
   } else {
     info = MakeFaultInfo(fault.signo, fault.code, fault.address);
   }
-  MutexLock lock(kernel.tasks_mutex);
+  TasksLock lock(kernel);
   ForceSignal(*this, info);
 }
 
@@ -248,7 +247,7 @@ bool Task::HandleLook() {
     }
     bool stop = false;
     {
-      MutexLock lock(kernel.tasks_mutex);
+      TasksLock lock(kernel);
       if (group->exiting) return false;
       stop = group->stop_signal != 0;
     }
@@ -273,22 +272,22 @@ bool Task::TakeSignal() {
   SignalAction action;
   bool orphaned = false;
   {
-    MutexLock lock(kernel.tasks_mutex);
-    item = pending.Take(~blocked);
-    if (!item) item = group->pending.Take(~blocked);
+    TasksLock lock(kernel);
+    item = pending.Take(~blocked.Get());
+    if (!item) item = group->pending.Take(~blocked.Get());
     if (!item) return true;
     if (item->timer) TimerSignalTaken(*item->timer, item->info);
     SignalAction& stored = group->handlers->Of(item->info.si_signo);
     action = stored;
-    const bool caught = action.handler > kSigIgn;
-    if (caught && (action.flags & SA_RESETHAND) != 0) stored.handler = 0;
+    const bool caught = action.IsCaught();
+    if (caught && (action.flags & SA_RESETHAND) != 0) stored.handler = SignalAction::kDefault;
     if (!caught) orphaned = IsOrphaned(kernel, group->pgid, nullptr);
   }
   took_signal_ = true;
   const int signo = item->info.si_signo;
   if (kernel.strace) kernel.strace->Signal(*this, item->info);
-  if (action.handler == kSigIgn) return true;
-  if (action.handler != 0) return RunHandler(*item, action);
+  if (action.IsIgnored()) return true;
+  if (!action.IsDefault()) return RunHandler(*item, action);
   switch (DefaultActionOf(signo)) {
     case DefaultAction::kIgnore:
     case DefaultAction::kContinue:
@@ -297,7 +296,7 @@ bool Task::TakeSignal() {
       // Linux: tty stops have no effect on an orphaned process group.
       if (signo != SIGSTOP && orphaned) return true;
       {
-        MutexLock lock(kernel.tasks_mutex);
+        TasksLock lock(kernel);
         StartGroupStop(*this, signo);
       }
       SleepStopped(*this);
@@ -307,7 +306,7 @@ bool Task::TakeSignal() {
     case DefaultAction::kCore:
       break;
   }
-  MutexLock lock(kernel.tasks_mutex);
+  TasksLock lock(kernel);
   StartGroupExit(*group, signo);
   return false;
 }
@@ -316,16 +315,16 @@ bool Task::RunHandler(const PendingSignals::Item& item, const SignalAction& acti
   platform::Registers* r = LoadRegisters(platform::LoadXsave::kYes);
   if (r == nullptr) return false;
   ApplyRestart(*r, true, (action.flags & SA_RESTART) != 0);
-  const SignalSet to_restore = restore_mask ? mask_to_restore : blocked;
+  const SignalSet to_restore = restore_mask ? mask_to_restore : blocked.Mine();
   restore_mask = false;
   const int signo = item.info.si_signo;
   if (!PushSignalFrame(*this, *r, item.info, action, to_restore)) {
-    MutexLock lock(kernel.tasks_mutex);
-    if (signo == SIGSEGV) group->handlers->Of(SIGSEGV).handler = 0;
+    TasksLock lock(kernel);
+    if (signo == SIGSEGV) group->handlers->Of(SIGSEGV).handler = SignalAction::kDefault;
     ForceSignal(*this, MakeInfo(SIGSEGV, SI_KERNEL));
     return true;
   }
-  SignalSet now = blocked | SignalSet(action.mask);
+  SignalSet now = blocked.Mine() | SignalSet(action.mask);
   if ((action.flags & SA_NODEFER) == 0) now.Add(signo);
   SetBlocked(*this, now);
   return true;

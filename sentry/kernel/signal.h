@@ -55,10 +55,15 @@ DefaultAction DefaultActionOf(int signo);
 
 // struct kernel_sigaction of x86-64.
 struct SignalAction {
-  uint64_t handler = 0;  // 0 SIG_DFL, 1 SIG_IGN
-  uint64_t flags = 0;    // SA_*
+  static constexpr uint64_t kDefault = 0, kIgnore = 1;  // SIG_DFL, SIG_IGN
+  uint64_t handler = kDefault;
+  uint64_t flags = 0;  // SA_*
   uint64_t restorer = 0;
   uint64_t mask = 0;
+
+  bool IsDefault() const { return handler == kDefault; }
+  bool IsIgnored() const { return handler == kIgnore; }
+  bool IsCaught() const { return handler > kIgnore; }
 };
 inline constexpr uint64_t kSaRestorer = 0x04000000;
 

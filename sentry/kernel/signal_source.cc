@@ -8,7 +8,7 @@ namespace skep::kernel {
 
 uint64_t KernelSignalSource::PendingOfCurrent(uint64_t mask) {
   Task& task = CurrentTask();
-  MutexLock lock(task.kernel.tasks_mutex);
+  TasksLock lock(task.kernel);
   return (task.pending.set() | task.group->pending.set()).bits() & mask;
 }
 
@@ -16,7 +16,7 @@ bool KernelSignalSource::DequeueForCurrent(uint64_t mask, signalfd_siginfo& out)
   Task& task = CurrentTask();
   std::optional<PendingSignals::Item> item;
   {
-    MutexLock lock(task.kernel.tasks_mutex);
+    TasksLock lock(task.kernel);
     item = task.pending.Take(SignalSet(mask));
     if (!item) item = task.group->pending.Take(SignalSet(mask));
     if (!item) return false;

@@ -9,31 +9,29 @@
 namespace skep::kernel {
 namespace {
 
-constexpr uint64_t kSigIgn = 1;
-
 // Linux: sig_task_ignored + the unkillable init of a pid namespace.
-bool IsIgnored(const Task& task, int signo, bool forced) {
+bool IsIgnored(const Task& task, int signo, bool forced) REQUIRES(tasks) {
   const ThreadGroup& group = *task.group;
   const SignalAction& action = group.handlers->Of(signo);
   // Blocked signals are never ignored: the disposition may have changed when they are taken.
-  if (task.blocked.Has(signo) || task.sigwait_set.Has(signo)) return false;
+  if (task.blocked.Get().Has(signo) || task.sigwait_set.Has(signo)) return false;
   const bool spared = task.kernel.config.init_is_spared && &group == task.kernel.init.get();
-  if (!forced && spared && action.handler == 0) return true;
-  if (action.handler == kSigIgn) return true;
-  if (action.handler != 0) return false;
+  if (!forced && spared && action.IsDefault()) return true;
+  if (action.IsIgnored()) return true;
+  if (!action.IsDefault()) return false;
   const DefaultAction d = DefaultActionOf(signo);
   return d == DefaultAction::kIgnore || d == DefaultAction::kContinue;
 }
 
-bool Wants(const Task& task, int signo) {
+bool Wants(const Task& task, int signo) REQUIRES(tasks) {
   if (task.exited) return false;
   if (task.stopped && signo != SIGKILL) return false;  // it waits for SIGCONT
   if (task.sigwait_set.Has(signo)) return true;
-  return !task.blocked.Has(signo);
+  return !task.blocked.Get().Has(signo);
 }
 
 // Linux: prepare_signal: what stop signals and SIGCONT do at once, whatever the disposition.
-void PrepareSignal(ThreadGroup& group, int signo) {
+void PrepareSignal(ThreadGroup& group, int signo) REQUIRES(tasks) {
   if (kStopSignals.Has(signo)) {
     group.pending.Discard(SignalSet::Of(SIGCONT));
     for (Task* t : group.threads) t->pending.Discard(SignalSet::Of(SIGCONT));
@@ -57,10 +55,11 @@ void PrepareSignal(ThreadGroup& group, int signo) {
 
 // The default action of `signo` ends the process without a core and nothing catches it
 // (Linux: complete_signal's sig_fatal): the group exits at once.
-bool IsFatalNow(const Task& task, int signo) {
+bool IsFatalNow(const Task& task, int signo) REQUIRES(tasks) {
   const SignalAction& action = task.group->handlers->Of(signo);
   if (signo == SIGKILL) return true;
-  if (action.handler != 0 || task.blocked.Has(signo) || task.sigwait_set.Has(signo)) return false;
+  if (!action.IsDefault() || task.blocked.Get().Has(signo) || task.sigwait_set.Has(signo))
+    return false;
   return DefaultActionOf(signo) == DefaultAction::kTerminate;
 }
 
@@ -68,7 +67,7 @@ size_t QueueLimit(const ThreadGroup& group) {
   return static_cast<size_t>(std::min<uint64_t>(group.limits.Soft(RLIMIT_SIGPENDING), 1 << 20));
 }
 
-void Complete(ThreadGroup& group, Task* chosen, int signo) {
+void Complete(ThreadGroup& group, Task* chosen, int signo) REQUIRES(tasks) {
   if (chosen == nullptr) return;
   if (IsFatalNow(*chosen, signo)) {
     StartGroupExit(group, signo);
@@ -86,7 +85,7 @@ void MakeLook(Task& task) {
 
 bool HasDeliverable(const Task& task) {
   const SignalSet pending = task.pending.set() | task.group->pending.set();
-  return !(pending & ~task.blocked).empty() || task.group->exiting ||
+  return !(pending & ~task.blocked.Get()).empty() || task.group->exiting ||
          (task.group->stop_signal != 0 && !task.stopped);
 }
 
@@ -106,7 +105,7 @@ Result<void> SendToTask(Task& task, const siginfo_t& info) {
 namespace {
 
 Result<void> SendToGroupAs(ThreadGroup& group, const siginfo_t& info, Ref<PosixTimer> timer,
-                           bool from_operator) {
+                           bool from_operator) REQUIRES(tasks) {
   const int signo = info.si_signo;
   if (group.exiting || group.zombie || group.threads.empty()) return {};
   PrepareSignal(group, signo);
@@ -147,9 +146,9 @@ void ForceSignal(Task& task, siginfo_t info) {
   const int signo = info.si_signo;
   SignalAction& action = group.handlers->Of(signo);
   // Linux: force_sig_info_to_task: a blocked or ignored fault takes the default action.
-  if (task.blocked.Has(signo) || action.handler == kSigIgn) {
-    action.handler = 0;
-    task.blocked.Remove(signo);
+  if (task.blocked.Get().Has(signo) || action.IsIgnored()) {
+    action.handler = SignalAction::kDefault;
+    task.blocked.Set(task.blocked.Get() & ~SignalSet::Of(signo));
   }
   if (signo == SIGKILL) {
     StartGroupExit(group, SIGKILL);
@@ -195,7 +194,7 @@ void NotifyParentOfStop(ThreadGroup& group, bool continued) {
     return;
   }
   const SignalAction& action = parent->handlers->Of(SIGCHLD);
-  if (action.handler != kSigIgn && (action.flags & SA_NOCLDSTOP) == 0) {
+  if (!action.IsIgnored() && (action.flags & SA_NOCLDSTOP) == 0) {
     siginfo_t info = MakeInfo(SIGCHLD, continued ? CLD_CONTINUED : CLD_STOPPED);
     info.si_pid = group.tgid;
     info.si_uid = group.leader->credentials->uid;
@@ -219,12 +218,13 @@ void SleepStopped(Task& task) {
   ThreadGroup& group = *task.group;
   Kernel& kernel = task.kernel;
   {
-    MutexLock lock(kernel.tasks_mutex);
+    TasksLock lock(kernel);
     if (group.stop_signal == 0 || group.exiting) return;
     task.stopped = true;
     task.state_letter = 'T';
-    const bool all = std::all_of(group.threads.begin(), group.threads.end(),
-                                 [](Task* t) { return t->stopped || t->exited; });
+    const bool all =
+        std::all_of(group.threads.begin(), group.threads.end(),
+                    [](const Task* t) REQUIRES(tasks) { return t->stopped || t->exited; });
     if (all && !group.stopped) {
       group.stopped = true;
       group.stop_unreported = true;
@@ -232,18 +232,17 @@ void SleepStopped(Task& task) {
     }
   }
   sched::WaitUntil(group.stop_queue, sched::kAllEvents, std::nullopt, sched::Sleep::kKillable, [&] {
-    MutexLock lock(kernel.tasks_mutex);
+    TasksLock lock(kernel);
     return group.stop_signal == 0 || group.exiting;
   });
-  MutexLock lock(kernel.tasks_mutex);
+  TasksLock lock(kernel);
   task.stopped = false;
   task.state_letter = 'R';
 }
 
 bool IsOrphaned(Kernel& kernel, int pgid, const ThreadGroup* ignored) {
-  kernel.tasks_mutex.AssertHeld();
   bool orphaned = true;
-  kernel.ForEachInProcessGroup(pgid, [&](ThreadGroup& g) {
+  kernel.ForEachInProcessGroup(pgid, [&](ThreadGroup& g) REQUIRES(tasks) {
     if (&g == ignored || g.zombie) return;
     if (g.parent == nullptr) {
       // The parent is outside: who started the sandbox, and can continue it.
@@ -256,30 +255,29 @@ bool IsOrphaned(Kernel& kernel, int pgid, const ThreadGroup* ignored) {
 }
 
 bool HasStopped(Kernel& kernel, int pgid) {
-  kernel.tasks_mutex.AssertHeld();
   bool stopped = false;
-  kernel.ForEachInProcessGroup(pgid, [&](ThreadGroup& g) { stopped = stopped || g.stopped; });
+  kernel.ForEachInProcessGroup(
+      pgid, [&](ThreadGroup& g) REQUIRES(tasks) { stopped = stopped || g.stopped; });
   return stopped;
 }
 
 void HangUpOrphan(Kernel& kernel, int pgid) {
-  kernel.tasks_mutex.AssertHeld();
-  kernel.ForEachInProcessGroup(pgid, [](ThreadGroup& g) {
+  kernel.ForEachInProcessGroup(pgid, [](ThreadGroup& g) REQUIRES(tasks) {
     (void)SendToGroup(g, MakeInfo(SIGHUP, SI_KERNEL));
     (void)SendToGroup(g, MakeInfo(SIGCONT, SI_KERNEL));
   });
 }
 
 void SetBlocked(Task& task, SignalSet blocked) {
-  MutexLock lock(task.kernel.tasks_mutex);
-  const SignalSet newly = blocked & ~task.blocked & ~kUnblockable;
-  task.blocked = blocked & ~kUnblockable;
+  TasksLock lock(task.kernel);
+  const SignalSet newly = blocked & ~task.blocked.Get() & ~kUnblockable;
+  task.blocked.Set(blocked & ~kUnblockable);
   // Signals of the group that this thread no longer takes go to another (Linux:
   // retarget_shared_pending).
   const SignalSet orphaned = task.group->pending.set() & newly;
   if (!orphaned.empty()) {
     for (Task* t : task.group->threads) {
-      if (t != &task && !(orphaned & ~t->blocked).empty()) MakeLook(*t);
+      if (t != &task && !(orphaned & ~t->blocked.Get()).empty()) MakeLook(*t);
     }
   }
   if (HasDeliverable(task)) MakeLook(task);

@@ -6,39 +6,40 @@
 
 namespace skep::kernel {
 
-// What the sender may not do is checked here; the callers hold kernel.tasks_mutex.
+// What the sender may not do is checked here.
 // Queues `info` for a thread or for a group and wakes whoever should look. EAGAIN: the queue of
 // real-time signals is full (sigqueue only).
-Result<void> SendToTask(Task& task, const siginfo_t& info);
-Result<void> SendToGroup(ThreadGroup& group, const siginfo_t& info, Ref<PosixTimer> timer = {});
+Result<void> SendToTask(Task& task, const siginfo_t& info) REQUIRES(tasks);
+Result<void> SendToGroup(ThreadGroup& group, const siginfo_t& info, Ref<PosixTimer> timer = {})
+    REQUIRES(tasks);
 // As SendToGroup, from outside the sandbox: init is not spared its default action.
-Result<void> SendFromOperator(ThreadGroup& group, int signo);
+Result<void> SendFromOperator(ThreadGroup& group, int signo) REQUIRES(tasks);
 // Of a terminal: as the kernel (SI_KERNEL); init is not spared either.
-Result<void> SendFromTerminal(ThreadGroup& group, int signo);
+Result<void> SendFromTerminal(ThreadGroup& group, int signo) REQUIRES(tasks);
 // A signal that cannot be blocked or ignored away: faults, SIGKILL of the sandbox's operator.
-void ForceSignal(Task& task, siginfo_t info);
+void ForceSignal(Task& task, siginfo_t info) REQUIRES(tasks);
 
 // kill(2) permission (Linux: kill_ok_by_cred, SIGCONT within the session). EPERM.
-Result<void> MayKill(const Task& sender, const ThreadGroup& target, int signo);
+Result<void> MayKill(const Task& sender, const ThreadGroup& target, int signo) REQUIRES(tasks);
 
-// All threads end with this wait status (exit_group, fatal signal). Under tasks_mutex.
-void StartGroupExit(ThreadGroup& group, int wait_status);
+// All threads end with this wait status (exit_group, fatal signal).
+void StartGroupExit(ThreadGroup& group, int wait_status) REQUIRES(tasks);
 // The thread should look at its signals, stop state and exit state before its guest goes on.
 void MakeLook(Task& task);
-// Something that `task` would act on is pending. Under tasks_mutex.
-bool HasDeliverable(const Task& task);
+// Something that `task` would act on is pending.
+bool HasDeliverable(const Task& task) REQUIRES(tasks);
 
-// What a stop, continue or exit tells the parent. Under tasks_mutex.
-void NotifyParentOfStop(ThreadGroup& group, bool continued);
+// What a stop, continue or exit tells the parent.
+void NotifyParentOfStop(ThreadGroup& group, bool continued) REQUIRES(tasks);
 // The calling task takes part in its group's stop: sleeps until continued or killed.
 void SleepStopped(Task& task);
-// A stop signal's default action. Under tasks_mutex.
-void StartGroupStop(Task& by, int signo);
+// A stop signal's default action.
+void StartGroupStop(Task& by, int signo) REQUIRES(tasks);
 
-// Orphaned process groups (Linux: will_become_orphaned_pgrp). Under tasks_mutex.
-bool IsOrphaned(Kernel& kernel, int pgid, const ThreadGroup* ignored);
-bool HasStopped(Kernel& kernel, int pgid);
-void HangUpOrphan(Kernel& kernel, int pgid);
+// Orphaned process groups (Linux: will_become_orphaned_pgrp).
+bool IsOrphaned(Kernel& kernel, int pgid, const ThreadGroup* ignored) REQUIRES(tasks);
+bool HasStopped(Kernel& kernel, int pgid) REQUIRES(tasks);
+void HangUpOrphan(Kernel& kernel, int pgid) REQUIRES(tasks);
 
 // sigprocmask & co: sets the own task's mask.
 void SetBlocked(Task& task, SignalSet blocked);

@@ -2,11 +2,11 @@
 //
 // Who holds whom: the Kernel's tables hold Tasks until they are reaped; Task -> ThreadGroup;
 // ThreadGroup -> process group and session by number; parents point to children by bare pointer and
-// children to parents likewise, both under Kernel::tasks_mutex.
+// children to parents likewise, both under `tasks`.
 //
-// Locks: everything marked "tasks_mutex" is guarded by Kernel::tasks_mutex (Linux's tasklist_lock
-// and siglock in one: sections are short and two workers rarely meet there). "Fiber": only the
-// task's own fiber touches it. Others name their lock.
+// Locks: GUARDED_BY(tasks) (kernel/tasks_lock.h; sections are short and two workers rarely meet
+// there). OwnFiberWrites: the task's own fiber writes it under `tasks` and reads it without.
+// "Fiber": only the task's own fiber touches it. "Constant": set before the object is published.
 #pragma once
 
 #include <sys/resource.h>
@@ -22,7 +22,9 @@
 #include "platform/platform.h"
 #include "sentry/arena/host_table.h"
 #include "sentry/auth/credentials.h"
+#include "sentry/kernel/limits.h"
 #include "sentry/kernel/signal.h"
+#include "sentry/kernel/tasks_lock.h"
 #include "sentry/mm/memory_manager.h"
 #include "sentry/sched/fiber.h"
 #include "sentry/sched/timer.h"
@@ -40,8 +42,8 @@ class PosixTimer;
 
 // Dispositions; shared by the threads of a group and by CLONE_SIGHAND (Linux: sighand_struct).
 struct SignalHandlers : RefCounted<SignalHandlers> {
-  std::array<SignalAction, kSignals> actions;  // tasks_mutex
-  SignalAction& Of(int signo) { return actions[static_cast<size_t>(signo - 1)]; }
+  std::array<SignalAction, kSignals> actions GUARDED_BY(tasks);
+  SignalAction& Of(int signo) REQUIRES(tasks) { return actions[static_cast<size_t>(signo - 1)]; }
 };
 
 struct Usage {  // ns
@@ -51,74 +53,74 @@ struct Usage {  // ns
   void Add(const Usage& o);
 };
 
-struct Limits {
-  std::array<rlimit, RLIM_NLIMITS> values;
-  uint64_t Soft(int resource) const { return values[static_cast<size_t>(resource)].rlim_cur; }
-  static Limits Default();
-};
-
 class ThreadGroup final : public RefCounted<ThreadGroup> {
  public:
   explicit ThreadGroup(Kernel& kernel_in) : kernel(kernel_in) {}
   ~ThreadGroup();
 
   Kernel& kernel;
+  // Constant.
   int tgid = 0;
+  uint64_t start_ns = 0;  // monotonic
 
-  // -- tasks_mutex --
-  Ref<Task> leader;            // also while a zombie; cut when reaped (it holds this group)
-  std::vector<Task*> threads;  // alive (not yet past ExitTask)
-  size_t live = 0;             // of those, the ones that have not begun to exit (Linux: live)
-  int pgid = 0, sid = 0;
-  ThreadGroup* parent = nullptr;         // null: the sandbox's init
-  Task* parent_thread = nullptr;         // who forked it, for PDEATHSIG and __WNOTHREAD; null: gone
-  std::list<Ref<ThreadGroup>> children;  // alive and zombies
-  int exit_signal = SIGCHLD;             // to the parent; 0: none
-  bool is_subreaper = false;
-  bool has_exec = false;  // execve since fork: setpgid by the parent answers EACCES
+  Ref<Task> leader GUARDED_BY(tasks);            // also while a zombie; cut when reaped
+  std::vector<Task*> threads GUARDED_BY(tasks);  // alive (not yet past ExitTask)
+  // Of those, the ones that have not begun to exit (Linux: live).
+  size_t live GUARDED_BY(tasks) = 0;
+  int pgid GUARDED_BY(tasks) = 0, sid GUARDED_BY(tasks) = 0;
+  ThreadGroup* parent GUARDED_BY(tasks) = nullptr;  // null: the sandbox's init
+  // The thread that forked it, for PDEATHSIG and __WNOTHREAD; null: gone.
+  Task* parent_thread GUARDED_BY(tasks) = nullptr;
+  std::list<Ref<ThreadGroup>> children GUARDED_BY(tasks);  // alive and zombies
+  int exit_signal GUARDED_BY(tasks) = SIGCHLD;             // to the parent; 0: none
+  bool is_subreaper GUARDED_BY(tasks) = false;
+  // execve since fork: setpgid by the parent answers EACCES.
+  bool has_exec GUARDED_BY(tasks) = false;
 
-  bool exiting = false;     // exit_group or a fatal signal
-  int exit_status = 0;      // wait status, once exiting or the last thread is gone
-  Task* exec_by = nullptr;  // this thread's execve is ending the others
-  int hang_up = 0;  // a session's leader that ends: the foreground group of its terminal, or 0
-  std::atomic<bool> zombie{
-      false};  // written under tasks_mutex: all threads are gone; waits for its parent
-  bool reaped = false;
+  bool exiting GUARDED_BY(tasks) = false;  // exit_group or a fatal signal
+  // The wait status, once exiting or the last thread is gone.
+  int exit_status GUARDED_BY(tasks) = 0;
+  Task* exec_by GUARDED_BY(tasks) = nullptr;  // this thread's execve is ending the others
+  // A session's leader that ends: the foreground group of its terminal, or 0.
+  int hang_up GUARDED_BY(tasks) = 0;
+  // All threads are gone; waits for its parent. Written under `tasks`.
+  std::atomic<bool> zombie{false};
+  bool reaped GUARDED_BY(tasks) = false;
 
   // Group stop (Linux: signal_struct's group_stop_count, SIGNAL_STOP_*).
-  int stop_signal = 0;                                        // 0: not stopping
-  bool stopped = false;                                       // all threads have stopped
-  bool stop_unreported = false, continue_unreported = false;  // for wait4
-  sched::WaitQueue stop_queue;                                // stopped threads sleep here
-  sched::WaitQueue child_queue;  // wait4 sleeps here: a child changed state
-  sched::WaitQueue exec_queue;   // execve waits for the other threads
+  int stop_signal GUARDED_BY(tasks) = 0;               // 0: not stopping
+  bool stopped GUARDED_BY(tasks) = false;              // all threads have stopped
+  bool stop_unreported GUARDED_BY(tasks) = false;      // for wait4
+  bool continue_unreported GUARDED_BY(tasks) = false;  // for wait4
+  sched::WaitQueue stop_queue;                         // stopped threads sleep here
+  sched::WaitQueue child_queue;                        // wait4 sleeps here: a child changed state
+  sched::WaitQueue exec_queue;                         // execve waits for the other threads
 
-  Ref<SignalHandlers> handlers;
-  PendingSignals pending;  // of the group
-  Limits limits;
-  Usage dead_threads;
-  Usage children_usage;   // of those that were waited for
-  uint64_t start_ns = 0;  // monotonic
+  Ref<SignalHandlers> handlers GUARDED_BY(tasks);
+  PendingSignals pending GUARDED_BY(tasks);  // of the group
+  ProcessLimits limits;
+  Usage dead_threads GUARDED_BY(tasks);
+  Usage children_usage GUARDED_BY(tasks);  // of those that were waited for
 
   // ITIMER_REAL; POSIX timers by id.
   struct IntervalTimer {
     std::unique_ptr<sched::Timer> timer;        // of ITIMER_REAL only
     uint64_t interval_ns = 0, deadline_ns = 0;  // of VIRTUAL and PROF: CPU time
   };
-  std::array<IntervalTimer, 3> itimers;
-  std::vector<Ref<PosixTimer>> posix_timers;  // index: timer id; null: free
+  std::array<IntervalTimer, 3> itimers GUARDED_BY(tasks);
+  std::vector<Ref<PosixTimer>> posix_timers GUARDED_BY(tasks);  // index: timer id; null: free
 
-  // What waits for CPU time to pass (kernel/cpu_timer.h).
-  std::unique_ptr<sched::Timer> cpu_timer;
-  uint64_t cpu_seen_ns = 0;  // when cpu_timer last fired
+  // Waits for CPU time to pass (kernel/cpu_timer.h).
+  std::unique_ptr<sched::Timer> cpu_timer GUARDED_BY(tasks);
+  uint64_t cpu_seen_ns GUARDED_BY(tasks) = 0;  // when cpu_timer last fired
   // There is something to watch for and cpu_timer is not armed: nothing ran. A thread that lets its
   // guest run arms it.
   std::atomic<bool> cpu_watch_wanted{false};
 
   sched::WaitQueue exit_watch;  // pidfds: it has become a zombie
 
-  int dumpable = 1;
-  int oom_score_adj = 0;
+  int dumpable GUARDED_BY(tasks) = 1;
+  int oom_score_adj GUARDED_BY(tasks) = 0;
 };
 
 // What restart_syscall(2) goes on with.
@@ -137,15 +139,21 @@ class Task final : public vfs::Caller, public RefCounted<Task> {
   ~Task();
 
   Kernel& kernel;
-  int tid = 0;  // tasks_mutex (execve by another thread changes it)
+  // Its own execve changes it, under `tasks`, when another thread led the process.
+  std::atomic<int> tid{0};
   Ref<ThreadGroup> group;
   Ref<sched::Fiber> fiber;
 
+  OwnFiberWrites<Ref<mm::MemoryManager>> mm;
+  OwnFiberWrites<Ref<vfs::FsContext>> fs;
+  OwnFiberWrites<vfs::FdTableHold> files;
+  OwnFiberWrites<SignalSet> blocked;
+  OwnFiberWrites<auth::CredentialsRef> credentials;  // published whole
+  OwnFiberWrites<Ref<vfs::File>> executable;         // /proc/<pid>/exe
+  OwnFiberWrites<int> parent_death_signal;
+
   // -- fiber --
-  Ref<mm::MemoryManager> mm;
   arena::HostContext context_ref;
-  Ref<vfs::FsContext> fs;
-  vfs::FdTableHold files;
   platform::Registers saved_registers{};  // what a new context starts with (start, execve, restore)
   std::vector<std::byte> saved_xsave;
   uint64_t clear_child_tid = 0;
@@ -155,27 +163,25 @@ class Task final : public vfs::Caller, public RefCounted<Task> {
   // registers().rax is the call's number until the result is set. Written by the own fiber only.
   std::atomic<bool> in_syscall{false};
   uint64_t syscall_number = 0;
-  int parent_death_signal = 0;
-  uint32_t personality = 0;
-  uint64_t timer_slack_ns = 50000;
   bool no_thp = false;
   stack_t alt_stack{};        // ss_flags as sigaltstack tells it back, without SS_ONSTACK
   SignalSet mask_to_restore;  // sigsuspend, pselect...: back to this after the handler
   bool restore_mask = false;
-  Ref<vfs::File> executable;  // /proc/<pid>/exe  (tasks_mutex for others)
-  int nice = 0;
-  uint64_t cpu_mask = ~uint64_t{0};
 
-  // -- tasks_mutex --
-  SignalSet blocked;  // written by the own fiber only
-  PendingSignals pending;
-  std::array<char, 16> comm{};
-  bool stopped = false;  // sleeps in a group stop
-  bool exited = false;
-  auth::CredentialsRef credentials;  // published whole
-  std::vector<uint64_t> auxv;        // /proc/<pid>/auxv
-  Usage usage;                       // as of the last SettleUsage (kernel/cpu_time.h)
-  uint64_t settled_kernel_ticks = 0, settled_guest_ticks = 0;  // what `usage` has of fiber->costs()
+  std::atomic<uint32_t> personality{0};
+  std::atomic<uint64_t> timer_slack_ns{50000};
+  int nice GUARDED_BY(tasks) = 0;
+  uint64_t cpu_mask GUARDED_BY(tasks) = ~uint64_t{0};
+  PendingSignals pending GUARDED_BY(tasks);
+  // sigtimedwait waits for these although they are blocked.
+  SignalSet sigwait_set GUARDED_BY(tasks);
+  std::array<char, 16> comm GUARDED_BY(tasks){};
+  bool stopped GUARDED_BY(tasks) = false;  // sleeps in a group stop
+  bool exited GUARDED_BY(tasks) = false;
+  std::vector<uint64_t> auxv GUARDED_BY(tasks);  // /proc/<pid>/auxv
+  Usage usage GUARDED_BY(tasks);                 // as of the last SettleUsage (kernel/cpu_time.h)
+  // How much of fiber->costs() `usage` has.
+  uint64_t settled_kernel_ticks GUARDED_BY(tasks) = 0, settled_guest_ticks GUARDED_BY(tasks) = 0;
 
   std::atomic<uint64_t> minor_faults{0}, major_faults{0};  // written by the own fiber only
   std::atomic<bool> in_guest{false};                       // the guest may run
@@ -186,12 +192,11 @@ class Task final : public vfs::Caller, public RefCounted<Task> {
   // vfork: the child wakes its parent when it releases the memory.
   std::atomic<bool> vfork_pending{false};
   sched::WaitQueue vfork_queue;
-  SignalSet sigwait_set;          // tasks_mutex: sigtimedwait waits for these although blocked
   std::atomic<bool> look{false};  // a pending signal, stop, exit or freeze may want the run loop
   std::atomic<char> state_letter{'R'};  // for /proc
 
   // -- vfs::Caller --
-  const auth::Credentials& creds() const override { return *credentials; }
+  const auth::Credentials& creds() const override { return *credentials.Mine(); }
   mm::UserMemory& memory() override { return *mm; }
   int ThreadGroupId() const override { return group->tgid; }
   int ProcessGroupId() const override;
@@ -208,7 +213,7 @@ class Task final : public vfs::Caller, public RefCounted<Task> {
   platform::Context& context() const;
   // Registers of the stopped guest, loaded; null if the stub is dead (the task then dies).
   platform::Registers* LoadRegisters(platform::LoadXsave xsave = platform::LoadXsave::kNo);
-  bool IsLeader() const { return group->leader.get() == this; }
+  bool IsLeader() const REQUIRES(tasks) { return group->leader.get() == this; }
 
   // kernel/run_loop.cc: the body of the fiber.
   void Main();

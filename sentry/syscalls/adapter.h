@@ -15,6 +15,8 @@
 
 namespace skep::syscalls {
 
+using kernel::tasks;
+using kernel::TasksLock;
 using mm::UserAddr;
 using mm::UserPtr;
 

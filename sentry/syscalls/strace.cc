@@ -186,7 +186,11 @@ void Strace::Signal(Task& task, const siginfo_t& info) {
 }
 
 void Strace::Exited(Task& task) {
-  const int status = task.group->exit_status;
+  int status = 0;
+  {
+    kernel::TasksLock lock(task.kernel);
+    status = task.group->exit_status;
+  }
   Write((status & 0x7f) == 0
             ? fmt::format("[{:>5}] +++ exited with {} +++", task.tid, status >> 8)
             : fmt::format("[{:>5}] +++ killed by signal {} +++", task.tid, status & 0x7f));

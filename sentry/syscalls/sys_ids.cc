@@ -210,10 +210,10 @@ Result<void> Capget(Task& task, UserPtr<AbiCapHeader> address, UserPtr<AbiCapDat
   if (header.pid < 0) return Fail(EINVAL);
   auth::CredentialsRef creds;
   {
-    MutexLock lock(task.kernel.tasks_mutex);
+    TasksLock lock(task.kernel);
     Task* target = header.pid == 0 ? &task : task.kernel.FindTask(header.pid);
     if (target == nullptr) return Fail(ESRCH);
-    creds = target->credentials;
+    creds = target->credentials.Get();
   }
   if (data.is_null()) return {};
   std::array<AbiCapData, 2> out{};
@@ -257,23 +257,22 @@ Result<void> Prlimit64(Task& task, int32_t pid, uint32_t resource, UserPtr<const
   if (!limit.is_null()) wanted = TRY(task.mm->CopyIn(limit));
   rlimit before{};
   {
-    MutexLock lock(task.kernel.tasks_mutex);
+    TasksLock lock(task.kernel);
     Task* target = pid == 0 ? &task : task.kernel.FindTask(pid);
     if (target == nullptr) return Fail(ESRCH);
-    const Credentials &mine = task.creds(), &theirs = *target->credentials;
+    const Credentials &mine = task.creds(), &theirs = *target->credentials.Get();
     const bool same = mine.uid == theirs.euid && mine.uid == theirs.suid &&
                       mine.uid == theirs.uid && mine.gid == theirs.egid &&
                       mine.gid == theirs.sgid && mine.gid == theirs.gid;
     if (target->group != task.group && !same && !mine.Has(CAP_SYS_RESOURCE)) return Fail(EPERM);
     if (resource >= RLIM_NLIMITS) return Fail(EINVAL);
-    rlimit& value = target->group->limits.values[resource];
-    before = value;
+    before = target->group->limits.Get(static_cast<int>(resource));
     if (!limit.is_null()) {
       if (wanted.rlim_cur > wanted.rlim_max) return Fail(EINVAL);
       if (resource == RLIMIT_NOFILE && wanted.rlim_max > static_cast<rlim_t>(kMaxFds))
         return Fail(EPERM);
-      if (wanted.rlim_max > value.rlim_max && !mine.Has(CAP_SYS_RESOURCE)) return Fail(EPERM);
-      value = wanted;
+      if (wanted.rlim_max > before.rlim_max && !mine.Has(CAP_SYS_RESOURCE)) return Fail(EPERM);
+      target->group->limits.Set(static_cast<int>(resource), wanted);
       if (resource == RLIMIT_CPU) kernel::WatchCpuTime(*target->group);
     }
   }
@@ -294,7 +293,7 @@ Result<void> Getrusage(Task& task, int32_t who, UserPtr<rusage> out) {
   if (who != RUSAGE_SELF && who != RUSAGE_CHILDREN && who != RUSAGE_THREAD) return Fail(EINVAL);
   kernel::Usage usage;
   {
-    MutexLock lock(task.kernel.tasks_mutex);
+    TasksLock lock(task.kernel);
     switch (who) {
       case RUSAGE_CHILDREN:
         usage = task.group->children_usage;

@@ -175,7 +175,7 @@ Result<int64_t> PiFutex(Task& task, const ipc::FutexAt& first, int32_t op, uint3
   ipc::PiFutexTable& table = kernel.pi_futexes;
   const auto tid = static_cast<uint32_t>(task.tid);
   const ipc::PiFutexTable::IsAlive alive = [&kernel](uint32_t owner) {
-    MutexLock lock(kernel.tasks_mutex);
+    TasksLock lock(kernel);
     const Task* found = kernel.FindTask(static_cast<int>(owner));
     return found != nullptr && !found->left_futexes.load();
   };
@@ -255,11 +255,11 @@ Result<int64_t> ProcessVm(Task& task, int32_t pid, UserPtr<const iovec> local, u
   mm::IoSequence here = TRY(mm::IoSequence::FromIovec(*task.mm, local, local_count));
   Ref<mm::MemoryManager> memory;
   {
-    MutexLock lock(task.kernel.tasks_mutex);
+    TasksLock lock(task.kernel);
     Task* target = task.kernel.FindTask(pid);
     if (target == nullptr || !target->mm) return Fail(ESRCH);
     TRY(kernel::MayAccess(*target, task.creds(), &task, kernel::AccessIds::kReal));
-    memory = target->mm;
+    memory = target->mm.Get();
   }
   if (remote_count > kMaxIov) return Fail(EINVAL);
   std::vector<iovec> list(remote_count);

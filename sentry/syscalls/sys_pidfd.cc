@@ -17,7 +17,7 @@ Result<Fd> PidfdOpen(Task& task, int32_t pid, uint32_t flags) {
   if ((flags & ~uint32_t{O_NONBLOCK}) != 0 || pid <= 0) return Fail(EINVAL);
   Ref<ThreadGroup> group;
   {
-    MutexLock lock(task.kernel.tasks_mutex);
+    TasksLock lock(task.kernel);
     group = Ref<ThreadGroup>(task.kernel.FindGroup(pid));
     if (!group) return Fail(task.kernel.FindTask(pid) != nullptr ? EINVAL : ESRCH);
   }
@@ -35,7 +35,7 @@ Result<void> PidfdSendSignal(Task& task, Fd fd, SignalNumber signo, UserPtr<cons
     // To others only what a process may say of itself.
     if (group != task.group && (sent.si_code >= 0 || sent.si_code == SI_TKILL)) return Fail(EPERM);
   }
-  MutexLock lock(task.kernel.tasks_mutex);
+  TasksLock lock(task.kernel);
   if (group->reaped) return Fail(ESRCH);
   if (signo.value < 0 || signo.value > kernel::kSignals) return Fail(EINVAL);
   TRY(kernel::MayKill(task, *group, signo.value));
@@ -48,11 +48,11 @@ Result<Fd> PidfdGetfd(Task& task, Fd pidfd, Fd fd, uint32_t flags) {
   const Ref<ThreadGroup> group = TRY(kernel::ProcessOf(*task.files, pidfd.value));
   Ref<vfs::FdTable> theirs;
   {
-    MutexLock lock(task.kernel.tasks_mutex);
+    TasksLock lock(task.kernel);
     if (group->reaped) return Fail(ESRCH);
     const Task& target = *group->leader;
     TRY(kernel::MayAccess(target, task.creds(), &task, kernel::AccessIds::kReal));
-    theirs = target.files.ref();
+    theirs = target.files.Get().ref();
   }
   if (!theirs) return Fail(ESRCH);
   Ref<vfs::File> file = TRY(theirs->GetAny(fd.value));

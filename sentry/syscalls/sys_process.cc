@@ -80,16 +80,16 @@ Result<void> Unshare(Task& task, uint64_t flags) {
   if ((flags & ~(kShared | kProcess | kNamespaces)) != 0) return Fail(EINVAL);
   if ((flags & kNamespaces) != 0) return Fail(EPERM);
   if ((flags & kProcess) != 0) {
-    MutexLock lock(task.kernel.tasks_mutex);
+    TasksLock lock(task.kernel);
     if (task.group->threads.size() > 1) return Fail(EINVAL);
   }
   if ((flags & CLONE_FILES) != 0) {
     kernel::ReplaceFiles(task, task.files->Clone());
   }
   if ((flags & CLONE_FS) != 0) {
-    Ref<vfs::FsContext> own = task.fs->Clone();
-    MutexLock lock(task.kernel.tasks_mutex);
-    std::swap(task.fs, own);
+    Ref<vfs::FsContext> own = task.fs->Clone(), old;
+    TasksLock lock(task.kernel);
+    old = task.fs.Exchange(std::move(own));
   }
   return {};
 }
@@ -172,11 +172,11 @@ Result<int32_t> GetPid(Task& task) { return task.group->tgid; }
 Result<int32_t> GetTid(Task& task) { return task.tid; }
 
 Result<int32_t> GetPpid(Task& task) {
-  MutexLock lock(task.kernel.tasks_mutex);
+  TasksLock lock(task.kernel);
   return task.group->parent == nullptr ? 0 : task.group->parent->tgid;
 }
 
-Result<ThreadGroup*> GroupOf(Task& task, int32_t pid) REQUIRES(task.kernel.tasks_mutex) {
+Result<ThreadGroup*> GroupOf(Task& task, int32_t pid) REQUIRES(tasks) {
   if (pid == 0) return task.group.get();
   Task* found = task.kernel.FindTask(pid);
   ThreadGroup* group = found != nullptr ? found->group.get() : task.kernel.FindGroup(pid);
@@ -185,7 +185,7 @@ Result<ThreadGroup*> GroupOf(Task& task, int32_t pid) REQUIRES(task.kernel.tasks
 }
 
 Result<int32_t> GetPgid(Task& task, int32_t pid) {
-  MutexLock lock(task.kernel.tasks_mutex);
+  TasksLock lock(task.kernel);
   ThreadGroup* group = TRY(GroupOf(task, pid));
   return group->pgid;
 }
@@ -193,7 +193,7 @@ Result<int32_t> GetPgid(Task& task, int32_t pid) {
 Result<int32_t> GetPgrp(Task& task) { return task.ProcessGroupId(); }
 
 Result<int32_t> GetSid(Task& task, int32_t pid) {
-  MutexLock lock(task.kernel.tasks_mutex);
+  TasksLock lock(task.kernel);
   ThreadGroup* group = TRY(GroupOf(task, pid));
   return group->sid;
 }
@@ -201,7 +201,7 @@ Result<int32_t> GetSid(Task& task, int32_t pid) {
 // Linux: kernel/sys.c, setpgid, with its order of checks.
 Result<void> SetPgid(Task& task, int32_t pid, int32_t pgid) {
   kernel::Kernel& kernel = task.kernel;
-  MutexLock lock(kernel.tasks_mutex);
+  TasksLock lock(kernel);
   ThreadGroup& self = *task.group;
   if (pid == 0) pid = self.tgid;
   if (pgid == 0) pgid = pid;
@@ -217,7 +217,8 @@ Result<void> SetPgid(Task& task, int32_t pid, int32_t pgid) {
   if (target->sid == target->tgid) return Fail(EPERM);
   if (pgid != pid) {
     bool found = false;
-    kernel.ForEachInProcessGroup(pgid, [&](ThreadGroup& g) { found = found || g.sid == self.sid; });
+    kernel.ForEachInProcessGroup(
+        pgid, [&](ThreadGroup& g) REQUIRES(tasks) { found = found || g.sid == self.sid; });
     if (!found) return Fail(EPERM);
   }
   if (target->pgid != pgid) kernel.JoinProcessGroup(*target, pgid);
@@ -226,7 +227,7 @@ Result<void> SetPgid(Task& task, int32_t pid, int32_t pgid) {
 
 Result<int32_t> SetSid(Task& task) {
   kernel::Kernel& kernel = task.kernel;
-  MutexLock lock(kernel.tasks_mutex);
+  TasksLock lock(kernel);
   ThreadGroup& self = *task.group;
   if (self.sid == self.tgid) return Fail(EPERM);
   const auto it = kernel.pids.find(self.tgid);
@@ -251,7 +252,7 @@ Result<void> GetRobustList(Task& task, int32_t pid, UserPtr<uint64_t> head,
                            UserPtr<uint64_t> size) {
   uint64_t value = 0;
   {
-    MutexLock lock(task.kernel.tasks_mutex);
+    TasksLock lock(task.kernel);
     Task* target = pid == 0 ? &task : task.kernel.FindTask(pid);
     if (target == nullptr) return Fail(ESRCH);
     if (target != &task && target->group != task.group &&
@@ -299,13 +300,13 @@ Result<int32_t> PrctlName(Task& task, bool set, UserPtr<char> address) {
     } else {
       return std::unexpected(name.error());
     }
-    MutexLock lock(task.kernel.tasks_mutex);
+    TasksLock lock(task.kernel);
     task.comm = text;
     return 0;
   }
   std::array<char, 16> text;
   {
-    MutexLock lock(task.kernel.tasks_mutex);
+    TasksLock lock(task.kernel);
     text = task.comm;
   }
   TRY(task.mm->CopyOutArray(address, std::span<const char>(text)));
@@ -372,6 +373,11 @@ Result<int32_t> PrctlCapabilities(Task& task, int32_t option, uint64_t a) {
   }
 }
 
+bool IsSubreaper(const ThreadGroup& group) {
+  TasksLock lock(group.kernel);
+  return group.is_subreaper;
+}
+
 Result<int32_t> Prctl(Task& task, int32_t option, uint64_t a, uint64_t b, uint64_t c, uint64_t d) {
   ThreadGroup& group = *task.group;
   const auto out_int = [&](int32_t value) -> Result<int32_t> {
@@ -382,25 +388,31 @@ Result<int32_t> Prctl(Task& task, int32_t option, uint64_t a, uint64_t b, uint64
     case PR_SET_NAME:
     case PR_GET_NAME:
       return PrctlName(task, option == PR_SET_NAME, UserPtr<char>(a));
-    case PR_SET_PDEATHSIG:
+    case PR_SET_PDEATHSIG: {
       if (a > static_cast<uint64_t>(kernel::kSignals)) return Fail(EINVAL);
-      task.parent_death_signal = static_cast<int>(a);
+      TasksLock lock(task.kernel);
+      task.parent_death_signal.Set(static_cast<int>(a));
       return 0;
+    }
     case PR_GET_PDEATHSIG:
-      return out_int(task.parent_death_signal);
-    case PR_GET_DUMPABLE:
+      return out_int(task.parent_death_signal.Mine());
+    case PR_GET_DUMPABLE: {
+      TasksLock lock(task.kernel);
       return group.dumpable;
-    case PR_SET_DUMPABLE:
+    }
+    case PR_SET_DUMPABLE: {
       if (a > 1) return Fail(EINVAL);
+      TasksLock lock(task.kernel);
       group.dumpable = static_cast<int>(a);
       return 0;
+    }
     case PR_SET_CHILD_SUBREAPER: {
-      MutexLock lock(task.kernel.tasks_mutex);
+      TasksLock lock(task.kernel);
       group.is_subreaper = a != 0;
       return 0;
     }
     case PR_GET_CHILD_SUBREAPER:
-      return out_int(group.is_subreaper ? 1 : 0);
+      return out_int(IsSubreaper(group) ? 1 : 0);
     case PR_SET_NO_NEW_PRIVS:
       if (a != 1 || b != 0 || c != 0 || d != 0) return Fail(EINVAL);
       ChangeCredentials(task, [](auth::Credentials& creds) { creds.no_new_privs = true; });

@@ -10,7 +10,7 @@
 namespace skep::syscalls {
 namespace {
 
-Result<Task*> Find(Task& task, int32_t pid) REQUIRES(task.kernel.tasks_mutex) {
+Result<Task*> Find(Task& task, int32_t pid) REQUIRES(tasks) {
   if (pid < 0) return Fail(EINVAL);
   Task* target = pid == 0 ? &task : task.kernel.FindTask(pid);
   if (target == nullptr) return Fail(ESRCH);
@@ -31,7 +31,7 @@ Result<int32_t> SchedGetAffinity(Task& task, int32_t pid, uint32_t size, UserPtr
   if (size < sizeof(uint64_t) || size % sizeof(uint64_t) != 0) return Fail(EINVAL);
   uint64_t value = 0;
   {
-    MutexLock lock(task.kernel.tasks_mutex);
+    TasksLock lock(task.kernel);
     Task* target = TRY(Find(task, pid));
     value = target->cpu_mask & AllCpus(task);
   }
@@ -44,7 +44,7 @@ Result<void> SchedSetAffinity(Task& task, int32_t pid, uint32_t size,
   uint64_t value = 0;
   const auto bytes = std::as_writable_bytes(std::span(&value, 1)).first(std::min<size_t>(size, 8));
   if (task.mm->CopyIn(mask.addr(), bytes).fault != 0) return Fail(EFAULT);
-  MutexLock lock(task.kernel.tasks_mutex);
+  TasksLock lock(task.kernel);
   Task* target = TRY(Find(task, pid));
   if ((value & AllCpus(task)) == 0) return Fail(EINVAL);
   target->cpu_mask = value;
@@ -52,7 +52,7 @@ Result<void> SchedSetAffinity(Task& task, int32_t pid, uint32_t size,
 }
 
 Result<int32_t> SchedGetScheduler(Task& task, int32_t pid) {
-  MutexLock lock(task.kernel.tasks_mutex);
+  TasksLock lock(task.kernel);
   TRY(Find(task, pid));
   return SCHED_OTHER;
 }
@@ -61,7 +61,7 @@ Result<void> SchedSetScheduler(Task& task, int32_t pid, int32_t policy,
                                UserPtr<const int32_t> param) {
   if (policy < 0) return Fail(EINVAL);
   const int32_t priority = TRY(task.mm->CopyIn(param));
-  MutexLock lock(task.kernel.tasks_mutex);
+  TasksLock lock(task.kernel);
   TRY(Find(task, pid));
   policy &= ~SCHED_RESET_ON_FORK;
   if (policy == SCHED_FIFO || policy == SCHED_RR) {
@@ -74,7 +74,7 @@ Result<void> SchedSetScheduler(Task& task, int32_t pid, int32_t policy,
 Result<void> SchedGetParam(Task& task, int32_t pid, UserPtr<int32_t> param) {
   if (param.is_null()) return Fail(EINVAL);
   {
-    MutexLock lock(task.kernel.tasks_mutex);
+    TasksLock lock(task.kernel);
     TRY(Find(task, pid));
   }
   return task.mm->CopyOut(param, 0);
@@ -83,7 +83,7 @@ Result<void> SchedGetParam(Task& task, int32_t pid, UserPtr<int32_t> param) {
 Result<void> SchedSetParam(Task& task, int32_t pid, UserPtr<const int32_t> param) {
   if (param.is_null()) return Fail(EINVAL);
   const int32_t priority = TRY(task.mm->CopyIn(param));
-  MutexLock lock(task.kernel.tasks_mutex);
+  TasksLock lock(task.kernel);
   TRY(Find(task, pid));
   return priority == 0 ? Result<void>() : Fail(EINVAL);
 }
@@ -104,7 +104,7 @@ Result<int32_t> SchedGetPriorityMin(Task&, int32_t policy) {
 
 Result<void> SchedRrGetInterval(Task& task, int32_t pid, UserPtr<timespec> out) {
   {
-    MutexLock lock(task.kernel.tasks_mutex);
+    TasksLock lock(task.kernel);
     TRY(Find(task, pid));
   }
   return task.mm->CopyOut(out, timespec{0, 4'000'000});
@@ -113,7 +113,7 @@ Result<void> SchedRrGetInterval(Task& task, int32_t pid, UserPtr<timespec> out) 
 // Linux: getpriority answers 20 - nice, so that the result is never negative.
 Result<int32_t> GetPriority(Task& task, int32_t which, int32_t who) {
   if (which < PRIO_PROCESS || which > PRIO_USER) return Fail(EINVAL);
-  MutexLock lock(task.kernel.tasks_mutex);
+  TasksLock lock(task.kernel);
   if (which == PRIO_PROCESS) {
     Task* target = who == 0 ? &task : task.kernel.FindTask(who);
     if (target == nullptr) return Fail(ESRCH);
@@ -135,8 +135,8 @@ Result<int32_t> GetPriority(Task& task, int32_t which, int32_t who) {
 Result<void> SetPriority(Task& task, int32_t which, int32_t who, int32_t nice) {
   if (which < PRIO_PROCESS || which > PRIO_USER) return Fail(EINVAL);
   nice = std::clamp(nice, -20, 19);
-  MutexLock lock(task.kernel.tasks_mutex);
-  const auto set = [&](Task& target) -> Result<void> {
+  TasksLock lock(task.kernel);
+  const auto set = [&](Task& target) REQUIRES(tasks) -> Result<void> {
     constexpr int kSysNice = 23;  // CAP_SYS_NICE
     if (nice < target.nice && !task.creds().Has(kSysNice)) return Fail(EACCES);
     target.nice = nice;
@@ -169,7 +169,7 @@ Result<void> GetCpu(Task& task, UserPtr<uint32_t> cpu, UserPtr<uint32_t> node, u
 
 Result<int32_t> IoprioGet(Task& task, int32_t which, int32_t who) {
   if (which < 1 || which > 3) return Fail(EINVAL);
-  MutexLock lock(task.kernel.tasks_mutex);
+  TasksLock lock(task.kernel);
   if (which == 1) TRY(Find(task, who));
   return 0;
 }
@@ -178,7 +178,7 @@ Result<void> IoprioSet(Task& task, int32_t which, int32_t who, int32_t value) {
   const int level_class = value >> 13;
   if (which < 1 || which > 3 || level_class < 0 || level_class > 3) return Fail(EINVAL);
   if (level_class == 1 && !task.creds().Has(21 /* CAP_SYS_ADMIN */)) return Fail(EPERM);
-  MutexLock lock(task.kernel.tasks_mutex);
+  TasksLock lock(task.kernel);
   if (which == 1) TRY(Find(task, who));
   return {};
 }
@@ -201,7 +201,7 @@ Result<void> SchedGetattr(Task& task, int32_t pid, UserPtr<void> out, uint32_t s
   }
   AbiSchedAttr attr;
   {
-    MutexLock lock(task.kernel.tasks_mutex);
+    TasksLock lock(task.kernel);
     attr.nice = TRY(Find(task, pid))->nice;
   }
   attr.size = std::min<uint32_t>(size, sizeof attr);

@@ -29,7 +29,7 @@ Result<void> RtSigaction(Task& task, int32_t signo, UserPtr<const AbiSigaction> 
   if (!act.is_null() && kernel::kUnblockable.Has(signo)) return Fail(EINVAL);
   AbiSigaction previous{};
   {
-    MutexLock lock(task.kernel.tasks_mutex);
+    TasksLock lock(task.kernel);
     kernel::SignalAction& action = task.group->handlers->Of(signo);
     previous = {action.handler, action.flags, action.restorer, action.mask};
     if (!act.is_null()) {
@@ -38,8 +38,8 @@ Result<void> RtSigaction(Task& task, int32_t signo, UserPtr<const AbiSigaction> 
       // POSIX: a pending signal that is ignored from now on is discarded.
       const auto d = kernel::DefaultActionOf(signo);
       const bool ignored =
-          action.handler == 1 || (action.handler == 0 && (d == kernel::DefaultAction::kIgnore ||
-                                                          d == kernel::DefaultAction::kContinue));
+          action.IsIgnored() || (action.IsDefault() && (d == kernel::DefaultAction::kIgnore ||
+                                                        d == kernel::DefaultAction::kContinue));
       if (ignored) {
         task.group->pending.Discard(SignalSet::Of(signo));
         for (Task* t : task.group->threads) t->pending.Discard(SignalSet::Of(signo));
@@ -53,7 +53,7 @@ Result<void> RtSigaction(Task& task, int32_t signo, UserPtr<const AbiSigaction> 
 Result<void> RtSigprocmask(Task& task, int32_t how, UserPtr<const uint64_t> set,
                            UserPtr<uint64_t> old, uint64_t size) {
   if (size != kMaskSize) return Fail(EINVAL);
-  const SignalSet previous = task.blocked;
+  const SignalSet previous = task.blocked.Mine();
   if (!set.is_null()) {
     const SignalSet wanted(TRY(task.mm->CopyIn(set)));
     switch (how) {
@@ -78,8 +78,8 @@ Result<void> RtSigpending(Task& task, UserPtr<uint64_t> set, uint64_t size) {
   if (size > kMaskSize) return Fail(EINVAL);
   uint64_t pending = 0;
   {
-    MutexLock lock(task.kernel.tasks_mutex);
-    pending = ((task.pending.set() | task.group->pending.set()) & task.blocked).bits();
+    TasksLock lock(task.kernel);
+    pending = ((task.pending.set() | task.group->pending.set()) & task.blocked.Get()).bits();
   }
   const auto bytes = std::as_bytes(std::span(&pending, 1)).first(size);
   if (task.mm->CopyOut(set.addr(), bytes).fault != 0) return Fail(EFAULT);
@@ -89,7 +89,7 @@ Result<void> RtSigpending(Task& task, UserPtr<uint64_t> set, uint64_t size) {
 Result<void> RtSigsuspend(Task& task, UserPtr<const uint64_t> set, uint64_t size) {
   if (size != kMaskSize) return Fail(EINVAL);
   const uint64_t mask = TRY(task.mm->CopyIn(set));
-  task.mask_to_restore = task.blocked;
+  task.mask_to_restore = task.blocked.Mine();
   task.restore_mask = true;
   kernel::SetBlocked(task, SignalSet(mask));
   for (;;) {
@@ -122,7 +122,7 @@ Result<int32_t> RtSigtimedwait(Task& task, UserPtr<const uint64_t> set, UserPtr<
   kernel::Kernel& kernel = task.kernel;
   std::optional<kernel::PendingSignals::Item> item;
   const auto take = [&] {
-    MutexLock lock(kernel.tasks_mutex);
+    TasksLock lock(kernel);
     item = task.pending.Take(wanted);
     if (!item) item = task.group->pending.Take(wanted);
     if (item && item->timer) kernel::TimerSignalTaken(*item->timer, item->info);
@@ -139,7 +139,7 @@ Result<int32_t> RtSigtimedwait(Task& task, UserPtr<const uint64_t> set, UserPtr<
     break;
   }
   {
-    MutexLock lock(kernel.tasks_mutex);
+    TasksLock lock(kernel);
     task.sigwait_set = SignalSet();
   }
   if (!item) return Fail(interrupted ? EINTR : EAGAIN);
@@ -151,7 +151,7 @@ Result<KeepRegisters> RtSigreturn(Task& task) {
   platform::Registers* r = task.LoadRegisters(platform::LoadXsave::kYes);
   if (r == nullptr) return Fail(kKilled);
   if (!kernel::PopSignalFrame(task, *r)) {
-    MutexLock lock(task.kernel.tasks_mutex);
+    TasksLock lock(task.kernel);
     kernel::ForceSignal(task, kernel::MakeInfo(SIGSEGV, SI_KERNEL));
   }
   return KeepRegisters{};
@@ -177,8 +177,7 @@ Result<void> Sigaltstack(Task& task, UserPtr<const AbiStack> stack, UserPtr<AbiS
 
 bool IsSignal(int32_t signo) { return signo >= 0 && signo <= kernel::kSignals; }
 
-Result<void> SendTo(Task& task, ThreadGroup& group, const siginfo_t& info)
-    REQUIRES(task.kernel.tasks_mutex) {
+Result<void> SendTo(Task& task, ThreadGroup& group, const siginfo_t& info) REQUIRES(tasks) {
   TRY(kernel::MayKill(task, group, info.si_signo));
   if (info.si_signo == 0) return {};
   return kernel::SendToGroup(group, info);
@@ -192,8 +191,7 @@ siginfo_t UserInfo(Task& task, int32_t signo, int code) {
 Result<void> Kill(Task& task, int32_t pid, SignalNumber signo) {
   const siginfo_t info = UserInfo(task, signo.value, SI_USER);
   kernel::Kernel& kernel = task.kernel;
-  MutexLock lock(kernel.tasks_mutex);
-  task.kernel.tasks_mutex.AssertHeld();
+  TasksLock lock(kernel);
   if (pid > 0) {
     Task* thread = kernel.FindTask(pid);
     ThreadGroup* group = thread != nullptr ? thread->group.get() : kernel.FindGroup(pid);
@@ -223,9 +221,8 @@ Result<void> Kill(Task& task, int32_t pid, SignalNumber signo) {
     kernel.ForEachInProcessGroup(pgid, [&](ThreadGroup&) { any = true; });
     return Fail(any ? EINVAL : ESRCH);
   }
-  kernel.ForEachInProcessGroup(pgid, [&](ThreadGroup& group) {
+  kernel.ForEachInProcessGroup(pgid, [&](ThreadGroup& group) REQUIRES(tasks) {
     any = true;
-    task.kernel.tasks_mutex.AssertHeld();
     auto sent = SendTo(task, group, info);
     sent_one = sent_one || sent.has_value();
     if (!sent) last = sent;
@@ -238,7 +235,7 @@ Result<void> Kill(Task& task, int32_t pid, SignalNumber signo) {
 Result<void> SendToThread(Task& task, int32_t tgid, int32_t tid, int32_t signo,
                           const siginfo_t& info) {
   kernel::Kernel& kernel = task.kernel;
-  MutexLock lock(kernel.tasks_mutex);
+  TasksLock lock(kernel);
   Task* thread = kernel.FindTask(tid);
   if (thread == nullptr || (tgid > 0 && thread->group->tgid != tgid)) return Fail(ESRCH);
   if (!IsSignal(signo)) return Fail(EINVAL);
@@ -273,8 +270,7 @@ Result<void> RtSigqueueinfo(Task& task, int32_t tgid, SignalNumber signo,
   const siginfo_t info = TRY(CopyInInfo(task, signo, address));
   if (!MayForge(task, info, tgid)) return Fail(EPERM);
   kernel::Kernel& kernel = task.kernel;
-  MutexLock lock(kernel.tasks_mutex);
-  task.kernel.tasks_mutex.AssertHeld();
+  TasksLock lock(kernel);
   Task* thread = kernel.FindTask(tgid);
   ThreadGroup* group = thread != nullptr ? thread->group.get() : kernel.FindGroup(tgid);
   if (group == nullptr) return Fail(ESRCH);

@@ -24,7 +24,7 @@ Result<void> Uname(Task& task, UserPtr<utsname> address) {
   put(out.version, kernel::kVersion);
   put(out.machine, "x86_64");
   {
-    MutexLock lock(task.kernel.tasks_mutex);
+    TasksLock lock(task.kernel);
     put(out.nodename, task.kernel.hostname);
     put(out.domainname, task.kernel.domainname);
   }
@@ -41,14 +41,14 @@ Result<std::string> CopyInName(Task& task, UserPtr<const char> name, int32_t siz
 
 Result<void> Sethostname(Task& task, UserPtr<const char> name, int32_t size) {
   std::string text = TRY(CopyInName(task, name, size));
-  MutexLock lock(task.kernel.tasks_mutex);
+  TasksLock lock(task.kernel);
   task.kernel.hostname = std::move(text);
   return {};
 }
 
 Result<void> Setdomainname(Task& task, UserPtr<const char> name, int32_t size) {
   std::string text = TRY(CopyInName(task, name, size));
-  MutexLock lock(task.kernel.tasks_mutex);
+  TasksLock lock(task.kernel);
   task.kernel.domainname = std::move(text);
   return {};
 }
@@ -62,7 +62,7 @@ Result<void> Sysinfo(Task& task, UserPtr<AbiSysinfo> out) {
   info.sharedram = 0;
   info.mem_unit = 1;
   {
-    MutexLock lock(task.kernel.tasks_mutex);
+    TasksLock lock(task.kernel);
     info.procs = static_cast<uint16_t>(task.kernel.task_count);
   }
   return task.mm->CopyOut(out, info);

@@ -163,7 +163,7 @@ Result<int64_t> Times(Task& task, UserPtr<tms> out) {
   if (!out.is_null()) {
     tms times{};
     {
-      MutexLock lock(task.kernel.tasks_mutex);
+      TasksLock lock(task.kernel);
       const kernel::Usage own = kernel::UsageOf(*task.group);
       times.tms_utime = static_cast<clock_t>(own.user_ns / kTickNs);
       times.tms_stime = static_cast<clock_t>(own.system_ns / kTickNs);

@@ -39,8 +39,8 @@ Result<size_t> CopyOutStruct(Task& task, UserPtr<void> to, uint64_t size,
 void ChangeCredentials(Task& task, const std::function<void(auth::Credentials&)>& change) {
   auto changed = std::make_shared<auth::Credentials>(task.creds());
   change(*changed);
-  MutexLock lock(task.kernel.tasks_mutex);
-  task.credentials = std::move(changed);
+  TasksLock lock(task.kernel);
+  task.credentials.Set(std::move(changed));
 }
 
 Result<std::string> CopyInPath(Task& task, Path path) {
@@ -89,7 +89,7 @@ Result<void> InstallTemporaryMask(Task& task, UserPtr<const uint64_t> set, uint6
   if (set.is_null()) return {};
   if (size != sizeof(uint64_t)) return Fail(EINVAL);
   const uint64_t mask = TRY(task.mm->CopyIn(set));
-  task.mask_to_restore = task.blocked;
+  task.mask_to_restore = task.blocked.Mine();
   task.restore_mask = true;
   kernel::SetBlocked(task, kernel::SignalSet(mask));
   return {};

@@ -12,14 +12,14 @@ namespace {
 
 // EBADF also when the task is gone or has no descriptors any more.
 Result<Ref<vfs::File>> FileOf(const Subject& subject, int fd) {
-  MutexLock lock(subject.kernel->tasks_mutex);
+  TasksLock lock(*subject.kernel);
   const kernel::Task* task = subject.Find();
   if (task == nullptr || !task->files) return Fail(EBADF);
   return task->files->GetAny(fd);
 }
 
 bool CloexecOf(const Subject& subject, int fd) {
-  MutexLock lock(subject.kernel->tasks_mutex);
+  TasksLock lock(*subject.kernel);
   const kernel::Task* task = subject.Find();
   if (task == nullptr || !task->files) return false;
   const Result<bool> cloexec = task->files->GetCloexec(fd);
@@ -27,7 +27,7 @@ bool CloexecOf(const Subject& subject, int fd) {
 }
 
 std::vector<int> NumbersOf(const Subject& subject) {
-  MutexLock lock(subject.kernel->tasks_mutex);
+  TasksLock lock(*subject.kernel);
   const kernel::Task* task = subject.Find();
   if (task == nullptr || !task->files) return {};
   return task->files->Numbers();
@@ -99,7 +99,7 @@ class FdinfoFile final : public OfSubject<PseudoFile> {
     std::string more;
     // Linux: pidfd_show_fdinfo.
     if (const auto* pidfd = dynamic_cast<const kernel::PidFd*>(&file)) {
-      MutexLock lock(subject().kernel->tasks_mutex);
+      TasksLock lock(*subject().kernel);
       const int pid = pidfd->group().reaped ? -1 : pidfd->group().tgid;
       more = fmt::format("Pid:\t{}\nNSpid:\t{}\n", pid, pid);
     }

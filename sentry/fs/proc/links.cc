@@ -28,7 +28,7 @@ class TaskLinkInode final : public OfSubject<PseudoInode> {
   Result<vfs::Path> Target(vfs::Caller& caller) const {
     if (!subject().MayInspect(caller)) return Fail(EACCES);
     vfs::Path path;
-    MutexLock lock(subject().kernel->tasks_mutex);
+    TasksLock lock(*subject().kernel);
     const kernel::Task* task = subject().Find();
     if (task == nullptr) return Fail(ENOENT);
     if (link_ == TaskLink::kExe) {

@@ -26,7 +26,7 @@ struct Processes {
 
 Processes Count(kernel::Kernel& kernel) {
   Processes count;
-  MutexLock lock(kernel.tasks_mutex);
+  TasksLock lock(kernel);
   count.last_pid = kernel.last_pid;
   const auto add = [&](const kernel::Usage& usage) {
     count.user_ns += usage.user_ns;

@@ -266,7 +266,7 @@ Result<Ref<MemoryManager>> InspectedMemory(const TaskView& view) {
 Result<std::string> AuxvText(const TaskView& view) {
   const Ref<MemoryManager> mm = TRY(InspectedMemory(view));
   if (!mm) return std::string();
-  MutexLock lock(view.subject.kernel->tasks_mutex);
+  TasksLock lock(*view.subject.kernel);
   const kernel::Task* task = view.subject.Find();
   if (task == nullptr) return std::string();
   const kernel::Task* leader = task->group->leader.get();

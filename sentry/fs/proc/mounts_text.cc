@@ -16,7 +16,7 @@ struct View {
 
 // EINVAL: a zombie has no view of the tree.
 Result<View> ViewOf(const Subject& subject) {
-  MutexLock lock(subject.kernel->tasks_mutex);
+  TasksLock lock(*subject.kernel);
   const kernel::Task* task = subject.Find();
   if (task == nullptr || !task->fs) return Fail(EINVAL);
   return View{task->fs->mounts(), task->fs->root()};

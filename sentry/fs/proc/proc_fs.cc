@@ -52,7 +52,7 @@ class RootDirectory final : public FixedDirectory {
  protected:
   void Adjust(vfs::Attributes& attributes) override {
     FixedDirectory::Adjust(attributes);
-    MutexLock lock(proc_.kernel().tasks_mutex);
+    TasksLock lock(proc_.kernel());
     attributes.nlink += static_cast<uint32_t>(proc_.kernel().task_count);
   }
 
@@ -62,7 +62,7 @@ class RootDirectory final : public FixedDirectory {
   void ListProcesses(uint64_t after, size_t max, std::vector<Entry>& to) {
     const int next = after < kFirstProcess ? 1 : static_cast<int>(after - kFirstProcess) + 1;
     kernel::Kernel& kernel = proc_.kernel();
-    MutexLock lock(kernel.tasks_mutex);
+    TasksLock lock(kernel);
     for (auto it = kernel.pids.lower_bound(next); it != kernel.pids.end(); ++it) {
       if (to.size() == max) return;
       if (it->second.group == nullptr) continue;

@@ -5,7 +5,7 @@
 // process.h        /proc/<pid> and /proc/<pid>/task/<tid>: which files there are
 // subject.h        which task an inode is about, and who may look at it
 //
-// Everything is read from the kernel when it is asked for. Kernel::tasks_mutex is held for picking
+// Everything is read from the kernel when it is asked for. The lock `tasks` is held for picking
 // words and references up only; no reference to a task's descriptor table is ever kept, since exit
 // and execve look at how many there are.
 #pragma once
@@ -17,6 +17,9 @@
 #include "sentry/kernel/kernel.h"
 
 namespace skep::fs {
+
+using kernel::tasks;
+using kernel::TasksLock;
 
 class ProcFs final : public PseudoFs {
  public:

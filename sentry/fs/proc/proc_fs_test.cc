@@ -54,19 +54,19 @@ struct ProcTest : ::testing::Test {
     Ref<kernel::Task> task = MakeRef<kernel::Task>(*kernel);
     task->group = MakeRef<kernel::ThreadGroup>(*kernel);
     kernel::ThreadGroup& group = *task->group;
-    group.handlers = MakeRef<kernel::SignalHandlers>();
-    group.limits = kernel::Limits::Default();
     group.start_ns = kernel->boot_monotonic_ns + static_cast<uint64_t>(pid) * 1'000'000'000;
-    task->fs = fs;
-    task->files = vfs::FdTableHold(MakeRef<vfs::FdTable>());
     auth::Credentials creds;
     creds.uid = creds.euid = creds.suid = creds.fsuid = uid;
     creds.gid = creds.egid = creds.sgid = creds.fsgid = uid;
     if (uid == 0) creds.permitted = creds.effective = auth::kAllCapabilities;
     const std::string_view name = "a (name)";
+    TasksLock lock(*kernel);
+    group.handlers = MakeRef<kernel::SignalHandlers>();
+    group.limits.SetAll(kernel::Limits::Default());
+    task->fs.Set(fs);
+    task->files.Set(vfs::FdTableHold(MakeRef<vfs::FdTable>()));
     name.copy(task->comm.data(), name.size());
-    MutexLock lock(kernel->tasks_mutex);
-    task->credentials = std::make_shared<const auth::Credentials>(creds);
+    task->credentials.Set(std::make_shared<const auth::Credentials>(creds));
     task->tid = group.tgid = pid;
     group.leader = task;
     group.threads.push_back(task.get());
@@ -81,7 +81,7 @@ struct ProcTest : ::testing::Test {
   void Remove(kernel::Task& task) {
     const Ref<kernel::ThreadGroup> group = task.group;
     Ref<kernel::Task> leader;
-    MutexLock lock(kernel->tasks_mutex);
+    TasksLock lock(*kernel);
     if (group->reaped) return;
     group->reaped = true;
     kernel->LeaveProcessGroup(*group);
@@ -94,8 +94,8 @@ struct ProcTest : ::testing::Test {
     Ref<mm::MemoryManager> memory = mm::MemoryManager::Make(*kernel->memory);
     EXPECT_TRUE(memory->Activate(engine));
     memory->users = 1;
-    MutexLock lock(kernel->tasks_mutex);
-    task.mm = memory;
+    TasksLock lock(*kernel);
+    task.mm.Set(memory);
     return memory;
   }
 
@@ -194,8 +194,8 @@ TEST_F(ProcTest, StatHasAllFields) {
 
 TEST_F(ProcTest, StatusTellsIdsAndSignals) {
   {
-    MutexLock lock(kernel->tasks_mutex);
-    other->blocked = kernel::SignalSet::Of(SIGHUP);
+    TasksLock lock(*kernel);
+    other->blocked.Set(kernel::SignalSet::Of(SIGHUP));
     other->group->handlers->Of(SIGINT).handler = 1;
     other->group->handlers->Of(SIGTERM).handler = 0x1000;
   }
@@ -216,9 +216,9 @@ TEST_F(ProcTest, ZombiesAreStillThere) {
   {
     Ref<mm::MemoryManager> memory;
     vfs::FdTableHold files;
-    MutexLock lock(kernel->tasks_mutex);
-    std::swap(memory, other->mm);
-    std::swap(files, other->files);
+    TasksLock lock(*kernel);
+    memory = other->mm.Exchange({});
+    files = other->files.Exchange({});
     other->exited = other->group->zombie = true;
     other->group->threads.clear();
   }

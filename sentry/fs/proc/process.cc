@@ -194,7 +194,7 @@ class ThreadsDirectory final : public OfSubject<PseudoDirectory> {
 std::vector<int> ThreadsDirectory::Threads() const {
   std::vector<int> tids;
   {
-    MutexLock lock(subject().kernel->tasks_mutex);
+    TasksLock lock(*subject().kernel);
     const kernel::Task* task = subject().Find();
     if (task == nullptr) return tids;
     const kernel::ThreadGroup& group = *task->group;

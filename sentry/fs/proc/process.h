@@ -61,8 +61,8 @@ struct Snapshot {
 // ESRCH. `descriptors`: fd_slots is wanted.
 Result<Snapshot> TakeSnapshot(const TaskView& view, bool descriptors);
 
-// 'R', 'S', 'T' or 'Z', as ps shows it. Under Kernel::tasks_mutex.
-char StateOf(const kernel::Task& task);
+// 'R', 'S', 'T' or 'Z', as ps shows it.
+char StateOf(const kernel::Task& task) REQUIRES(tasks);
 
 // status.cc
 Result<std::string> StatusText(const TaskView& view);

@@ -21,22 +21,22 @@ void Append(std::string& text, fmt::format_string<Args...> format, Args&&... arg
   fmt::format_to(std::back_inserter(text), format, std::forward<Args>(args)...);
 }
 
-void TakeSignals(Snapshot& s, const kernel::Task& task) {
+void TakeSignals(Snapshot& s, const kernel::Task& task) REQUIRES(tasks) {
   const kernel::ThreadGroup& group = *task.group;
   s.pending = task.pending.set().bits();
   s.group_pending = group.pending.set().bits();
   s.queued = task.pending.size() + group.pending.size();
-  s.blocked = task.blocked.bits();
+  s.blocked = task.blocked.Get().bits();
   if (!group.handlers || task.exited) return;
   for (int signo = 1; signo <= kernel::kSignals; ++signo) {
-    const uint64_t handler = group.handlers->Of(signo).handler;
+    const kernel::SignalAction& action = group.handlers->Of(signo);
     const uint64_t bit = kernel::SignalSet::Of(signo).bits();
-    if (handler == 1) s.ignored |= bit;
-    if (handler > 1) s.caught |= bit;
+    if (action.IsIgnored()) s.ignored |= bit;
+    if (action.IsCaught()) s.caught |= bit;
   }
 }
 
-void TakeUsage(Snapshot& s, const Subject& subject, kernel::Task& task) {
+void TakeUsage(Snapshot& s, const Subject& subject, kernel::Task& task) REQUIRES(tasks) {
   const kernel::ThreadGroup& group = *task.group;
   s.threads = group.threads.size() + (group.leader && group.leader->exited ? 1 : 0);
   if (subject.thread) {
@@ -166,7 +166,7 @@ Result<Snapshot> TakeSnapshot(const TaskView& view, bool descriptors) {
   const Subject& subject = view.subject;
   kernel::Kernel& kernel = *subject.kernel;
   Snapshot s;
-  MutexLock lock(subject.kernel->tasks_mutex);
+  TasksLock lock(*subject.kernel);
   kernel::Task* task = subject.Find();
   if (task == nullptr) return Fail(ESRCH);
   const kernel::ThreadGroup& group = *task->group;
@@ -175,7 +175,7 @@ Result<Snapshot> TakeSnapshot(const TaskView& view, bool descriptors) {
   s.tid = task->tid, s.tgid = group.tgid;
   s.parent = group.parent == nullptr ? 0 : group.parent->tgid;
   s.pgid = group.pgid, s.sid = group.sid;
-  s.creds = task->credentials;
+  s.creds = task->credentials.Get();
   TakeUsage(s, subject, *task);
   TakeSignals(s, *task);
   s.nice = task->nice;
@@ -192,7 +192,7 @@ Result<Snapshot> TakeSnapshot(const TaskView& view, bool descriptors) {
   s.has_fs = static_cast<bool>(task->fs);
   if (s.has_fs) s.umask = task->fs->umask();
   if (descriptors && task->files) s.fd_slots = FdSlots(*task->files);
-  s.mm = task->mm;
+  s.mm = task->mm.Get();
   return s;
 }
 

@@ -13,15 +13,15 @@ kernel::Task* Subject::Find() const {
 }
 
 bool Subject::Exists() const {
-  MutexLock lock(kernel->tasks_mutex);
+  TasksLock lock(*kernel);
   return Find() != nullptr;
 }
 
 Result<Ref<mm::MemoryManager>> Subject::Memory() const {
-  MutexLock lock(kernel->tasks_mutex);
+  TasksLock lock(*kernel);
   kernel::Task* task = Find();
   if (task == nullptr) return Fail(ESRCH);
-  return task->mm;
+  return task->mm.Get();
 }
 
 Result<void> MayInspectTask(const kernel::Task& target, const auth::Credentials& creds,
@@ -30,7 +30,7 @@ Result<void> MayInspectTask(const kernel::Task& target, const auth::Credentials&
 }
 
 Result<void> Subject::MayInspect(const auth::Credentials& creds, const kernel::Task* task) const {
-  MutexLock lock(kernel->tasks_mutex);
+  TasksLock lock(*kernel);
   const kernel::Task* target = Find();
   if (target == nullptr) return Fail(ESRCH);
   return MayInspectTask(*target, creds, task);
@@ -42,7 +42,7 @@ Result<void> Subject::MayInspect(vfs::Caller& caller) const {
 
 Result<Subject> Subject::OfPid(kernel::Kernel& kernel, int pid) {
   Subject subject{.kernel = &kernel, .tid = pid};
-  MutexLock lock(subject.kernel->tasks_mutex);
+  TasksLock lock(*subject.kernel);
   const auto entry = kernel.pids.find(pid);
   if (entry == kernel.pids.end()) return Fail(ENOENT);
   const kernel::ThreadGroup* group = entry->second.group;
@@ -87,7 +87,7 @@ int NumberOf(std::string_view name) {
 
 void SetOwner(const Subject& subject, uint32_t mode, vfs::Attributes& attributes) {
   attributes.uid = attributes.gid = 0;
-  MutexLock lock(subject.kernel->tasks_mutex);
+  TasksLock lock(*subject.kernel);
   const kernel::Task* task = subject.Find();
   if (task == nullptr) return;
   // Directories that everybody may read tell the effective ids, whatever else is true: programs

@@ -12,7 +12,7 @@ struct Subject {
   uint64_t start_ns = 0;  // of the process: tells it from a later one with the same number
 
   // The task, alive or zombie; null: it is gone.
-  kernel::Task* Find() const REQUIRES(kernel->tasks_mutex);
+  kernel::Task* Find() const REQUIRES(tasks);
   bool Exists() const;
   // Its address space. ESRCH: the task is gone; a null Ref: it has none any more.
   Result<Ref<mm::MemoryManager>> Memory() const;
@@ -28,9 +28,9 @@ struct Subject {
   Result<Subject> Thread(int thread_id) const;
 };
 
-// The same; Kernel::tasks_mutex is held.
+// The same.
 Result<void> MayInspectTask(const kernel::Task& target, const auth::Credentials& creds,
-                            const kernel::Task* task);
+                            const kernel::Task* task) REQUIRES(tasks);
 
 // The caller as a task: null for callers that are none (tests).
 kernel::Task* TaskOf(vfs::Caller& caller);

@@ -55,22 +55,22 @@ std::string NameIn(std::string_view text) {
 }
 
 std::string Hostname(ProcFs& fs, std::string_view) {
-  MutexLock lock(fs.kernel().tasks_mutex);
+  TasksLock lock(fs.kernel());
   return fs.kernel().hostname + "\n";
 }
 Result<void> SetHostname(ProcFs& fs, std::string_view text) {
   std::string name = NameIn(text);
-  MutexLock lock(fs.kernel().tasks_mutex);
+  TasksLock lock(fs.kernel());
   fs.kernel().hostname.swap(name);
   return {};
 }
 std::string Domainname(ProcFs& fs, std::string_view) {
-  MutexLock lock(fs.kernel().tasks_mutex);
+  TasksLock lock(fs.kernel());
   return fs.kernel().domainname + "\n";
 }
 Result<void> SetDomainname(ProcFs& fs, std::string_view text) {
   std::string name = NameIn(text);
-  MutexLock lock(fs.kernel().tasks_mutex);
+  TasksLock lock(fs.kernel());
   fs.kernel().domainname.swap(name);
   return {};
 }

@@ -35,7 +35,7 @@ std::optional<int64_t> ParseNumber(std::string_view text) {
 }
 
 Result<int> OomScoreAdjOf(const Subject& subject) {
-  MutexLock lock(subject.kernel->tasks_mutex);
+  TasksLock lock(*subject.kernel);
   const kernel::Task* task = subject.Find();
   if (task == nullptr) return Fail(ESRCH);
   return task->group->oom_score_adj;
@@ -43,7 +43,7 @@ Result<int> OomScoreAdjOf(const Subject& subject) {
 
 // Below what it was, and below the default, needs CAP_SYS_RESOURCE.
 Result<void> SetOomScoreAdj(const TaskView& view, int value) {
-  MutexLock lock(view.subject.kernel->tasks_mutex);
+  TasksLock lock(*view.subject.kernel);
   kernel::Task* task = view.subject.Find();
   if (task == nullptr) return Fail(ESRCH);
   int& adj = task->group->oom_score_adj;
@@ -74,7 +74,7 @@ std::string LimitValue(rlim_t value) {
 }  // namespace
 
 Result<std::string> CommText(const TaskView& view) {
-  MutexLock lock(view.subject.kernel->tasks_mutex);
+  TasksLock lock(*view.subject.kernel);
   const kernel::Task* task = view.subject.Find();
   if (task == nullptr) return Fail(ESRCH);
   return std::string(task->comm.data()) + "\n";
@@ -82,7 +82,7 @@ Result<std::string> CommText(const TaskView& view) {
 
 Result<void> StoreComm(const TaskView& view, std::string_view text) {
   const kernel::Task* self = TaskOf(view.caller);
-  MutexLock lock(view.subject.kernel->tasks_mutex);
+  TasksLock lock(*view.subject.kernel);
   kernel::Task* task = view.subject.Find();
   if (task == nullptr) return Fail(ESRCH);
   if (self == nullptr || self->group.get() != task->group.get()) return Fail(EINVAL);
@@ -94,10 +94,10 @@ Result<void> StoreComm(const TaskView& view, std::string_view text) {
 Result<std::string> LimitsText(const TaskView& view) {
   kernel::Limits limits;
   {
-    MutexLock lock(view.subject.kernel->tasks_mutex);
+    TasksLock lock(*view.subject.kernel);
     const kernel::Task* task = view.subject.Find();
     if (task == nullptr) return Fail(ESRCH);
-    limits = task->group->limits;
+    limits = task->group->limits.All();
   }
   std::string text =
       "Limit                     Soft Limit           Hard Limit           Units     \n";
@@ -165,7 +165,7 @@ Result<std::string> SetgroupsText(const TaskView&) { return std::string("allow\n
 
 Result<std::string> PersonalityText(const TaskView& view) {
   TRY(view.subject.MayInspect(view.opener(), TaskOf(view.caller)));
-  MutexLock lock(view.subject.kernel->tasks_mutex);
+  TasksLock lock(*view.subject.kernel);
   const kernel::Task* task = view.subject.Find();
   if (task == nullptr) return Fail(ESRCH);
   return fmt::format("{:08x}\n", task->personality);
@@ -174,7 +174,7 @@ Result<std::string> PersonalityText(const TaskView& view) {
 Result<std::string> TimerSlackText(const TaskView& view) {
   const bool own = RunningTask() != nullptr && RunningTask()->tid == view.subject.tid;
   if (!own && !view.caller.creds().Has(CAP_SYS_NICE)) return Fail(EPERM);
-  MutexLock lock(view.subject.kernel->tasks_mutex);
+  TasksLock lock(*view.subject.kernel);
   const kernel::Task* task = view.subject.Find();
   if (task == nullptr) return Fail(ESRCH);
   return fmt::format("{}\n", task->timer_slack_ns);
@@ -186,7 +186,7 @@ Result<void> StoreTimerSlack(const TaskView& view, std::string_view text) {
   if (!value || *value < 0) return Fail(EINVAL);
   const bool own = RunningTask() != nullptr && RunningTask()->tid == view.subject.tid;
   if (!own && !view.caller.creds().Has(CAP_SYS_NICE)) return Fail(EPERM);
-  MutexLock lock(view.subject.kernel->tasks_mutex);
+  TasksLock lock(*view.subject.kernel);
   kernel::Task* task = view.subject.Find();
   if (task == nullptr) return Fail(ESRCH);
   task->timer_slack_ns = *value == 0 ? kDefaultSlack : static_cast<uint64_t>(*value);
@@ -221,7 +221,7 @@ Result<std::string> CoredumpFilterText(const TaskView&) { return std::string("00
 
 Result<std::string> ChildrenText(const TaskView& view) {
   std::string text;
-  MutexLock lock(view.subject.kernel->tasks_mutex);
+  TasksLock lock(*view.subject.kernel);
   const kernel::Task* task = view.subject.Find();
   if (task == nullptr) return Fail(ESRCH);
   for (const Ref<kernel::ThreadGroup>& child : task->group->children) {
