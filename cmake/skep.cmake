@@ -12,7 +12,7 @@ set(CMAKE_CXX_FLAGS_DEBUG "-O1 -g1")
 
 add_library(skep_flags INTERFACE)
 target_include_directories(skep_flags INTERFACE ${CMAKE_SOURCE_DIR})
-target_compile_definitions(skep_flags INTERFACE _GNU_SOURCE FMT_HEADER_ONLY)
+target_compile_definitions(skep_flags INTERFACE _GNU_SOURCE)
 target_compile_options(skep_flags INTERFACE
   -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Werror -Wno-missing-field-initializers
   -fno-pie -fstack-protector-strong -ffile-prefix-map=${CMAKE_SOURCE_DIR}/= -gz)
@@ -35,6 +35,23 @@ else()
   target_link_options(skep_flags INTERFACE -static)
 endif()
 
+# Unit tests are not measured: -O1 compiles sooner.
+add_library(skep_unit_flags INTERFACE)
+target_link_libraries(skep_unit_flags INTERFACE skep_flags)
+target_compile_options(skep_unit_flags INTERFACE -O1)
+
+# skep_precompiled(NAME FLAGS HEADER ...): headers that are compiled once for all targets that say
+# REUSE_FROM NAME and have FLAGS' options.
+function(skep_precompiled name flags)
+  add_library(${name} OBJECT ${CMAKE_SOURCE_DIR}/cmake/pch.cc)
+  target_link_libraries(${name} PRIVATE ${flags})
+  target_precompile_headers(${name} PRIVATE ${ARGN})
+endfunction()
+skep_precompiled(skep_product_pch skep_flags ${CMAKE_SOURCE_DIR}/cmake/product_pch.h)
+skep_precompiled(skep_unit_pch skep_unit_flags ${CMAKE_SOURCE_DIR}/cmake/product_pch.h
+  ${CMAKE_SOURCE_DIR}/cmake/test_pch.h)
+target_link_libraries(skep_unit_pch PRIVATE GTest::gtest GTest::gmock)
+
 # skep_library(NAME [DIRS sub ...] [DEPS lib ...]): a static library of this folder's .cc files (and of
 # the sub-folders in DIRS), and one test program NAME_tests of its *_test.cc files.
 function(skep_library name)
@@ -51,6 +68,7 @@ function(skep_library name)
   if(sources OR ARG_EXTRA)
     add_library(${name} STATIC ${sources} ${ARG_EXTRA})
     target_link_libraries(${name} PUBLIC skep_flags ${ARG_DEPS})
+    target_precompile_headers(${name} REUSE_FROM skep_product_pch)
   else()
     add_library(${name} INTERFACE)
     target_link_libraries(${name} INTERFACE skep_flags ${ARG_DEPS})
@@ -58,7 +76,8 @@ function(skep_library name)
   if(tests)
     add_executable(${name}_tests ${tests})
     target_link_libraries(${name}_tests PRIVATE ${name} ${ARG_TEST_DEPS} GTest::gtest GTest::gmock
-      GTest::gtest_main)
+      GTest::gtest_main skep_unit_flags)
+    target_precompile_headers(${name}_tests REUSE_FROM skep_unit_pch)
     add_test(NAME unit.${name} COMMAND ${name}_tests)
     set_tests_properties(unit.${name} PROPERTIES LABELS unit TIMEOUT 300)
   endif()

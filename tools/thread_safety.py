@@ -32,7 +32,10 @@ def flags_of(entry):
     kept = []
     takes_value = False
     for word in words:
-        if takes_value or word.startswith(("-I", "-D", "-U", "-std=")):
+        if word.endswith("cmake_pch.hxx"):  # g++'s precompiled header
+            kept.pop()
+            takes_value = False
+        elif takes_value or word.startswith(("-I", "-D", "-U", "-std=")):
             kept.append(word)
             takes_value = False
         elif word in ("-isystem", "-include", "-idirafter"):

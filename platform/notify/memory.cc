@@ -1,5 +1,6 @@
 #include "platform/notify/memory.h"
 
+#include <cpuid.h>
 #include <sys/auxv.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
@@ -19,6 +20,14 @@ constexpr size_t kStackReserve = 512;  // below the frame: alignment
 constexpr size_t kOldMinStack = 2048;  // MINSIGSTKSZ, where the host does not tell
 constexpr uint32_t kInitialMxcsr = 0x1f80;
 constexpr size_t kMxcsrAt = 24;
+constexpr size_t kXcompBvAt = 520;  // XCOMP_BV of the XSAVE header (Intel SDM, volume 1, 13.4.2)
+constexpr uint64_t kCompacted = uint64_t{1} << 63;
+
+bool HasXsavec() {
+  uint32_t features = 0, unused = 0;
+  __cpuid_count(0xd, 1, features, unused, unused, unused);
+  return (features & 2) != 0;
+}
 
 }  // namespace
 
@@ -63,6 +72,10 @@ void StubMemory::WriteShared() {
   shared.millisecond = {0, 1'000'000};
   for (size_t i = 0; i < shared.bytes.size(); ++i) shared.bytes[i] = static_cast<uint8_t>(i);
   memcpy(shared.xsave.data() + kMxcsrAt, &kInitialMxcsr, sizeof(kInitialMxcsr));
+  // XRSTOR of the standard format touches the area of every component that the CPU has, also of
+  // those that it only initialises: 11 KB with AMX. A compacted area without components ends at its
+  // header.
+  if (HasXsavec()) memcpy(shared.xsave.data() + kXcompBvAt, &kCompacted, sizeof(kCompacted));
 
   const uint64_t message = kNotifyShared + offsetof(NotifyShared, message);
   msghdr header = {};
