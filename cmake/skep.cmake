@@ -38,7 +38,7 @@ endif()
 # Unit tests are not measured: -O1 compiles sooner.
 add_library(skep_unit_flags INTERFACE)
 target_link_libraries(skep_unit_flags INTERFACE skep_flags)
-target_compile_options(skep_unit_flags INTERFACE -O1)
+target_compile_options(skep_unit_flags INTERFACE -O1 -Wno-frame-larger-than)
 
 # skep_precompiled(NAME FLAGS HEADER ...): headers that are compiled once for all targets that say
 # REUSE_FROM NAME and have FLAGS' options.

@@ -39,7 +39,7 @@ namespace {
 constexpr size_t kMaxConfig = 16u << 20;
 constexpr unsigned kRoomForFds = 4096;  // two for each guest process, and open files
 
-HostResult<BootConfig> ReadConfig(int fd) {
+[[gnu::noinline]] HostResult<BootConfig> ReadConfig(int fd) {
   std::string text;
   char block[4096 / 2];
   for (uint64_t offset = 0;;) {
@@ -66,7 +66,7 @@ struct Engines {
 };
 
 // The first that starts. What ptrace lacks shows when workers make their engines.
-HostResult<Engines> StartEngines(const BootConfig& config) {
+[[gnu::noinline]] HostResult<Engines> StartEngines(const BootConfig& config) {
   platform::EngineOptions options;
   options.files = &arena::HostTable::Get();
   options.poison_unloaded = config.ptrace_poison;
@@ -318,8 +318,8 @@ kernel::KernelConfig KernelConfigOf(const BootConfig& config, platform::EngineKi
 }
 
 // Kernel objects that are there before the first fiber. Arena heap.
-Sandbox* MakeSandbox(const BootConfig& config, platform::EngineKind engine,
-                     std::unique_ptr<gofer::Client> client) {
+[[gnu::noinline]] Sandbox* MakeSandbox(const BootConfig& config, platform::EngineKind engine,
+                                       std::unique_ptr<gofer::Client> client) {
   const arena::ArenaScope arena_heap;
   auto* sandbox = new Sandbox(
       KernelConfigOf(config, engine));  // tidy: allow(new) the arena's root, never freed
