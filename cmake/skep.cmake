@@ -35,6 +35,8 @@ else()
   target_link_options(skep_flags INTERFACE -static)
 endif()
 
+add_custom_target(unit_tests)  # all programs of unit tests
+
 # Unit tests are not measured: -O1 compiles sooner.
 add_library(skep_unit_flags INTERFACE)
 target_link_libraries(skep_unit_flags INTERFACE skep_flags)
@@ -78,6 +80,7 @@ function(skep_library name)
     target_link_libraries(${name}_tests PRIVATE ${name} ${ARG_TEST_DEPS} GTest::gtest GTest::gmock
       GTest::gtest_main skep_unit_flags)
     target_precompile_headers(${name}_tests REUSE_FROM skep_unit_pch)
+    add_dependencies(unit_tests ${name}_tests)
     add_test(NAME unit.${name} COMMAND ${name}_tests)
     set_tests_properties(unit.${name} PROPERTIES LABELS unit TIMEOUT 300)
   endif()
