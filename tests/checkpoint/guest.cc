@@ -1,5 +1,5 @@
-// What the proof of the arena runs (DESIGN.md 4): processes and threads in the states that a
-// checkpoint must bring over, each of which says at its end whether all was as without one.
+// What the proof of the arena (docs/design/arena.md) runs: processes and threads in the states that
+// a checkpoint must bring over, each of which says at its end whether all was as without one.
 //
 //   compute  a process with live AVX registers, that makes no call for a long time
 //   reader   a process that sleeps in read(2) of a pipe
