@@ -44,6 +44,7 @@ constexpr Row kAllowed[] = {
     {SYS_setxattr, "SetXattr"},
     {SYS_listxattr, "ListXattr"},
     {SYS_removexattr, "RemoveXattr"},
+    {SYS_faccessat2, "whether an owner shown as the overflow id is the gofer's own"},
     {SYS_brk, "malloc"},
     {SYS_munmap, "malloc"},
     {SYS_madvise, "malloc"},

@@ -63,9 +63,9 @@ Result<void> EmptyRoot() {
 
 Result<void> DropCapabilities() {
   // Owners and modes of files are the guest's matter, which the sentry has judged; making device
-  // nodes (CAP_MKNOD) is nobody's.
-  constexpr unsigned kKept[] = {CAP_CHOWN,  CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH,
-                                CAP_FOWNER, CAP_FSETID,       CAP_SETFCAP};
+  // nodes (CAP_MKNOD) and giving files capabilities (CAP_SETFCAP) is nobody's.
+  constexpr unsigned kKept[] = {CAP_CHOWN, CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, CAP_FOWNER,
+                                CAP_FSETID};
   uint64_t kept = 0;
   for (unsigned capability : kKept) kept |= uint64_t{1} << capability;
   TRY(host::Call(SYS_prctl, PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0));

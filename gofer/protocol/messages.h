@@ -75,7 +75,10 @@ struct ReplyHeader {
   uint16_t error;
 };
 
-// As statx(2) has it.
+// An owner or group that has no counterpart in the gofer's user namespace.
+inline constexpr uint32_t kUnmappedId = UINT32_MAX;
+
+// As statx(2) has it, but for owners: see kUnmappedId.
 struct Attributes {
   uint64_t ino = 0;
   uint64_t size = 0;

@@ -12,6 +12,7 @@
 
 #include "base/host_call.h"
 #include "base/limits.h"
+#include "gofer/server/unmapped_ids.h"
 
 namespace skep::gofer {
 namespace {
@@ -46,6 +47,7 @@ Result<FileInfo> Statx(int fd, const char* name, int flags) {
   a.dev_minor = s.stx_dev_minor;
   a.rdev_major = s.stx_rdev_major;
   a.rdev_minor = s.stx_rdev_minor;
+  ReplaceUnmappedIds(fd, name, flags, a);
   return info;
 }
 

@@ -15,10 +15,15 @@ namespace {
 constexpr uint32_t kOpenFlags =
     O_ACCMODE | O_TRUNC | O_APPEND | O_NONBLOCK | O_SYNC | O_DSYNC | O_NOATIME;
 
-// Those that a container may have; the rest (trusted, other security modules') is the host's.
-bool IsGuestXattr(std::string_view name) {
-  return (name.starts_with("user.") && name.size() > 5) || name == "security.capability" ||
-         name == "system.posix_acl_access" || name == "system.posix_acl_default";
+// What a guest may change on the host, and see in lists. The rest gives rights (security.*, ACLs)
+// or is somebody else's (trusted.*): whatever the sentry says, no file of the host gets it.
+bool MayChangeXattr(std::string_view name) { return name.starts_with("user.") && name.size() > 5; }
+bool MayListXattr(std::string_view name) {
+  return MayChangeXattr(name) || name == "security.capability";
+}
+// The sentry obeys the ACLs that files have; it does not show them.
+bool MayReadXattr(std::string_view name) {
+  return MayListXattr(name) || name == "system.posix_acl_access";
 }
 
 }  // namespace
@@ -159,7 +164,7 @@ Result<void> Server::GetXattr(Reader& in, Writer& out) {
   const std::string name = TRY(TakeXattr(in, request));
   TRY(in.End());
   Node* node = TRY(nodes_.Find(request.node));
-  if (!IsGuestXattr(name)) return Fail(EOPNOTSUPP);
+  if (!MayReadXattr(name)) return Fail(EOPNOTSUPP);
   if (node->hidden) return Fail(ENODATA);
   const HeldFd fd = TRY(nodes_.Hold(*node));
   TRY(EnterProc(config_.proc_self_fd));
@@ -178,7 +183,7 @@ Result<void> Server::SetXattr(Reader& in, Writer&) {
   const std::span<const std::byte> value = TRY(in.GetBytes(request.size));
   TRY(in.End());
   Node* node = TRY(nodes_.Find(request.node));
-  if (!IsGuestXattr(name)) return Fail(EOPNOTSUPP);
+  if (!MayChangeXattr(name)) return Fail(EOPNOTSUPP);
   TRY(CheckWritable(*node));
   const HeldFd fd = TRY(nodes_.Hold(*node));
   TRY(EnterProc(config_.proc_self_fd));
@@ -205,7 +210,7 @@ Result<void> Server::ListXattr(Reader& in, Writer& out) {
   while (!rest.empty()) {
     const std::string_view name = rest.substr(0, rest.find('\0'));
     const size_t with_nul = std::min(name.size() + 1, rest.size());
-    if (IsGuestXattr(name)) {
+    if (MayListXattr(name)) {
       size += static_cast<uint32_t>(with_nul);
       if (request.size != 0) out.PutBytes(std::as_bytes(std::span(rest.data(), with_nul)));
     }
@@ -221,7 +226,7 @@ Result<void> Server::RemoveXattr(Reader& in, Writer&) {
   const std::string name = TRY(TakeXattr(in, request));
   TRY(in.End());
   Node* node = TRY(nodes_.Find(request.node));
-  if (!IsGuestXattr(name)) return Fail(EOPNOTSUPP);
+  if (!MayChangeXattr(name)) return Fail(EOPNOTSUPP);
   TRY(CheckWritable(*node));
   const HeldFd fd = TRY(nodes_.Hold(*node));
   TRY(EnterProc(config_.proc_self_fd));

@@ -24,8 +24,8 @@ struct stat ToStat(const vfs::Attributes& a) {
   out.st_ino = a.ino;
   out.st_nlink = a.nlink;
   out.st_mode = a.mode;
-  out.st_uid = a.uid;
-  out.st_gid = a.gid;
+  out.st_uid = vfs::ShownId(a.uid);
+  out.st_gid = vfs::ShownId(a.gid);
   out.st_rdev = makedev(a.rdev_major, a.rdev_minor);
   out.st_size = static_cast<off_t>(a.size);
   out.st_blksize = static_cast<blksize_t>(a.blksize);
@@ -94,8 +94,8 @@ Result<void> StatxCall(Task& task, Fd dir, Path path, int32_t flags, uint32_t ma
   out.stx_mask = STATX_BASIC_STATS | STATX_BTIME;
   out.stx_blksize = a.blksize;
   out.stx_nlink = a.nlink;
-  out.stx_uid = a.uid;
-  out.stx_gid = a.gid;
+  out.stx_uid = vfs::ShownId(a.uid);
+  out.stx_gid = vfs::ShownId(a.gid);
   out.stx_mode = static_cast<uint16_t>(a.mode);
   out.stx_ino = a.ino;
   out.stx_size = a.size;
@@ -316,123 +316,109 @@ Result<int64_t> CopyOutSized(Task& task, UserPtr<void> to, uint64_t size, std::s
   return static_cast<int64_t>(data.size());
 }
 
-// Linux: xattr_permission.
-Result<void> MayXattr(Task& task, const vfs::Path& path, std::string_view name, int mask) {
-  if ((mask & vfs::kMayWrite) != 0 && path.mount && path.mount->read_only()) return Fail(EROFS);
-  if (name.starts_with("trusted.")) {
-    if (task.creds().Has(21 /* CAP_SYS_ADMIN */)) return {};
-    return Fail((mask & vfs::kMayWrite) != 0 ? EPERM : ENODATA);
-  }
-  if (name.starts_with("user.")) {
-    const uint32_t type = path.inode()->type();
-    if (type != S_IFREG && type != S_IFDIR)
-      return Fail((mask & vfs::kMayWrite) != 0 ? EPERM : ENODATA);
-    return path.inode()->CheckPermission(task.creds(), mask);
-  }
-  return {};
+// The arguments of a setxattr, copied in before anything is looked up, as Linux's setxattr_copy.
+struct NewXattr {
+  std::string name, value;
+  int32_t flags = 0;
+};
+Result<NewXattr> CopyInXattr(Task& task, Path name, UserPtr<void> value, uint64_t size,
+                             int32_t flags) {
+  if ((flags & ~(XATTR_CREATE | XATTR_REPLACE)) != 0) return Fail(EINVAL);
+  NewXattr xattr{.name = TRY(CopyInXattrName(task, name)), .value = {}, .flags = flags};
+  if (size > XATTR_SIZE_MAX) return Fail(E2BIG);
+  xattr.value.resize(size);
+  const auto bytes = std::as_writable_bytes(std::span(xattr.value));
+  if (task.mm->CopyIn(value.addr(), bytes).fault != 0) return Fail(EFAULT);
+  return xattr;
 }
 
-Result<int64_t> GetXattrAt(Task& task, const vfs::Path& path, Path name_address,
+// What the attribute calls name: by path, or by descriptor.
+using Place = Result<vfs::Path>;
+Place Follow(Task& task, Path path) {
+  return ResolveAt(task, kCwd, path, 0, vfs::FollowFinal::kYes);
+}
+Place NoFollow(Task& task, Path path) {
+  return ResolveAt(task, kCwd, path, 0, vfs::FollowFinal::kNo);
+}
+Place OfFd(Task& task, Fd fd) {
+  const Ref<vfs::File> file = TRY(task.files->Get(fd.value));
+  if (file->inode() == nullptr) return Fail(EOPNOTSUPP);
+  return file->path();
+}
+
+template <class Target>
+Result<int64_t> GetXattrAt(Task& task, Place (*find)(Task&, Target), Target target, Path name,
                            UserPtr<void> value, uint64_t size) {
-  const std::string name = TRY(CopyInXattrName(task, name_address));
-  if (path.inode() == nullptr) return Fail(ENOENT);
-  TRY(MayXattr(task, path, name, vfs::kMayRead));
-  const std::string data = TRY(path.inode()->GetXattr(name));
+  const std::string wanted = TRY(CopyInXattrName(task, name));
+  const vfs::Path path = TRY(find(task, target));
+  const std::string data = TRY(WalkerFor(task).GetXattr(path, wanted));
   return CopyOutSized(task, value, size, data);
 }
 
-Result<void> SetXattrAt(Task& task, const vfs::Path& path, Path name_address, UserPtr<void> value,
-                        uint64_t size, int32_t flags) {
-  if ((flags & ~(XATTR_CREATE | XATTR_REPLACE)) != 0) return Fail(EINVAL);
-  const std::string name = TRY(CopyInXattrName(task, name_address));
-  if (size > XATTR_SIZE_MAX) return Fail(E2BIG);
-  std::string data(size, '\0');
-  if (task.mm->CopyIn(value.addr(), std::as_writable_bytes(std::span(data))).fault != 0)
-    return Fail(EFAULT);
-  if (path.inode() == nullptr) return Fail(ENOENT);
-  TRY(MayXattr(task, path, name, vfs::kMayWrite));
-  return path.inode()->SetXattr(name, data, flags);
+template <class Target>
+Result<void> SetXattrAt(Task& task, Place (*find)(Task&, Target), Target target, Path name,
+                        UserPtr<void> value, uint64_t size, int32_t flags) {
+  const NewXattr xattr = TRY(CopyInXattr(task, name, value, size, flags));
+  const vfs::Path path = TRY(find(task, target));
+  return WalkerFor(task).SetXattr(path, xattr.name, xattr.value, xattr.flags);
 }
 
-Result<int64_t> ListXattrsAt(Task& task, const vfs::Path& path, UserPtr<void> list, uint64_t size) {
-  if (path.inode() == nullptr) return Fail(ENOENT);
-  const std::vector<std::string> names = TRY(path.inode()->ListXattrs());
+template <class Target>
+Result<int64_t> ListXattrsAt(Task& task, Place (*find)(Task&, Target), Target target,
+                             UserPtr<void> list, uint64_t size) {
+  const vfs::Path path = TRY(find(task, target));
   std::string text;
-  for (const std::string& name : names) {
-    if (name.starts_with("trusted.") && !task.creds().Has(21)) continue;
+  for (const std::string& name : TRY(WalkerFor(task).ListXattrs(path))) {
     text.append(name.c_str(), name.size() + 1);
   }
   return CopyOutSized(task, list, size, text);
 }
 
-Result<void> RemoveXattrAt(Task& task, const vfs::Path& path, Path name_address) {
-  const std::string name = TRY(CopyInXattrName(task, name_address));
-  if (path.inode() == nullptr) return Fail(ENOENT);
-  TRY(MayXattr(task, path, name, vfs::kMayWrite));
-  return path.inode()->RemoveXattr(name);
-}
-
-Result<vfs::Path> Follow(Task& task, Path path) {
-  return ResolveAt(task, kCwd, path, 0, vfs::FollowFinal::kYes);
-}
-Result<vfs::Path> NoFollow(Task& task, Path path) {
-  return ResolveAt(task, kCwd, path, 0, vfs::FollowFinal::kNo);
-}
-Result<vfs::Path> OfFd(Task& task, Fd fd) {
-  const Ref<vfs::File> file = TRY(task.files->Get(fd.value));
-  return file->path();
+template <class Target>
+Result<void> RemoveXattrAt(Task& task, Place (*find)(Task&, Target), Target target, Path name) {
+  const std::string wanted = TRY(CopyInXattrName(task, name));
+  const vfs::Path path = TRY(find(task, target));
+  return WalkerFor(task).RemoveXattr(path, wanted);
 }
 
 Result<int64_t> Getxattr(Task& task, Path path, Path name, UserPtr<void> value, uint64_t size) {
-  const vfs::Path found = TRY(Follow(task, path));
-  return GetXattrAt(task, found, name, value, size);
+  return GetXattrAt(task, Follow, path, name, value, size);
 }
 Result<int64_t> Lgetxattr(Task& task, Path path, Path name, UserPtr<void> value, uint64_t size) {
-  const vfs::Path found = TRY(NoFollow(task, path));
-  return GetXattrAt(task, found, name, value, size);
+  return GetXattrAt(task, NoFollow, path, name, value, size);
 }
 Result<int64_t> Fgetxattr(Task& task, Fd fd, Path name, UserPtr<void> value, uint64_t size) {
-  const vfs::Path found = TRY(OfFd(task, fd));
-  return GetXattrAt(task, found, name, value, size);
+  return GetXattrAt(task, OfFd, fd, name, value, size);
 }
 Result<void> Setxattr(Task& task, Path path, Path name, UserPtr<void> value, uint64_t size,
                       int32_t flags) {
-  const vfs::Path found = TRY(Follow(task, path));
-  return SetXattrAt(task, found, name, value, size, flags);
+  return SetXattrAt(task, Follow, path, name, value, size, flags);
 }
 Result<void> Lsetxattr(Task& task, Path path, Path name, UserPtr<void> value, uint64_t size,
                        int32_t flags) {
-  const vfs::Path found = TRY(NoFollow(task, path));
-  return SetXattrAt(task, found, name, value, size, flags);
+  return SetXattrAt(task, NoFollow, path, name, value, size, flags);
 }
 Result<void> Fsetxattr(Task& task, Fd fd, Path name, UserPtr<void> value, uint64_t size,
                        int32_t flags) {
-  const vfs::Path found = TRY(OfFd(task, fd));
-  return SetXattrAt(task, found, name, value, size, flags);
+  return SetXattrAt(task, OfFd, fd, name, value, size, flags);
 }
 Result<int64_t> Listxattr(Task& task, Path path, UserPtr<void> list, uint64_t size) {
-  const vfs::Path found = TRY(Follow(task, path));
-  return ListXattrsAt(task, found, list, size);
+  return ListXattrsAt(task, Follow, path, list, size);
 }
 Result<int64_t> Llistxattr(Task& task, Path path, UserPtr<void> list, uint64_t size) {
-  const vfs::Path found = TRY(NoFollow(task, path));
-  return ListXattrsAt(task, found, list, size);
+  return ListXattrsAt(task, NoFollow, path, list, size);
 }
 Result<int64_t> Flistxattr(Task& task, Fd fd, UserPtr<void> list, uint64_t size) {
-  const vfs::Path found = TRY(OfFd(task, fd));
-  return ListXattrsAt(task, found, list, size);
+  return ListXattrsAt(task, OfFd, fd, list, size);
 }
 Result<void> Removexattr(Task& task, Path path, Path name) {
-  const vfs::Path found = TRY(Follow(task, path));
-  return RemoveXattrAt(task, found, name);
+  return RemoveXattrAt(task, Follow, path, name);
 }
 Result<void> Lremovexattr(Task& task, Path path, Path name) {
-  const vfs::Path found = TRY(NoFollow(task, path));
-  return RemoveXattrAt(task, found, name);
+  return RemoveXattrAt(task, NoFollow, path, name);
 }
 Result<void> Fremovexattr(Task& task, Fd fd, Path name) {
-  const vfs::Path found = TRY(OfFd(task, fd));
-  return RemoveXattrAt(task, found, name);
+  return RemoveXattrAt(task, OfFd, fd, name);
 }
 
 constexpr Row kRows[] = {

@@ -46,12 +46,17 @@ Result<std::string> Inode::GetXattr(std::string_view) { return Fail(EOPNOTSUPP);
 Result<void> Inode::SetXattr(std::string_view, std::string_view, int) { return Fail(EOPNOTSUPP); }
 Result<void> Inode::RemoveXattr(std::string_view) { return Fail(EOPNOTSUPP); }
 Result<std::vector<std::string>> Inode::ListXattrs() { return std::vector<std::string>(); }
+Result<std::string> Inode::AccessAcl() { return std::string(); }
+Result<void> Inode::RemoveFileCapabilities() { return {}; }
 
 Result<void> Inode::CheckPermission(const auth::Credentials& creds, int mask) {
   // The answer for a privileged search, whatever the mode is.
   if (IsDir() && (mask & kMayWrite) == 0 && creds.Has(CAP_DAC_READ_SEARCH)) return {};
   const Attributes attributes = TRY(GetAttributes());
-  return GenericPermission(attributes, creds, mask);
+  const Result<void> by_mode = GenericPermission(attributes, creds, mask);
+  if (!MayHaveAcl(attributes, creds) || CapabilitiesGrant(attributes, creds, mask)) return by_mode;
+  const std::string acl = TRY(AccessAcl());
+  return acl.empty() ? by_mode : AclPermission(acl, attributes, creds, mask);
 }
 
 FileLocks& Inode::locks() {

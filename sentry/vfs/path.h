@@ -90,7 +90,15 @@ class Inode : public RefCounted<Inode> {
   virtual Result<void> RemoveXattr(std::string_view name);
   virtual Result<std::vector<std::string>> ListXattrs();
 
-  // The default checks mode bits against GetAttributes (Linux: generic_permission). mask: MAY_*.
+  // The POSIX access ACL that a host's file has beside its mode, as the value of the extended
+  // attribute; empty: none. Guests cannot see or change it; CheckPermission obeys it.
+  virtual Result<std::string> AccessAcl();
+  // The file's capabilities go, because it is changed (Linux: security_inode_killpriv). A file
+  // system whose host does that by itself does nothing.
+  virtual Result<void> RemoveFileCapabilities();
+
+  // The default checks mode bits and ACL against GetAttributes (Linux: generic_permission). mask:
+  // MAY_*.
   virtual Result<void> CheckPermission(const auth::Credentials& creds, int mask);
 
   // Something else stands in for this inode now (an overlay has copied it up): a file that was

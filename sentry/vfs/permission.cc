@@ -16,16 +16,19 @@ Result<void> GenericPermission(const Attributes& attributes, const auth::Credent
   } else if (creds.InGroup(attributes.gid)) {
     bits >>= 3;
   }
-  if ((wanted & ~bits) == 0) return {};
-  if (attributes.IsDir()) {
-    if ((mask & kMayWrite) == 0 && creds.Has(CAP_DAC_READ_SEARCH)) return {};
-    if (creds.Has(CAP_DAC_OVERRIDE)) return {};
-    return Fail(EACCES);
-  }
-  if (mask == kMayRead && creds.Has(CAP_DAC_READ_SEARCH)) return {};
-  const bool executable = (attributes.mode & 0111) != 0;
-  if (((mask & kMayExec) == 0 || executable) && creds.Has(CAP_DAC_OVERRIDE)) return {};
+  if ((wanted & ~bits) == 0 || CapabilitiesGrant(attributes, creds, mask)) return {};
   return Fail(EACCES);
+}
+
+bool CapabilitiesGrant(const Attributes& attributes, const auth::Credentials& creds, int mask) {
+  mask &= kMayRead | kMayWrite | kMayExec;
+  if (attributes.IsDir()) {
+    if ((mask & kMayWrite) == 0 && creds.Has(CAP_DAC_READ_SEARCH)) return true;
+    return creds.Has(CAP_DAC_OVERRIDE);
+  }
+  if (mask == kMayRead && creds.Has(CAP_DAC_READ_SEARCH)) return true;
+  const bool executable = (attributes.mode & 0111) != 0;
+  return ((mask & kMayExec) == 0 || executable) && creds.Has(CAP_DAC_OVERRIDE);
 }
 
 bool IsOwnerOrCapable(const Attributes& attributes, const auth::Credentials& creds) {
@@ -42,7 +45,9 @@ uint32_t PrivilegeBits(const Attributes& attributes, const auth::Credentials& cr
 }
 
 Result<void> RemovePrivileges(Inode& inode, const auth::Credentials& creds) {
-  if (inode.type() != S_IFREG || creds.Has(CAP_FSETID)) return {};
+  if (inode.type() != S_IFREG) return {};
+  TRY(inode.RemoveFileCapabilities());
+  if (creds.Has(CAP_FSETID)) return {};
   const Attributes attributes = TRY(inode.GetAttributes());
   const uint32_t lost = PrivilegeBits(attributes, creds);
   if (lost == 0) return {};
@@ -72,24 +77,26 @@ bool StickyForbids(const Attributes& directory, const Attributes& victim,
   return victim.uid != creds.fsuid && directory.uid != creds.fsuid && !creds.Has(CAP_FOWNER);
 }
 
-Result<void> CheckFileSize(Caller& caller, uint64_t size) {
+Result<void> CheckNewSize(Caller& caller, const Inode& inode, uint64_t old_size, uint64_t size) {
+  if (size <= old_size) return {};
   if (size > caller.FileSizeLimit()) {
     caller.SignalSelf(SIGXFSZ);
     return Fail(EFBIG);
   }
-  if (size > kMaxFileSize) return Fail(EFBIG);
+  if (size > inode.fs().max_file_size()) return Fail(EFBIG);
   return {};
 }
 
-Result<size_t> ClampToFileSize(Caller& caller, uint64_t offset, size_t size) {
+Result<size_t> ClampToFileSize(Caller& caller, const Inode& inode, uint64_t offset, size_t size) {
   if (size == 0) return size;
   const uint64_t limit = caller.FileSizeLimit();
   if (offset >= limit) {
     caller.SignalSelf(SIGXFSZ);
     return Fail(EFBIG);
   }
-  if (offset >= kMaxFileSize) return Fail(EFBIG);
-  return std::min({uint64_t{size}, limit - offset, kMaxFileSize - offset});
+  const uint64_t max = inode.fs().max_file_size();
+  if (offset >= max) return Fail(EFBIG);
+  return std::min({uint64_t{size}, limit - offset, max - offset});
 }
 
 }  // namespace skep::vfs

@@ -24,13 +24,19 @@ struct Timestamp {
 // The wall clock, as inodes' times are stamped with it.
 Timestamp CurrentTime();
 
+// The owner or group of a host file whose id has no counterpart here (Linux: INVALID_UID):
+// nobody's, so no task's id equals it. Guests are shown kOverflowId, as Linux shows them.
+inline constexpr uint32_t kUnmappedId = UINT32_MAX;
+inline constexpr uint32_t kOverflowId = 65534;
+inline constexpr uint32_t ShownId(uint32_t id) { return id == kUnmappedId ? kOverflowId : id; }
+
 // What stat and statx answer. mode includes the type (S_IFMT).
 struct Attributes {
   uint64_t ino = 0;
   uint32_t dev_major = 0, dev_minor = 0;
   uint32_t mode = 0;
   uint32_t nlink = 1;
-  uint32_t uid = 0, gid = 0;
+  uint32_t uid = 0, gid = 0;  // may be kUnmappedId
   uint32_t rdev_major = 0, rdev_minor = 0;
   uint64_t size = 0;
   uint64_t blocks = 0;  // 512-byte units

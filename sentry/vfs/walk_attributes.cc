@@ -1,8 +1,7 @@
-// Changing and reading attributes of a resolved path (Linux: fs/open.c, fs/attr.c, fs/utimes.c,
-// fs/xattr.c), each with its permission checks.
+// Changing and reading attributes of a resolved path (Linux: fs/open.c, fs/attr.c, fs/utimes.c),
+// each with its permission checks.
 #include <linux/capability.h>
 #include <sys/mount.h>
-#include <sys/xattr.h>
 
 #include "sentry/vfs/permission.h"
 #include "sentry/vfs/walk.h"
@@ -43,23 +42,41 @@ Result<void> Walker::Chmod(const Path& path, uint32_t mode) {
   return inode.SetAttributes(change);
 }
 
+namespace {
+
+// Linux: chown_ok and chgrp_ok.
+Result<void> MayChown(const Attributes& attributes, std::optional<uint32_t> uid,
+                      std::optional<uint32_t> gid, const auth::Credentials& creds) {
+  if (creds.Has(CAP_CHOWN)) return {};
+  const bool owner = creds.fsuid == attributes.uid;
+  if (uid && !(owner && *uid == attributes.uid)) return Fail(EPERM);
+  if (gid && !(owner && (*gid == attributes.gid || creds.InGroup(*gid)))) return Fail(EPERM);
+  return {};
+}
+
+}  // namespace
+
+// Linux: chown_common, notify_change, setattr_prepare. Set-id bits and capabilities go with any
+// change of the owner, even one that changes nothing; that is a chmod, which the owner may do.
 Result<void> Walker::Chown(const Path& path, std::optional<uint32_t> uid,
                            std::optional<uint32_t> gid) {
   TRY(WantWrite(path));
   Inode& inode = *path.inode();
   const Attributes attributes = TRY(inode.GetAttributes());
-  const bool owner = creds().fsuid == attributes.uid;
-  const bool capable = creds().Has(CAP_CHOWN);
-  if (uid && !(owner && *uid == attributes.uid) && !capable) return Fail(EPERM);
-  if (gid && !(owner && (*gid == attributes.gid || creds().InGroup(*gid))) && !capable) {
-    return Fail(EPERM);
-  }
+  TRY(MayChown(attributes, uid, gid, creds()));
   AttributeChange change;
   change.uid = uid;
   change.gid = gid;
   if (!attributes.IsDir()) {
     const uint32_t lost = PrivilegeBits(attributes, creds());
-    if (lost != 0) change.mode = attributes.mode & 07777 & ~lost;
+    if (lost != 0) {
+      if (!IsOwnerOrCapable(attributes, creds())) return Fail(EPERM);
+      change.mode = attributes.mode & 07777 & ~lost;
+      if (!creds().InGroup(gid.value_or(attributes.gid)) && !creds().Has(CAP_FSETID)) {
+        *change.mode &= ~uint32_t{S_ISGID};
+      }
+    }
+    TRY(inode.RemoveFileCapabilities());
   }
   return inode.SetAttributes(change);
 }
@@ -87,7 +104,7 @@ Result<void> Walker::Truncate(const Path& path, uint64_t size) {
   TRY(WantWrite(path));
   TRY(inode.CheckPermission(creds(), kMayWrite));
   const Attributes attributes = TRY(inode.GetAttributes());
-  if (size > attributes.size) TRY(CheckFileSize(caller_, size));
+  TRY(CheckNewSize(caller_, inode, attributes.size, size));
   AttributeChange change;
   change.size = size;
   if (!creds().Has(CAP_FSETID)) {
@@ -95,7 +112,8 @@ Result<void> Walker::Truncate(const Path& path, uint64_t size) {
     if (lost != 0) change.mode = attributes.mode & 07777 & ~lost;
   }
   TRY(inode.TakeWriteAccess());
-  Result<void> done = inode.SetAttributes(change);
+  Result<void> done = inode.RemoveFileCapabilities();
+  if (done) done = inode.SetAttributes(change);
   inode.DropWriteAccess();
   return done;
 }
@@ -103,63 +121,6 @@ Result<void> Walker::Truncate(const Path& path, uint64_t size) {
 Result<std::string> Walker::ReadLink(const Path& path) {
   if (!path.inode()->IsSymlink()) return Fail(EINVAL);
   return path.inode()->ReadLink(caller_);
-}
-
-namespace {
-
-// Linux: xattr_permission.
-Result<void> XattrPermission(Inode& inode, std::string_view name, int mask,
-                             const auth::Credentials& creds) {
-  const bool write = (mask & kMayWrite) != 0;
-  if (name.starts_with("security.") || name.starts_with("system.")) {
-    if (write && name.starts_with("security.") && name != "security.capability" &&
-        !creds.Has(CAP_SYS_ADMIN)) {
-      return Fail(EPERM);
-    }
-    return {};
-  }
-  if (name.starts_with("trusted.")) {
-    if (!creds.Has(CAP_SYS_ADMIN)) return Fail(write ? EPERM : ENODATA);
-    return {};
-  }
-  if (name.starts_with("user.")) {
-    if (inode.type() != S_IFREG && !inode.IsDir()) return Fail(write ? EPERM : ENODATA);
-    if (write && inode.IsDir()) {
-      const Attributes attributes = TRY(inode.GetAttributes());
-      if ((attributes.mode & S_ISVTX) != 0 && !IsOwnerOrCapable(attributes, creds)) {
-        return Fail(EPERM);
-      }
-    }
-  }
-  return inode.CheckPermission(creds, mask);
-}
-
-}  // namespace
-
-Result<std::string> Walker::GetXattr(const Path& path, std::string_view name) {
-  TRY(XattrPermission(*path.inode(), name, kMayRead, creds()));
-  return path.inode()->GetXattr(name);
-}
-
-Result<void> Walker::SetXattr(const Path& path, std::string_view name, std::string_view value,
-                              int flags) {
-  TRY(WantWrite(path));
-  TRY(XattrPermission(*path.inode(), name, kMayWrite, creds()));
-  return path.inode()->SetXattr(name, value, flags);
-}
-
-Result<void> Walker::RemoveXattr(const Path& path, std::string_view name) {
-  TRY(WantWrite(path));
-  TRY(XattrPermission(*path.inode(), name, kMayWrite, creds()));
-  return path.inode()->RemoveXattr(name);
-}
-
-Result<std::vector<std::string>> Walker::ListXattrs(const Path& path) {
-  std::vector<std::string> names = TRY(path.inode()->ListXattrs());
-  if (!creds().Has(CAP_SYS_ADMIN)) {
-    std::erase_if(names, [](const std::string& name) { return name.starts_with("trusted."); });
-  }
-  return names;
 }
 
 }  // namespace skep::vfs

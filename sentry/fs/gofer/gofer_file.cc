@@ -156,7 +156,7 @@ Result<size_t> GoferFile::Write(vfs::Caller& caller, mm::IoSequence& from, uint6
     const vfs::Attributes attributes = TRY(inode_->GetAttributes());
     *offset = attributes.size;
   }
-  const size_t size = TRY(vfs::ClampToFileSize(caller, *offset, from.size()));
+  const size_t size = TRY(vfs::ClampToFileSize(caller, *inode(), *offset, from.size()));
   if (size == 0) return 0;
   TRY(vfs::RemovePrivileges(*inode_, caller.creds()));
   const Result<size_t> done = WriteAt(from, *offset, size);
@@ -176,7 +176,7 @@ Result<Ref<mm::Mappable>> GoferFile::Mappable() {
 
 Result<void> GoferFile::Truncate(vfs::Caller& caller, uint64_t size) {
   const vfs::Attributes attributes = TRY(inode_->GetAttributes());
-  if (size > attributes.size) TRY(vfs::CheckFileSize(caller, size));
+  TRY(vfs::CheckNewSize(caller, *inode(), attributes.size, size));
   TRY(vfs::RemovePrivileges(*inode_, caller.creds()));
   vfs::AttributeChange change;
   change.size = size;
@@ -186,7 +186,11 @@ Result<void> GoferFile::Truncate(vfs::Caller& caller, uint64_t size) {
 Result<void> GoferFile::Allocate(vfs::Caller& caller, int mode, uint64_t offset, uint64_t size) {
   const Result<Range> range = Range::Make(offset, size);
   if (!range || range->end > vfs::kMaxFileSize) return Fail(EFBIG);
-  if ((mode & FALLOC_FL_KEEP_SIZE) == 0) TRY(vfs::CheckFileSize(caller, range->end));
+  if ((mode & FALLOC_FL_KEEP_SIZE) == 0) {
+    const vfs::Attributes attributes = TRY(inode_->GetAttributes());
+    TRY(vfs::CheckNewSize(caller, *inode(), attributes.size, range->end));
+  }
+  TRY(vfs::RemovePrivileges(*inode_, caller.creds()));
   TRY(host::Fallocate(host_fd(), mode, offset, size));
   inode_->MarkStale();
   return {};

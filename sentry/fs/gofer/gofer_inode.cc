@@ -5,11 +5,14 @@
 
 #include "base/host_call.h"
 #include "sentry/arena/arena.h"
+#include "sentry/auth/exec_credentials.h"
 #include "sentry/mm/memory_manager.h"
 #include "sentry/sched/scheduler.h"
 #include "sentry/vfs/special_files.h"
 
 namespace skep::fs {
+
+static_assert(gofer::kUnmappedId == vfs::kUnmappedId);
 
 vfs::Attributes FromGofer(const gofer::Attributes& from, uint32_t dev_minor) {
   return {.ino = from.ino,
@@ -335,7 +338,43 @@ void GoferInode::InvalidateMappings(uint64_t new_size) {
 
 // -- extended attributes --
 
+namespace {
+
+constexpr std::string_view kAccessAcl = "system.posix_acl_access";
+
+// A bit for each attribute that the kernel itself asks for; 0 for the others.
+uint32_t AskedOften(std::string_view name) {
+  return name == auth::kFileCapabilitiesXattr ? 1 : name == kAccessAcl ? 2 : 0;
+}
+
+}  // namespace
+
 Result<std::string> GoferInode::GetXattr(std::string_view name) {
+  const uint32_t often = AskedOften(name);
+  if (often != 0) {
+    MutexLock lock(mutex_);
+    if (!StillTrue(absent_ns_)) absent_ = 0;
+    if ((absent_ & often) != 0) return Fail(ENODATA);
+  }
+  Result<std::string> value = FetchXattr(name);
+  if (often != 0 && !value &&
+      (value.error().code() == ENODATA || value.error().code() == EOPNOTSUPP)) {
+    MutexLock lock(mutex_);
+    if (absent_ == 0) absent_ns_ = host::MonotonicNs();
+    absent_ |= often;
+  }
+  return value;
+}
+
+Result<std::string> GoferInode::AccessAcl() {
+  Result<std::string> acl = GetXattr(kAccessAcl);
+  if (acl) return acl;
+  const int error = acl.error().code();
+  if (error == ENODATA || error == EOPNOTSUPP) return std::string();
+  return acl;
+}
+
+Result<std::string> GoferInode::FetchXattr(std::string_view name) {
   gofer::Client& client = gofer_fs_.client();
   const size_t size = TRY(client.GetXattr(node_, name, {}));
   std::string value(size, '\0');

@@ -53,6 +53,7 @@ class GoferInode final : public vfs::Inode {
   Result<void> SetXattr(std::string_view name, std::string_view value, int flags) override;
   Result<void> RemoveXattr(std::string_view name) override;
   Result<std::vector<std::string>> ListXattrs() override;
+  Result<std::string> AccessAcl() override;
 
   GoferFs& gofer_fs() const { return gofer_fs_; }
   gofer::NodeId node() const { return node_; }
@@ -121,6 +122,7 @@ class GoferInode final : public vfs::Inode {
   Result<Ref<GoferListing>> FetchListing();
   void InvalidateMappings(uint64_t new_size);
   Result<arena::HostFd> OpenFd(bool write);
+  Result<std::string> FetchXattr(std::string_view name);
 
   GoferFs& gofer_fs_;
   const gofer::NodeId node_;
@@ -136,6 +138,10 @@ class GoferInode final : public vfs::Inode {
   std::unique_ptr<std::string> target_ GUARDED_BY(mutex_);
   std::unique_ptr<Directory> directory_ GUARDED_BY(mutex_);
   std::vector<Mapping> mappings_ GUARDED_BY(mutex_);
+  // Of the attributes that execve and permission checks ask for, those that the file lacks: bits of
+  // AskedOften's order, as of absent_ns_. No guest can set them.
+  uint32_t absent_ GUARDED_BY(mutex_) = 0;
+  uint64_t absent_ns_ GUARDED_BY(mutex_) = 0;
 };
 
 // Opening: gofer_file.cc.

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 
 #include "base/check.h"
+#include "sentry/auth/exec_credentials.h"
 #include "sentry/vfs/special_files.h"
 
 namespace skep::fs {
@@ -148,6 +149,20 @@ Result<std::vector<std::string>> OverlayInode::ListXattrs() {
   std::vector<std::string> names = TRY(real().ListXattrs());
   std::erase_if(names, [](const std::string& name) { return IsPrivate(name); });
   return names;
+}
+
+Result<std::string> OverlayInode::AccessAcl() {
+  return lower_ ? lower_->AccessAcl() : upper()->AccessAcl();
+}
+
+// Called before the change that copies the file up.
+Result<void> OverlayInode::RemoveFileCapabilities() {
+  if (upper() == nullptr) {
+    const Result<std::string> below = lower_->GetXattr(auth::kFileCapabilitiesXattr);
+    if (!below || below->empty()) return {};
+    TRY(CopyUp());
+  }
+  return upper()->RemoveFileCapabilities();
 }
 
 }  // namespace skep::fs

@@ -47,6 +47,10 @@ class OverlayInode final : public vfs::Inode {
   Result<void> SetXattr(std::string_view name, std::string_view value, int flags) override;
   Result<void> RemoveXattr(std::string_view name) override;
   Result<std::vector<std::string>> ListXattrs() override;
+  // The lower file's also when it has been copied up: the copy has its owner, group and mode, which
+  // chmod changes as it does an ACL's.
+  Result<std::string> AccessAcl() override;
+  Result<void> RemoveFileCapabilities() override;
 
   OverlayFs& overlay() const { return overlay_; }
   // Once there is an upper inode it stays the same one.

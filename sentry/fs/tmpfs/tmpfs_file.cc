@@ -57,11 +57,9 @@ class TmpFile final : public vfs::File {
 Result<size_t> TmpFile::Write(vfs::Caller& caller, mm::IoSequence& from, uint64_t* offset) {
   sched::SleepLockHold hold(inode_.io_lock());
   if ((flags() & O_APPEND) != 0) *offset = inode_.pages().size();
-  const size_t allowed = TRY(vfs::ClampToFileSize(caller, *offset, from.size()));
+  const size_t allowed = TRY(vfs::ClampToFileSize(caller, *inode(), *offset, from.size()));
   if (allowed == 0) return 0;
-  if ((inode_.mode() & (S_ISUID | S_ISGID)) != 0) {
-    TRY(vfs::RemovePrivileges(*inode(), caller.creds()));
-  }
+  if (inode_.HasPrivileges()) TRY(vfs::RemovePrivileges(*inode(), caller.creds()));
   Result<size_t> done = 0;
   if (allowed == from.size()) {
     done = inode_.pages().Write(*offset, from);
@@ -75,11 +73,10 @@ Result<size_t> TmpFile::Write(vfs::Caller& caller, mm::IoSequence& from, uint64_
 }
 
 Result<void> TmpFile::Truncate(vfs::Caller& caller, uint64_t size) {
-  if (size > inode_.pages().size()) TRY(vfs::CheckFileSize(caller, size));
+  TRY(vfs::CheckNewSize(caller, *inode(), inode_.pages().size(), size));
   vfs::AttributeChange change;
   change.size = size;
-  const uint32_t mode = inode_.mode();
-  if ((mode & (S_ISUID | S_ISGID)) != 0) TRY(vfs::RemovePrivileges(*inode(), caller.creds()));
+  if (inode_.HasPrivileges()) TRY(vfs::RemovePrivileges(*inode(), caller.creds()));
   return inode()->SetAttributes(change);
 }
 
@@ -92,7 +89,8 @@ Result<void> TmpFile::Allocate(vfs::Caller& caller, int mode, uint64_t offset, u
   if (!range || range->end > vfs::kMaxFileSize) return Fail(EFBIG);
   sched::SleepLockHold hold(inode_.io_lock());
   const bool keep = (mode & FALLOC_FL_KEEP_SIZE) != 0;
-  if (!keep && range->end > inode_.pages().size()) TRY(vfs::CheckFileSize(caller, range->end));
+  if (!keep) TRY(vfs::CheckNewSize(caller, *inode(), inode_.pages().size(), range->end));
+  if (inode_.HasPrivileges()) TRY(vfs::RemovePrivileges(*inode(), caller.creds()));
   TRY(punch ? inode_.pages().PunchHole(*range) : inode_.pages().Allocate(*range, keep));
   inode_.TouchModified();
   return {};

@@ -2,6 +2,7 @@
 
 #include <sys/xattr.h>
 
+#include "sentry/auth/exec_credentials.h"
 #include "sentry/vfs/special_files.h"
 
 namespace skep::fs {
@@ -9,8 +10,14 @@ namespace {
 
 constexpr size_t kMaxXattrBytes = 256 << 10;  // of one inode, names and values
 
-bool KnownXattr(std::string_view name) {
-  return name.starts_with("user.") || name.starts_with("trusted.") || name.starts_with("security.");
+// Linux: xattr_resolve_name. EOPNOTSUPP for other namespaces, EINVAL for a bare prefix.
+Result<void> CheckXattrName(std::string_view name) {
+  for (const std::string_view prefix : {"user.", "trusted.", "security."}) {
+    if (!name.starts_with(prefix)) continue;
+    if (name.size() == prefix.size()) return Fail(EINVAL);
+    return {};
+  }
+  return Fail(EOPNOTSUPP);
 }
 
 }  // namespace
@@ -42,9 +49,9 @@ Result<vfs::Attributes> TmpInode::GetAttributes() {
   return attributes;
 }
 
-uint32_t TmpInode::mode() {
+bool TmpInode::HasPrivileges() {
   MutexLock lock(mutex_);
-  return attributes_.mode;
+  return (attributes_.mode & (S_ISUID | S_ISGID)) != 0 || has_capabilities_;
 }
 
 Result<void> TmpInode::SetAttributes(const vfs::AttributeChange& change) {
@@ -86,7 +93,7 @@ void TmpInode::TouchAccessed(const vfs::File& file) {
 }
 
 Result<std::string> TmpInode::GetXattr(std::string_view name) {
-  if (!KnownXattr(name)) return Fail(EOPNOTSUPP);
+  TRY(CheckXattrName(name));
   MutexLock lock(mutex_);
   if (xattrs_ == nullptr) return Fail(ENODATA);
   const auto it = xattrs_->find(name);
@@ -95,7 +102,7 @@ Result<std::string> TmpInode::GetXattr(std::string_view name) {
 }
 
 Result<void> TmpInode::SetXattr(std::string_view name, std::string_view value, int flags) {
-  if (!KnownXattr(name)) return Fail(EOPNOTSUPP);
+  TRY(CheckXattrName(name));
   MutexLock lock(mutex_);
   if (xattrs_ == nullptr) xattrs_ = std::make_unique<Xattrs>();
   const auto it = xattrs_->find(name);
@@ -107,17 +114,29 @@ Result<void> TmpInode::SetXattr(std::string_view name, std::string_view value, i
   }
   if (total > kMaxXattrBytes) return Fail(ENOSPC);
   xattrs_->insert_or_assign(std::string(name), std::string(value));
+  // An empty value gives nothing, and Linux leaves it alone (cap_inode_need_killpriv).
+  if (name == auth::kFileCapabilitiesXattr) has_capabilities_ = !value.empty();
   attributes_.ctime = vfs::CurrentTime();
   return {};
 }
 
 Result<void> TmpInode::RemoveXattr(std::string_view name) {
-  if (!KnownXattr(name)) return Fail(EOPNOTSUPP);
+  TRY(CheckXattrName(name));
   MutexLock lock(mutex_);
   if (xattrs_ == nullptr) return Fail(ENODATA);
   const auto it = xattrs_->find(name);
   if (it == xattrs_->end()) return Fail(ENODATA);
   xattrs_->erase(it);
+  if (name == auth::kFileCapabilitiesXattr) has_capabilities_ = false;
+  attributes_.ctime = vfs::CurrentTime();
+  return {};
+}
+
+Result<void> TmpInode::RemoveFileCapabilities() {
+  MutexLock lock(mutex_);
+  if (!has_capabilities_) return {};
+  xattrs_->erase(std::string(auth::kFileCapabilitiesXattr));
+  has_capabilities_ = false;
   attributes_.ctime = vfs::CurrentTime();
   return {};
 }

@@ -28,6 +28,7 @@ class TmpInode : public vfs::Inode {
   Result<void> SetXattr(std::string_view name, std::string_view value, int flags) override;
   Result<void> RemoveXattr(std::string_view name) override;
   Result<std::vector<std::string>> ListXattrs() override;
+  Result<void> RemoveFileCapabilities() override;
 
   TmpFs& tmpfs() const { return tmpfs_; }
   // nlink += delta, and ctime.
@@ -35,7 +36,8 @@ class TmpInode : public vfs::Inode {
   void TouchModified();  // mtime and ctime
   void TouchChanged();   // ctime
   void TouchAccessed(const vfs::File& file);
-  uint32_t mode();
+  // Whether a write takes anything away: set-id bits or capabilities.
+  bool HasPrivileges();
 
  protected:
   virtual uint64_t Size() { return 0; }  // under mutex_
@@ -49,6 +51,7 @@ class TmpInode : public vfs::Inode {
   const Ref<TmpQuota> quota_;
   vfs::Attributes attributes_ GUARDED_BY(mutex_);  // without size and blocks
   std::unique_ptr<Xattrs> xattrs_ GUARDED_BY(mutex_);
+  bool has_capabilities_ GUARDED_BY(mutex_) = false;  // xattrs_ has security.capability
 };
 
 class TmpRegular final : public TmpInode {

@@ -227,6 +227,62 @@ TEST(TmpFs, Xattrs) {
   w.caller.Root();
   EXPECT_EQ(Code(walker.RemoveXattr(f, "user.a")), 0);
   EXPECT_EQ(Code(walker.RemoveXattr(f, "user.a")), ENODATA);
+  EXPECT_EQ(Code(walker.SetXattr(f, "user.", "1", 0)), EINVAL);
+  EXPECT_EQ(Code(walker.SetXattr(f, "system.posix_acl_access", "1", 0)), EOPNOTSUPP);
+}
+
+// security.capability in format 2: CAP_NET_RAW (13), permitted.
+constexpr std::string_view kRaw("\0\0\0\2\0\x20\0\0\0\0\0\0\0\0\0\0\0\0\0\0", 20);
+
+TEST(TmpFs, OnlyTheCapableSetSecurityAttributes) {
+  World w;
+  ASSERT_EQ(w.Write("/f", "x"), 0);
+  ASSERT_EQ(w.Chown("/f", 1000, 1000), 0);
+  const vfs::Path f = *w.Find("/f");
+  vfs::Walker walker = w.Walk();
+  ASSERT_EQ(Code(walker.SetXattr(f, "security.other", "1", 0)), 0);
+  ASSERT_EQ(Code(walker.SetXattr(f, "security.capability", kRaw, 0)), 0);
+  EXPECT_EQ(Code(walker.SetXattr(f, "security.capability", "junk", 0)), EINVAL);
+  w.caller.User(1000, 1000);  // its owner
+  EXPECT_EQ(Code(walker.SetXattr(f, "security.capability", kRaw, 0)), EPERM);
+  EXPECT_EQ(Code(walker.SetXattr(f, "security.capability", "", 0)), EPERM);
+  EXPECT_EQ(Code(walker.RemoveXattr(f, "security.capability")), EPERM);
+  EXPECT_EQ(Code(walker.SetXattr(f, "security.other", "2", 0)), EPERM);
+  EXPECT_EQ(Code(walker.RemoveXattr(f, "security.other")), EPERM);
+  EXPECT_EQ(*walker.GetXattr(f, "security.other"), "1");
+}
+
+TEST(TmpFs, ChangesTakeFileCapabilitiesAway) {
+  World w;
+  ASSERT_EQ(w.Write("/f", "x"), 0);
+  const vfs::Path f = *w.Find("/f");
+  vfs::Walker walker = w.Walk();
+  const auto set = [&] { return Code(walker.SetXattr(f, "security.capability", kRaw, 0)); };
+  const auto get = [&] { return Code(walker.GetXattr(f, "security.capability")); };
+  ASSERT_EQ(set(), 0);
+  ASSERT_EQ(w.Chmod("/f", 0755), 0);
+  EXPECT_EQ(get(), 0) << "chmod leaves them";
+  ASSERT_EQ(w.Write("/f", "y", 0), 0);
+  EXPECT_EQ(get(), ENODATA) << "write, also by root";
+  ASSERT_EQ(set(), 0);
+  ASSERT_EQ(Code(walker.Truncate(f, 0)), 0);
+  EXPECT_EQ(get(), ENODATA);
+  ASSERT_EQ(set(), 0);
+  ASSERT_EQ(w.Write("/f", "y", O_TRUNC), 0);
+  EXPECT_EQ(get(), ENODATA);
+  ASSERT_EQ(set(), 0);
+  ASSERT_EQ(w.Chown("/f", std::nullopt, std::nullopt), 0);
+  EXPECT_EQ(get(), ENODATA);
+}
+
+TEST(TmpFs, ChownThatChangesNothingKeepsOthersSetIdBits) {
+  World w;
+  ASSERT_EQ(w.Write("/f", "x"), 0);
+  ASSERT_EQ(w.Chmod("/f", 04755), 0);
+  w.caller.User(1000, 1000);
+  EXPECT_EQ(w.Chown("/f", std::nullopt, std::nullopt), EPERM);
+  EXPECT_EQ(w.Stat("/f")->mode & 07777, 04755u);
+  ASSERT_EQ(w.Write("/f", "x"), EACCES);
 }
 
 }  // namespace
