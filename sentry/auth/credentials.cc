@@ -43,21 +43,4 @@ void AfterFsuidChange(const Credentials& old, Credentials& changed) {
   }
 }
 
-void OnExec(Credentials& creds, bool setuid_root_file) {
-  const bool root_magic = (creds.securebits & SECBIT_NOROOT) == 0;
-  const bool root = root_magic && (creds.uid == 0 || creds.euid == 0);
-  if (setuid_root_file || root) creds.ambient = 0;
-  CapabilitySet permitted = creds.ambient;
-  bool effective = false;
-  if (root) {
-    permitted = creds.inheritable | creds.bounding;
-    effective = creds.euid == 0;
-  }
-  creds.permitted = permitted;
-  creds.effective = effective ? permitted : creds.ambient;
-  creds.suid = creds.fsuid = creds.euid;
-  creds.sgid = creds.fsgid = creds.egid;
-  creds.keep_caps = false;
-}
-
 }  // namespace skep::auth

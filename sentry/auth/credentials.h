@@ -33,7 +33,5 @@ using CredentialsRef = std::shared_ptr<const Credentials>;
 void AfterUidChange(const Credentials& old, Credentials& changed);
 // fsuid alone changed (setfsuid): the file capabilities follow.
 void AfterFsuidChange(const Credentials& old, Credentials& changed);
-// Linux: cap_bprm_creds_from_file for a file without file capabilities (setuid root included).
-void OnExec(Credentials& creds, bool setuid_root_file);
 
 }  // namespace skep::auth

@@ -8,17 +8,29 @@ Result<void> MayAccess(const Task& target, const auth::Credentials& creds, const
                        AccessIds ids) {
   if (task != nullptr && task->group.get() == target.group.get()) return {};
   if (creds.Has(CAP_SYS_PTRACE)) return {};
-  const auth::Credentials& theirs = *target.credentials;
+  const auth::Credentials& theirs = *target.credentials.Get();
   const uint32_t uid = ids == AccessIds::kFs ? creds.fsuid : creds.uid;
   const uint32_t gid = ids == AccessIds::kFs ? creds.fsgid : creds.gid;
   const bool same = uid == theirs.uid && uid == theirs.euid && uid == theirs.suid &&
                     gid == theirs.gid && gid == theirs.egid && gid == theirs.sgid;
   if (!same) return Fail(EPERM);
-  if (target.mm && target.group->dumpable != 1) return Fail(EPERM);
+  if (target.mm.Get() && target.mm.Get()->dumpable != mm::Dumpable::kUser) return Fail(EPERM);
   // Linux: cap_ptrace_access_check.
   const uint64_t mine = ids == AccessIds::kFs ? creds.effective : creds.permitted;
   if ((theirs.permitted & ~mine) != 0) return Fail(EPERM);
   return {};
+}
+
+Result<void> MaySchedule(const Task& target, const auth::Credentials& creds) {
+  if (creds.Has(CAP_SYS_NICE)) return {};
+  const auth::Credentials& theirs = *target.credentials.Get();
+  if (creds.euid != theirs.uid && creds.euid != theirs.euid) return Fail(EPERM);
+  if ((theirs.permitted & ~creds.permitted) != 0) return Fail(EPERM);
+  return {};
+}
+
+bool MayLowerNice(const Task& target, const auth::Credentials& creds, int nice) {
+  return static_cast<uint64_t>(20 - nice) <= target.Limit(RLIMIT_NICE) || creds.Has(CAP_SYS_NICE);
 }
 
 }  // namespace skep::kernel

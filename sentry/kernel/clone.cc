@@ -64,6 +64,7 @@ Result<void> CopyMemory(Task& parent, Task& child, uint64_t flags) {
     mm = TRY(parent.mm->Fork());
     // As Linux's dup_mm: what the loader noted goes along.
     mm->layout = parent.mm->layout;
+    mm->dumpable = parent.mm->dumpable.load();
   }
   mm->users.fetch_add(1);
   TasksLock lock(parent.kernel);
@@ -89,7 +90,10 @@ Ref<ThreadGroup> NewGroup(Task& parent, const CloneRequest& request) {
   ThreadGroup& old = *parent.group;
   auto own_handlers = MakeRef<SignalHandlers>();
   TasksLock lock(kernel);
-  group->exit_signal = (request.flags & CLONE_PARENT) != 0 ? old.exit_signal : request.exit_signal;
+  const bool sibling = (request.flags & CLONE_PARENT) != 0;
+  group->exit_signal = sibling ? old.exit_signal : request.exit_signal;
+  group->self_exec_id = old.self_exec_id;
+  group->parent_exec_id = sibling ? old.parent_exec_id : old.self_exec_id;
   if ((request.flags & CLONE_SIGHAND) != 0) {
     group->handlers = old.handlers;
   } else {
@@ -103,7 +107,6 @@ Ref<ThreadGroup> NewGroup(Task& parent, const CloneRequest& request) {
   }
   group->limits.SetAll(old.limits.All());
   group->cpu_watch_wanted = group->limits.Soft(RLIMIT_CPU) != RLIM_INFINITY;
-  group->dumpable = old.dumpable;
   group->oom_score_adj = old.oom_score_adj;
   group->start_ns = kernel.scheduler.clock().MonotonicNs();
   return group;
@@ -128,6 +131,9 @@ void CopyRest(Task& parent, Task& child, const CloneRequest& request) {
   child.credentials.Set(parent.credentials.Get());
   child.comm = parent.comm;
   child.nice = parent.nice;
+  child.io_priority = parent.io_priority;
+  child.sched_policy = parent.sched_policy;
+  if (parent.sched_reset_on_fork) child.nice = std::max(child.nice, 0);  // Linux: sched_fork
   child.cpu_mask = parent.cpu_mask;
 }
 

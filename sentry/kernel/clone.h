@@ -37,6 +37,6 @@ struct InitRequest {
 Result<Ref<Task>> StartInit(Kernel& kernel, InitRequest request);
 
 // execve(2) past argument copying: everything from preparation to the new registers.
-Result<void> Exec(Task& task, loader::Program program, Ref<vfs::File> executable);
+Result<void> Exec(Task& task, loader::Program program);
 
 }  // namespace skep::kernel

@@ -1,13 +1,13 @@
 // execve(2) from the point where the arguments are in the kernel (Linux: fs/exec.c), and init.
-#include <linux/capability.h>
 #include <sys/auxv.h>
-#include <sys/mount.h>
+#include <sys/personality.h>
 #include <algorithm>
 #include <cstring>
 
 #include "base/host_call.h"
 #include "sentry/kernel/clone.h"
 #include "sentry/kernel/cpu_time.h"
+#include "sentry/kernel/credentials.h"
 #include "sentry/kernel/exit.h"
 #include "sentry/kernel/posix_timer.h"
 #include "sentry/kernel/signals.h"
@@ -15,6 +15,11 @@
 
 namespace skep::kernel {
 namespace {
+
+// Flags of personality(2) that weaken a program (Linux: PER_CLEAR_ON_SETID).
+constexpr uint32_t kClearOnSetId =
+    READ_IMPLIES_EXEC | ADDR_NO_RANDOMIZE | ADDR_COMPAT_LAYOUT | MMAP_PAGE_ZERO;
+constexpr rlim_t kDefaultStack = rlim_t{8} << 20;  // Linux: _STK_LIM
 
 void FillRandom(std::span<std::byte> to) {
   while (!to.empty()) {
@@ -25,13 +30,14 @@ void FillRandom(std::span<std::byte> to) {
 }
 
 // Linux: de_thread. The other threads end; the caller becomes the leader with the leader's id.
-Result<void> EndOtherThreads(Task& task) {
+// False: there were none.
+Result<bool> EndOtherThreads(Task& task) {
   Kernel& kernel = task.kernel;
   ThreadGroup& group = *task.group;
   {
     TasksLock lock(kernel);
     if (group.exiting || group.exec_by != nullptr) return Fail(kKilled);
-    if (group.threads.size() == 1 && task.IsLeader()) return {};
+    if (group.threads.size() == 1 && task.IsLeader()) return false;
     group.exec_by = &task;
     for (Task* t : group.threads) {
       if (t != &task) t->fiber->Kill();
@@ -53,7 +59,7 @@ Result<void> EndOtherThreads(Task& task) {
     task.tid = group.tgid;
     group.leader = Ref<Task>(&task);
   }
-  return {};
+  return true;
 }
 
 void ResetSignals(Task& task) {
@@ -72,33 +78,44 @@ void ResetSignals(Task& task) {
   task.alt_stack = {};
 }
 
-struct NewIds {
-  auth::Credentials creds;
-  bool secure = false;
-  bool changed = false;
+// What is new about the program beside its memory.
+struct Identity {
+  auth::ExecCredentials ids;
+  bool readable = true;  // by who executes it
 };
 
-// Linux: bprm_fill_uid and cap_bprm_creds_from_file.
-NewIds CredentialsFor(Task& task, const Ref<vfs::File>& file) {
-  NewIds ids{*task.credentials};
-  bool setuid_root = false;
-  const uint64_t mount_flags = file->path().mount ? file->path().mount->flags() : 0;
-  auto attributes = file->inode() != nullptr ? file->inode()->GetAttributes()
-                                             : Result<vfs::Attributes>(Fail(ENOENT));
-  if (attributes && (mount_flags & MS_NOSUID) == 0 && !ids.creds.no_new_privs) {
-    if ((attributes->mode & S_ISUID) != 0) {
-      ids.creds.euid = attributes->uid;
-      setuid_root = attributes->uid == 0;
-    }
-    if ((attributes->mode & (S_ISGID | S_IXGRP)) == (S_ISGID | S_IXGRP)) {
-      ids.creds.egid = attributes->gid;
-    }
+Result<Identity> IdentityFor(Task& task, const loader::Program& program) {
+  Identity identity{.ids = TRY(ExecCredentialsFor(task, *program.main.file))};
+  identity.readable = MayRead(task, *program.main.file) &&
+                      (!program.interpreter.file || MayRead(task, *program.interpreter.file));
+  return identity;
+}
+
+// Linux: the part of begin_new_exec that protects a program from who started it. Before its memory
+// is there.
+void ChangeIdentity(Task& task, const loader::Program& program, const Identity& identity) {
+  Ref<vfs::File> old_executable;
+  TasksLock lock(task.kernel);
+  const auth::Credentials& old = task.creds();
+  uint32_t personality = task.personality;
+  personality &= ~uint32_t{READ_IMPLIES_EXEC};  // set_personality_64bit
+  if (identity.ids.clear_personality) personality &= ~kClearOnSetId;
+  task.personality = personality;
+  if (identity.ids.secure) {
+    task.parent_death_signal.Set(0);
+    rlimit stack = task.group->limits.Get(RLIMIT_STACK);
+    stack.rlim_cur = std::min(stack.rlim_cur, kDefaultStack);
+    task.group->limits.Set(RLIMIT_STACK, stack);
   }
-  auth::OnExec(ids.creds, setuid_root && ids.creds.uid != 0);
-  ids.changed =
-      ids.creds.euid != task.credentials->euid || ids.creds.egid != task.credentials->egid;
-  ids.secure = ids.creds.uid != ids.creds.euid || ids.creds.gid != ids.creds.egid;
-  return ids;
+  // As Linux has it: the ids of who calls execve. Those that the file brings come below.
+  const bool own = old.uid == old.euid && old.gid == old.egid;
+  task.mm->dumpable = identity.readable && own ? mm::Dumpable::kUser : mm::Dumpable::kNo;
+  ++task.group->self_exec_id;
+  CommitCredentials(task, std::make_shared<const auth::Credentials>(identity.ids.creds));
+  task.comm.fill(0);
+  program.comm.copy(task.comm.data(), task.comm.size() - 1);
+  old_executable = task.executable.Exchange(program.main.file);
+  task.group->posix_timers.clear();
 }
 
 void CloseOnExec(Task& task) {
@@ -108,7 +125,7 @@ void CloseOnExec(Task& task) {
   }
 }
 
-Result<void> ReplaceMemory(Task& task, const NewIds& ids) {
+Result<void> ReplaceMemory(Task& task) {
   Kernel& kernel = task.kernel;
   LeaveFutexes(task);
   task.left_futexes = false;
@@ -119,12 +136,13 @@ Result<void> ReplaceMemory(Task& task, const NewIds& ids) {
     // Who looks at this program's memory now (/proc/<pid>/mem, process_vm_writev) may be in the
     // middle of it and must not get to the next one's; who comes later is asked for his rights.
     reuse = task.mm && task.mm->users.load() == 1 && task.mm->RefCount() == 1 && task.context_ref;
-    if (ids.changed) task.group->dumpable = 0;
+    if (reuse) task.mm->dumpable = mm::Dumpable::kNo;  // until ChangeIdentity
   }
   if (reuse) return task.mm->Clear();
   if (task.mm) ReleaseMemory(task);
   Ref<mm::MemoryManager> fresh = mm::MemoryManager::Make(*kernel.memory);
   fresh->users = 1;
+  fresh->dumpable = mm::Dumpable::kNo;
   {
     TasksLock lock(kernel);
     task.mm.Set(std::move(fresh));
@@ -165,7 +183,7 @@ Result<void> EnterProgram(Task& task, const platform::Registers& first) {
   return {};
 }
 
-loader::LoadContext LoadContextFor(Task& task, const NewIds& ids) {
+loader::LoadContext LoadContextFor(Task& task, const auth::ExecCredentials& ids) {
   loader::LoadContext context;
   context.vdso = &task.kernel.vdso_clock->pages();
   context.uid = ids.creds.uid, context.euid = ids.creds.euid;
@@ -173,8 +191,7 @@ loader::LoadContext LoadContextFor(Task& task, const NewIds& ids) {
   context.secure = ids.secure;
   context.stack_limit = task.Limit(RLIMIT_STACK);
   FillRandom(context.random_bytes);
-  constexpr uint32_t kNoRandomize = 0x0040000;
-  if ((task.personality & kNoRandomize) == 0) {
+  if ((task.personality & ADDR_NO_RANDOMIZE) == 0) {
     FillRandom(std::as_writable_bytes(std::span(&context.random, 1)));
   }
   context.hwcap = getauxval(AT_HWCAP);
@@ -184,26 +201,16 @@ loader::LoadContext LoadContextFor(Task& task, const NewIds& ids) {
 }
 
 // Past the point of no return: an error kills the process.
-Result<void> Commit(Task& task, const loader::Program& program, const NewIds& ids) {
+Result<void> Commit(Task& task, const loader::Program& program, const Identity& identity) {
   Kernel& kernel = task.kernel;
   DeleteAllTimers(*task.group);
-  TRY(ReplaceMemory(task, ids));
+  TRY(ReplaceMemory(task));
   if (task.vfork_pending.exchange(false)) task.vfork_queue.Wake();
   ResetSignals(task);
   CloseOnExec(task);
-  Ref<vfs::File> old_executable;
-  {
-    TasksLock lock(kernel);
-    task.credentials.Set(std::make_shared<const auth::Credentials>(ids.creds));
-    task.comm.fill(0);
-    program.comm.copy(task.comm.data(), task.comm.size() - 1);
-    old_executable = task.executable.Exchange(program.main.file);
-    task.group->dumpable = ids.changed ? 0 : 1;
-    if (ids.changed) task.parent_death_signal.Set(0);
-    task.group->posix_timers.clear();
-  }
+  ChangeIdentity(task, program, identity);
   task.restart = {};
-  const loader::LoadContext context = LoadContextFor(task, ids);
+  const loader::LoadContext context = LoadContextFor(task, identity.ids);
   const loader::Loaded loaded = TRY(loader::Load(*task.mm, task, program, context));
   // Linux: only the program itself stays protected from being written to.
   if (program.script) program.script->AllowWrites();
@@ -217,10 +224,14 @@ Result<void> Commit(Task& task, const loader::Program& program, const NewIds& id
 
 }  // namespace
 
-Result<void> Exec(Task& task, loader::Program program, Ref<vfs::File> executable) {
-  const NewIds ids = CredentialsFor(task, executable);
-  TRY(EndOtherThreads(task));
-  if (auto done = Commit(task, program, ids); !done) {
+Result<void> Exec(Task& task, loader::Program program) {
+  // Before anything is lost, and again if other threads could change what it depends on.
+  Result<Identity> identity = IdentityFor(task, program);
+  if (!identity) return std::unexpected(identity.error());
+  if (TRY(EndOtherThreads(task))) identity = IdentityFor(task, program);
+  Result<void> done =
+      identity ? Commit(task, program, *identity) : Result<void>(std::unexpected(identity.error()));
+  if (!done) {
     TasksLock lock(task.kernel);
     StartGroupExit(*task.group, SIGKILL);
     return Fail(kKilled);
@@ -238,8 +249,7 @@ Result<void> LoadInit(Task& task, InitRequest& request) {
   Ref<vfs::File> file = TRY(loader::OpenExecutable(walker, path));
   loader::Program program = TRY(loader::Prepare(walker, file, request.path, std::move(request.argv),
                                                 std::move(request.envp)));
-  const Ref<vfs::File> main = program.main.file;
-  TRY(Exec(task, std::move(program), main));
+  TRY(Exec(task, std::move(program)));
   task.keep_registers = false;
   return {};
 }

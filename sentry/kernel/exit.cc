@@ -38,7 +38,9 @@ void Reap(ThreadGroup& group) REQUIRES(tasks);
 bool NotifyParentOfExit(ThreadGroup& group) REQUIRES(tasks) {
   ThreadGroup* parent = group.parent;
   if (parent == nullptr) return false;
-  const int signo = group.exit_signal;
+  int signo = group.exit_signal;
+  // The parent may have become a program that this child must not harm.
+  if (group.parent_exec_id != parent->self_exec_id) signo = SIGCHLD;
   const SignalAction action = signo == 0 ? SignalAction{} : parent->handlers->Of(signo);
   const bool unwanted =
       signo == SIGCHLD && (action.IsIgnored() || (action.flags & SA_NOCLDWAIT) != 0);

@@ -73,6 +73,9 @@ class ThreadGroup final : public RefCounted<ThreadGroup> {
   Task* parent_thread GUARDED_BY(tasks) = nullptr;
   std::list<Ref<ThreadGroup>> children GUARDED_BY(tasks);  // alive and zombies
   int exit_signal GUARDED_BY(tasks) = SIGCHLD;             // to the parent; 0: none
+  // How often this process has called execve, and how often its parent had when it was forked: a
+  // parent that has become another program is told by SIGCHLD alone.
+  uint32_t self_exec_id GUARDED_BY(tasks) = 0, parent_exec_id GUARDED_BY(tasks) = 0;
   bool is_subreaper GUARDED_BY(tasks) = false;
   // execve since fork: setpgid by the parent answers EACCES.
   bool has_exec GUARDED_BY(tasks) = false;
@@ -119,7 +122,6 @@ class ThreadGroup final : public RefCounted<ThreadGroup> {
 
   sched::WaitQueue exit_watch;  // pidfds: it has become a zombie
 
-  int dumpable GUARDED_BY(tasks) = 1;
   int oom_score_adj GUARDED_BY(tasks) = 0;
 };
 
@@ -171,6 +173,9 @@ class Task final : public vfs::Caller, public RefCounted<Task> {
   std::atomic<uint32_t> personality{0};
   std::atomic<uint64_t> timer_slack_ns{50000};
   int nice GUARDED_BY(tasks) = 0;
+  int sched_policy GUARDED_BY(tasks) = 0;  // SCHED_OTHER, SCHED_BATCH or SCHED_IDLE
+  bool sched_reset_on_fork GUARDED_BY(tasks) = false;
+  uint16_t io_priority GUARDED_BY(tasks) = 0;  // as ioprio_set(2) packs it
   uint64_t cpu_mask GUARDED_BY(tasks) = ~uint64_t{0};
   PendingSignals pending GUARDED_BY(tasks);
   // sigtimedwait waits for these although they are blocked.

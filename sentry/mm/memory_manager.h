@@ -43,6 +43,10 @@ struct MmapRequest {
   std::string name;  // "[stack]", "[vdso]", or the path of `file` as opened: for maps
 };
 
+// Who may look into it, beside those with CAP_SYS_PTRACE (Linux: SUID_DUMP_*): whoever has the same
+// ids, or nobody.
+enum class Dumpable : uint8_t { kNo = 0, kUser = 1 };
+
 // What the fault path decided.
 enum class FaultOutcome : uint8_t { kRetry, kSignal, kKilled };
 struct FaultResult {
@@ -174,6 +178,9 @@ class MemoryManager final : public UserMemory, public RefCounted<MemoryManager> 
   // How much of space()'s CpuTimeNs its tasks have been charged with (kernel/cpu_time.h, under its
   // lock); Activate starts from what the space has used before.
   uint64_t charged_cpu_ns = 0;
+
+  // Linux: the mode of MMF_DUMPABLE; prctl(PR_SET_DUMPABLE). fork copies it, execve sets it.
+  std::atomic<Dumpable> dumpable{Dumpable::kUser};
 
   // Grows with every Clear: which program's memory it is. Linux makes a new mm_struct then.
   std::atomic<uint64_t> program{0};

@@ -54,8 +54,7 @@ Result<void> DoExec(Task& task, Fd dir, Path address, UserPtr<const uint64_t> ar
   loader::Program program =
       TRY(loader::Prepare(walker, std::move(file), std::move(name), std::move(arguments),
                           std::move(environment), inaccessible));
-  Ref<vfs::File> main = program.main.file;
-  return kernel::Exec(task, std::move(program), std::move(main));
+  return kernel::Exec(task, std::move(program));
 }
 
 Result<void> Execve(Task& task, Path path, UserPtr<const uint64_t> argv,

@@ -264,7 +264,7 @@ Result<void> Prlimit64(Task& task, int32_t pid, uint32_t resource, UserPtr<const
     const bool same = mine.uid == theirs.euid && mine.uid == theirs.suid &&
                       mine.uid == theirs.uid && mine.gid == theirs.egid &&
                       mine.gid == theirs.sgid && mine.gid == theirs.gid;
-    if (target->group != task.group && !same && !mine.Has(CAP_SYS_RESOURCE)) return Fail(EPERM);
+    if (target != &task && !same && !mine.Has(CAP_SYS_RESOURCE)) return Fail(EPERM);
     if (resource >= RLIM_NLIMITS) return Fail(EINVAL);
     before = target->group->limits.Get(static_cast<int>(resource));
     if (!limit.is_null()) {

@@ -2,6 +2,7 @@
 #include <asm/prctl.h>
 #include <linux/capability.h>
 #include <linux/sched.h>
+#include <linux/securebits.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
 
@@ -327,7 +328,10 @@ Result<int32_t> PrctlAmbient(Task& task, uint64_t what, uint64_t capability, uin
     case PR_CAP_AMBIENT_IS_SET:
       return (creds.ambient & bit) != 0 ? 1 : 0;
     case PR_CAP_AMBIENT_RAISE:
-      if ((creds.permitted & creds.inheritable & bit) == 0) return Fail(EPERM);
+      if ((creds.permitted & creds.inheritable & bit) == 0 ||
+          (creds.securebits & SECBIT_NO_CAP_AMBIENT_RAISE) != 0) {
+        return Fail(EPERM);
+      }
       ChangeCredentials(task, [&](auth::Credentials& changed) { changed.ambient |= bit; });
       return 0;
     case PR_CAP_AMBIENT_LOWER:
@@ -340,6 +344,15 @@ Result<int32_t> PrctlAmbient(Task& task, uint64_t what, uint64_t capability, uin
 
 constexpr uint32_t kKeepCapsBit = 1u << 4;  // SECBIT_KEEP_CAPS: the same as PR_SET_KEEPCAPS
 
+// Linux: cap_task_prctl: no unknown bit, none that is locked changes, no lock opens.
+bool MaySetSecurebits(const auth::Credentials& creds, uint64_t wanted) {
+  constexpr uint64_t kBits = SECURE_ALL_BITS, kLocks = SECURE_ALL_LOCKS;
+  const uint64_t old = creds.securebits | (creds.keep_caps ? kKeepCapsBit : 0);
+  if ((wanted & ~(kBits | kLocks)) != 0) return false;
+  if (((old & kLocks) >> 1 & (old ^ wanted)) != 0 || (old & kLocks & ~wanted) != 0) return false;
+  return creds.Has(CAP_SETPCAP);
+}
+
 Result<int32_t> PrctlCapabilities(Task& task, int32_t option, uint64_t a) {
   const auth::Credentials& creds = task.creds();
   switch (option) {
@@ -347,13 +360,14 @@ Result<int32_t> PrctlCapabilities(Task& task, int32_t option, uint64_t a) {
       return creds.keep_caps ? 1 : 0;
     case PR_SET_KEEPCAPS:
       if (a > 1) return Fail(EINVAL);
+      if ((creds.securebits & SECBIT_KEEP_CAPS_LOCKED) != 0) return Fail(EPERM);
       ChangeCredentials(task, [&](auth::Credentials& changed) { changed.keep_caps = a != 0; });
       return 0;
     case PR_GET_SECUREBITS:
       return static_cast<int32_t>((creds.securebits & ~kKeepCapsBit) |
                                   (creds.keep_caps ? kKeepCapsBit : 0));
     case PR_SET_SECUREBITS:
-      if (!creds.Has(CAP_SETPCAP)) return Fail(EPERM);
+      if (!MaySetSecurebits(creds, a)) return Fail(EPERM);
       ChangeCredentials(task, [&](auth::Credentials& changed) {
         changed.securebits = static_cast<uint32_t>(a) & ~kKeepCapsBit;
         changed.keep_caps = (a & kKeepCapsBit) != 0;
@@ -396,16 +410,12 @@ Result<int32_t> Prctl(Task& task, int32_t option, uint64_t a, uint64_t b, uint64
     }
     case PR_GET_PDEATHSIG:
       return out_int(task.parent_death_signal.Mine());
-    case PR_GET_DUMPABLE: {
-      TasksLock lock(task.kernel);
-      return group.dumpable;
-    }
-    case PR_SET_DUMPABLE: {
+    case PR_GET_DUMPABLE:
+      return static_cast<int32_t>(task.mm->dumpable.load());
+    case PR_SET_DUMPABLE:
       if (a > 1) return Fail(EINVAL);
-      TasksLock lock(task.kernel);
-      group.dumpable = static_cast<int>(a);
+      task.mm->dumpable = a == 1 ? mm::Dumpable::kUser : mm::Dumpable::kNo;
       return 0;
-    }
     case PR_SET_CHILD_SUBREAPER: {
       TasksLock lock(task.kernel);
       group.is_subreaper = a != 0;
@@ -442,6 +452,9 @@ Result<int32_t> Prctl(Task& task, int32_t option, uint64_t a, uint64_t b, uint64
       return a == PR_TIMING_STATISTICAL ? Result<int32_t>(0) : Fail(EINVAL);
     case PR_GET_SECCOMP:
       return 0;
+    case PR_SET_MM:
+      // Linux: prctl_set_mm, of which nothing is offered to those who have the capability.
+      return Fail(task.creds().Has(CAP_SYS_RESOURCE) ? EINVAL : EPERM);
     case PR_CAP_AMBIENT:
       return PrctlAmbient(task, a, b, c, d);
     case PR_GET_TID_ADDRESS:

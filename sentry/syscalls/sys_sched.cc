@@ -1,8 +1,11 @@
 // Scheduling: what programs ask about CPUs and priorities. Workers schedule guests; priorities are
-// kept and told back, as documented in docs/syscalls.md.
+// kept and told back, as documented in docs/syscalls.md. Who may set them is checked as on Linux.
+#include <linux/capability.h>
+#include <linux/ioprio.h>
 #include <sched.h>
 #include <sys/resource.h>
 
+#include "sentry/kernel/access.h"
 #include "sentry/kernel/kernel.h"
 #include "sentry/syscalls/families.h"
 #include "sentry/syscalls/util.h"
@@ -10,11 +13,35 @@
 namespace skep::syscalls {
 namespace {
 
+// Linux: find_process_by_pid.
 Result<Task*> Find(Task& task, int32_t pid) REQUIRES(tasks) {
-  if (pid < 0) return Fail(EINVAL);
   Task* target = pid == 0 ? &task : task.kernel.FindTask(pid);
   if (target == nullptr) return Fail(ESRCH);
   return target;
+}
+
+// Calls visit(Task&) for each thread that (which, who) names, as setpriority(2) and ioprio_set(2)
+// name them: of a process group, or of a real user id. Ends when visit answers false.
+enum class Whom : uint8_t { kGroup, kUser };
+template <class Visit>
+void ForEachNamed(Task& task, Whom whom, uint32_t who, Visit visit) REQUIRES(tasks) {
+  for (const auto& [pid, entry] : task.kernel.pids) {
+    if (entry.task == nullptr) continue;
+    const bool named = whom == Whom::kGroup ? static_cast<uint32_t>(entry.task->group->pgid) == who
+                                            : entry.task->credentials.Get()->uid == who;
+    if (named && !visit(*entry.task)) return;
+  }
+}
+
+// 0 is the caller's own group or real user id.
+uint32_t Named(const Task& task, Whom whom, int32_t who) REQUIRES(tasks) {
+  if (who != 0) return static_cast<uint32_t>(who);
+  return whom == Whom::kGroup ? static_cast<uint32_t>(task.group->pgid) : task.creds().uid;
+}
+
+// ioprio_set(2) takes user id 0 for what it says.
+uint32_t IoNamed(const Task& task, Whom whom, int32_t who) REQUIRES(tasks) {
+  return whom == Whom::kUser ? static_cast<uint32_t>(who) : Named(task, whom, who);
 }
 
 uint64_t AllCpus(Task& task) {
@@ -46,33 +73,52 @@ Result<void> SchedSetAffinity(Task& task, int32_t pid, uint32_t size,
   if (task.mm->CopyIn(mask.addr(), bytes).fault != 0) return Fail(EFAULT);
   TasksLock lock(task.kernel);
   Task* target = TRY(Find(task, pid));
+  TRY(kernel::MaySchedule(*target, task.creds()));
   if ((value & AllCpus(task)) == 0) return Fail(EINVAL);
   target->cpu_mask = value;
   return {};
 }
 
 Result<int32_t> SchedGetScheduler(Task& task, int32_t pid) {
+  if (pid < 0) return Fail(EINVAL);
   TasksLock lock(task.kernel);
-  TRY(Find(task, pid));
-  return SCHED_OTHER;
+  const Task* target = TRY(Find(task, pid));
+  return target->sched_policy | (target->sched_reset_on_fork ? SCHED_RESET_ON_FORK : 0);
+}
+
+// Linux: __sched_setscheduler. Real-time policies are refused, as where RLIMIT_RTPRIO is 0 and
+// nobody has CAP_SYS_NICE: there is nothing that would make them true.
+Result<void> SetScheduler(Task& task, Task& target, int32_t policy, int32_t priority)
+    REQUIRES(tasks) {
+  const bool reset = (policy & SCHED_RESET_ON_FORK) != 0;
+  policy &= ~SCHED_RESET_ON_FORK;
+  const bool real_time = policy == SCHED_FIFO || policy == SCHED_RR;
+  const bool fair = policy == SCHED_OTHER || policy == SCHED_BATCH || policy == SCHED_IDLE;
+  if (!real_time && !fair) return Fail(EINVAL);
+  if (real_time ? priority < 1 || priority > 99 : priority != 0) return Fail(EINVAL);
+  TRY(kernel::MaySchedule(target, task.creds()));
+  if (real_time) return Fail(EPERM);
+  const bool wakes_from_idle = target.sched_policy == SCHED_IDLE && policy != SCHED_IDLE;
+  if (wakes_from_idle && !kernel::MayLowerNice(target, task.creds(), target.nice)) {
+    return Fail(EPERM);
+  }
+  if (target.sched_reset_on_fork && !reset && !task.creds().Has(CAP_SYS_NICE)) return Fail(EPERM);
+  target.sched_policy = policy;
+  target.sched_reset_on_fork = reset;
+  return {};
 }
 
 Result<void> SchedSetScheduler(Task& task, int32_t pid, int32_t policy,
                                UserPtr<const int32_t> param) {
-  if (policy < 0) return Fail(EINVAL);
+  if (policy < 0 || param.is_null() || pid < 0) return Fail(EINVAL);
   const int32_t priority = TRY(task.mm->CopyIn(param));
   TasksLock lock(task.kernel);
-  TRY(Find(task, pid));
-  policy &= ~SCHED_RESET_ON_FORK;
-  if (policy == SCHED_FIFO || policy == SCHED_RR) {
-    return Fail(priority < 1 || priority > 99 ? EINVAL : EPERM);
-  }
-  if (policy != SCHED_OTHER && policy != SCHED_BATCH && policy != SCHED_IDLE) return Fail(EINVAL);
-  return priority == 0 ? Result<void>() : Fail(EINVAL);
+  Task* target = TRY(Find(task, pid));
+  return SetScheduler(task, *target, policy, priority);
 }
 
 Result<void> SchedGetParam(Task& task, int32_t pid, UserPtr<int32_t> param) {
-  if (param.is_null()) return Fail(EINVAL);
+  if (param.is_null() || pid < 0) return Fail(EINVAL);
   {
     TasksLock lock(task.kernel);
     TRY(Find(task, pid));
@@ -81,11 +127,12 @@ Result<void> SchedGetParam(Task& task, int32_t pid, UserPtr<int32_t> param) {
 }
 
 Result<void> SchedSetParam(Task& task, int32_t pid, UserPtr<const int32_t> param) {
-  if (param.is_null()) return Fail(EINVAL);
+  if (param.is_null() || pid < 0) return Fail(EINVAL);
   const int32_t priority = TRY(task.mm->CopyIn(param));
   TasksLock lock(task.kernel);
-  TRY(Find(task, pid));
-  return priority == 0 ? Result<void>() : Fail(EINVAL);
+  Task* target = TRY(Find(task, pid));
+  const int32_t reset = target->sched_reset_on_fork ? SCHED_RESET_ON_FORK : 0;
+  return SetScheduler(task, *target, target->sched_policy | reset, priority);
 }
 
 Result<int32_t> SchedGetPriorityMax(Task&, int32_t policy) {
@@ -103,6 +150,7 @@ Result<int32_t> SchedGetPriorityMin(Task&, int32_t policy) {
 }
 
 Result<void> SchedRrGetInterval(Task& task, int32_t pid, UserPtr<timespec> out) {
+  if (pid < 0) return Fail(EINVAL);
   {
     TasksLock lock(task.kernel);
     TRY(Find(task, pid));
@@ -120,43 +168,44 @@ Result<int32_t> GetPriority(Task& task, int32_t which, int32_t who) {
     return 20 - target->nice;
   }
   int best = -1;
-  const uint32_t uid = who == 0 ? task.creds().uid : static_cast<uint32_t>(who);
-  const int pgid = who == 0 ? task.group->pgid : who;
-  for (const auto& [pid, entry] : task.kernel.pids) {
-    if (entry.task == nullptr) continue;
-    const bool match =
-        which == PRIO_PGRP ? entry.task->group->pgid == pgid : entry.task->credentials->uid == uid;
-    if (match) best = std::max(best, 20 - entry.task->nice);
-  }
+  const Whom whom = which == PRIO_PGRP ? Whom::kGroup : Whom::kUser;
+  ForEachNamed(task, whom, Named(task, whom, who), [&](const Task& target) REQUIRES(tasks) {
+    best = std::max(best, 20 - target.nice);
+    return true;
+  });
   if (best < 0) return Fail(ESRCH);
   return best;
+}
+
+// Linux: set_one_prio. `so_far`: what the threads before this one came to; the answer is the last
+// error, or success if there was none.
+Result<void> SetNice(Task& task, Task& target, int nice, Result<void> so_far) REQUIRES(tasks) {
+  const auth::Credentials& mine = task.creds();
+  const auth::Credentials& theirs = *target.credentials.Get();
+  const bool same = mine.euid == theirs.uid || mine.euid == theirs.euid;
+  if (!same && !mine.Has(CAP_SYS_NICE)) return Fail(EPERM);
+  if (nice < target.nice && !kernel::MayLowerNice(target, mine, nice)) return Fail(EACCES);
+  TRY(kernel::MaySchedule(target, mine));
+  target.nice = nice;
+  if (!so_far && so_far.error().code() == ESRCH) return {};
+  return so_far;
 }
 
 Result<void> SetPriority(Task& task, int32_t which, int32_t who, int32_t nice) {
   if (which < PRIO_PROCESS || which > PRIO_USER) return Fail(EINVAL);
   nice = std::clamp(nice, -20, 19);
   TasksLock lock(task.kernel);
-  const auto set = [&](Task& target) REQUIRES(tasks) -> Result<void> {
-    constexpr int kSysNice = 23;  // CAP_SYS_NICE
-    if (nice < target.nice && !task.creds().Has(kSysNice)) return Fail(EACCES);
-    target.nice = nice;
-    return {};
-  };
   if (which == PRIO_PROCESS) {
-    Task* target = who == 0 ? &task : task.kernel.FindTask(who);
-    if (target == nullptr) return Fail(ESRCH);
-    return set(*target);
+    Task* target = TRY(Find(task, who));
+    return SetNice(task, *target, nice, Fail(ESRCH));
   }
-  Result<void> last = Fail(ESRCH);
-  const uint32_t uid = who == 0 ? task.creds().uid : static_cast<uint32_t>(who);
-  const int pgid = who == 0 ? task.group->pgid : who;
-  for (const auto& [pid, entry] : task.kernel.pids) {
-    if (entry.task == nullptr) continue;
-    const bool match =
-        which == PRIO_PGRP ? entry.task->group->pgid == pgid : entry.task->credentials->uid == uid;
-    if (match) last = set(*entry.task);
-  }
-  return last;
+  Result<void> done = Fail(ESRCH);
+  const Whom whom = which == PRIO_PGRP ? Whom::kGroup : Whom::kUser;
+  ForEachNamed(task, whom, Named(task, whom, who), [&](Task& target) REQUIRES(tasks) {
+    done = SetNice(task, target, nice, done);
+    return true;
+  });
+  return done;
 }
 
 Result<void> GetCpu(Task& task, UserPtr<uint32_t> cpu, UserPtr<uint32_t> node, uint64_t) {
@@ -167,20 +216,77 @@ Result<void> GetCpu(Task& task, UserPtr<uint32_t> cpu, UserPtr<uint32_t> node, u
   return {};
 }
 
+constexpr int kPriorityValues = 8;  // of a class: 0 is the highest
+
+// Linux: ioprio_check_cap.
+Result<void> CheckIoPriority(const auth::Credentials& creds, int32_t value) {
+  switch (IOPRIO_PRIO_CLASS(value)) {
+    case IOPRIO_CLASS_RT:
+      if (!creds.Has(CAP_SYS_ADMIN) && !creds.Has(CAP_SYS_NICE)) return Fail(EPERM);
+      return {};
+    case IOPRIO_CLASS_BE:
+    case IOPRIO_CLASS_IDLE:
+      return {};
+    case IOPRIO_CLASS_NONE:
+      if (IOPRIO_PRIO_DATA(value) % kPriorityValues != 0) return Fail(EINVAL);
+      return {};
+    default:
+      return Fail(EINVAL);
+  }
+}
+
+// Linux: set_task_ioprio.
+Result<void> SetIoPriority(Task& task, Task& target, int32_t value) REQUIRES(tasks) {
+  const auth::Credentials& mine = task.creds();
+  const uint32_t theirs = target.credentials.Get()->uid;
+  const bool same = theirs == mine.euid || theirs == mine.uid;
+  if (!same && !mine.Has(CAP_SYS_NICE)) return Fail(EPERM);
+  const bool more = (target.credentials.Get()->permitted & ~mine.permitted) != 0;
+  if (more && !mine.Has(CAP_SYS_NICE)) return Fail(EPERM);
+  target.io_priority = static_cast<uint16_t>(value);
+  return {};
+}
+
+// What a thread that was given none has: by its nice value (Linux: __get_task_ioprio).
+int32_t EffectiveIoPriority(const Task& target) REQUIRES(tasks) {
+  if (IOPRIO_PRIO_CLASS(target.io_priority) != IOPRIO_CLASS_NONE) return target.io_priority;
+  const int io_class = target.sched_policy == SCHED_IDLE ? IOPRIO_CLASS_IDLE : IOPRIO_CLASS_BE;
+  return IOPRIO_PRIO_VALUE(io_class, (target.nice + 20) / 5);
+}
+
 Result<int32_t> IoprioGet(Task& task, int32_t which, int32_t who) {
-  if (which < 1 || which > 3) return Fail(EINVAL);
+  if (which < IOPRIO_WHO_PROCESS || which > IOPRIO_WHO_USER) return Fail(EINVAL);
   TasksLock lock(task.kernel);
-  if (which == 1) TRY(Find(task, who));
-  return 0;
+  if (which == IOPRIO_WHO_PROCESS) {
+    const Task* target = TRY(Find(task, who));
+    return target->io_priority;
+  }
+  std::optional<int32_t> best;
+  const Whom whom = which == IOPRIO_WHO_PGRP ? Whom::kGroup : Whom::kUser;
+  ForEachNamed(task, whom, IoNamed(task, whom, who), [&](const Task& target) REQUIRES(tasks) {
+    const int32_t priority = EffectiveIoPriority(target);
+    best = std::min(best.value_or(priority), priority);
+    return true;
+  });
+  if (!best) return Fail(ESRCH);
+  return *best;
 }
 
 Result<void> IoprioSet(Task& task, int32_t which, int32_t who, int32_t value) {
-  const int level_class = value >> 13;
-  if (which < 1 || which > 3 || level_class < 0 || level_class > 3) return Fail(EINVAL);
-  if (level_class == 1 && !task.creds().Has(21 /* CAP_SYS_ADMIN */)) return Fail(EPERM);
+  TRY(CheckIoPriority(task.creds(), value));
+  if (which < IOPRIO_WHO_PROCESS || which > IOPRIO_WHO_USER) return Fail(EINVAL);
   TasksLock lock(task.kernel);
-  if (which == 1) TRY(Find(task, who));
-  return {};
+  if (which == IOPRIO_WHO_PROCESS) {
+    Task* target = TRY(Find(task, who));
+    return SetIoPriority(task, *target, value);
+  }
+  Result<void> done = Fail(ESRCH);
+  const Whom whom = which == IOPRIO_WHO_PGRP ? Whom::kGroup : Whom::kUser;
+  ForEachNamed(task, whom, IoNamed(task, whom, who), [&](Task& target) REQUIRES(tasks) {
+    done = SetIoPriority(task, target, value);
+    return done.has_value();
+  });
+  return done;
 }
 
 // Linux 6.6's struct sched_attr; the first version ends before the utilisation clamps.
@@ -193,6 +299,7 @@ struct AbiSchedAttr {
   uint32_t util_min = 0, util_max = 0;
 };
 constexpr uint32_t kSchedAttrSizeVer0 = 48;
+constexpr uint64_t kResetOnFork = 1;  // SCHED_FLAG_RESET_ON_FORK
 
 Result<void> SchedGetattr(Task& task, int32_t pid, UserPtr<void> out, uint32_t size,
                           uint32_t flags) {
@@ -202,7 +309,10 @@ Result<void> SchedGetattr(Task& task, int32_t pid, UserPtr<void> out, uint32_t s
   AbiSchedAttr attr;
   {
     TasksLock lock(task.kernel);
-    attr.nice = TRY(Find(task, pid))->nice;
+    const Task* target = TRY(Find(task, pid));
+    attr.policy = static_cast<uint32_t>(target->sched_policy);
+    attr.flags = target->sched_reset_on_fork ? kResetOnFork : 0;
+    attr.nice = target->nice;
   }
   attr.size = std::min<uint32_t>(size, sizeof attr);
   TRY(CopyOutStruct(task, out, size, std::as_bytes(std::span(&attr, 1))));
@@ -224,7 +334,7 @@ constexpr Row kRows[] = {
     Partial<SchedSetAffinity>(SYSCALL(sched_setaffinity),
                               "kept; where threads run is the workers' business"),
     Full<SchedGetAffinity>(SYSCALL(sched_getaffinity)),
-    Partial<IoprioSet>(SYSCALL(ioprio_set), "checked, without effect"),
+    Partial<IoprioSet>(SYSCALL(ioprio_set), "kept, without effect"),
     Full<IoprioGet>(SYSCALL(ioprio_get)),
     Full<GetCpu>(SYSCALL(getcpu)),
     Refused(SYSCALL(sched_setattr), ENOSYS, ""),

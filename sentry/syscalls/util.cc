@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "base/limits.h"
+#include "sentry/kernel/credentials.h"
 #include "sentry/kernel/kernel.h"
 #include "sentry/kernel/signals.h"
 
@@ -40,7 +41,7 @@ void ChangeCredentials(Task& task, const std::function<void(auth::Credentials&)>
   auto changed = std::make_shared<auth::Credentials>(task.creds());
   change(*changed);
   TasksLock lock(task.kernel);
-  task.credentials.Set(std::move(changed));
+  kernel::CommitCredentials(task, std::move(changed));
 }
 
 Result<std::string> CopyInPath(Task& task, Path path) {

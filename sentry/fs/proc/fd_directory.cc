@@ -121,8 +121,10 @@ class DescriptorDirectory final : public OfSubject<PseudoDirectory> {
   DescriptorDirectory(const Subject& subject, ProcFs& fs, uint64_t ino, uint32_t mode)
       : OfSubject(subject, fs, ino, mode), proc_(fs) {}
 
-  // Linux: proc_fd_permission: a process may look at its own, whoever it has become.
+  // Linux: proc_fd_permission: a process may look at its own, whoever it has become. And
+  // proc_fdinfo_permission: positions and flags are for those who may look into the task.
   Result<void> CheckPermission(const auth::Credentials& creds, int mask) override {
+    if (kInfo && !subject().MayInspect(creds, RunningTask())) return Fail(EACCES);
     const Result<void> usual = PseudoDirectory::CheckPermission(creds, mask);
     const kernel::Task* self = RunningTask();
     if (usual || self == nullptr || self->group->tgid != subject().tgid) return usual;

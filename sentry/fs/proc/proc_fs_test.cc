@@ -245,7 +245,7 @@ TEST_F(ProcTest, OthersMayNotLookInside) {
   EXPECT_EQ(CodeOf(TryRead("/7/environ", *other)), 0);
   EXPECT_EQ(CodeOf(TryRead("/7/environ", *init)), 0);
   EXPECT_EQ(Stat("/7/environ").uid, 1000U);
-  other->group->dumpable = 0;
+  other->mm->dumpable = mm::Dumpable::kNo;
   EXPECT_EQ(Stat("/7/environ").uid, 0U);
   EXPECT_EQ(Stat("/7").uid, 1000U);
 }

@@ -93,7 +93,8 @@ void SetOwner(const Subject& subject, uint32_t mode, vfs::Attributes& attributes
   // Directories that everybody may read tell the effective ids, whatever else is true: programs
   // stat(2) /proc/<pid> for them.
   const bool open_directory = mode == (S_IFDIR | 0555);
-  if (!open_directory && (!task->mm || task->group->dumpable != 1)) return;
+  if (!open_directory && (!task->mm.Get() || task->mm.Get()->dumpable != mm::Dumpable::kUser))
+    return;
   attributes.uid = task->credentials->euid;
   attributes.gid = task->credentials->egid;
 }

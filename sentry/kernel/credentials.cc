@@ -1,0 +1,81 @@
+#include "sentry/kernel/credentials.h"
+
+#include <sys/mount.h>
+
+#include "sentry/kernel/kernel.h"
+
+namespace skep::kernel {
+namespace {
+
+// Linux: check_unsafe_exec. Another process could move the program's root and working directory
+// while it runs.
+bool SharesFs(Task& task) {
+  Kernel& kernel = task.kernel;
+  TasksLock lock(kernel);
+  for (const auto& [pid, entry] : kernel.pids) {
+    const Task* other = entry.task;
+    if (other != nullptr && other->group != task.group && other->fs.Get() == task.fs.Get())
+      return true;
+  }
+  return false;
+}
+
+bool MayBeSetId(const vfs::File& file) {
+  return !file.path().mount || (file.path().mount->flags() & MS_NOSUID) == 0;
+}
+
+// Linux: bprm_fill_uid. Ids that nobody here can have are ignored.
+Result<void> TakeSetIdBits(const Task& task, vfs::Inode& inode, auth::ExecFile& file) {
+  const vfs::Attributes attributes = TRY(inode.GetAttributes());
+  if ((attributes.mode & (S_ISUID | S_ISGID)) == 0) return {};
+  // The file may have changed since it was opened.
+  if (!inode.CheckPermission(task.creds(), vfs::kMayExec)) return {};
+  if (attributes.uid == vfs::kUnmappedId || attributes.gid == vfs::kUnmappedId) return {};
+  if ((attributes.mode & S_ISUID) != 0) file.set_uid = attributes.uid;
+  constexpr uint32_t kSetgidExec = S_ISGID | S_IXGRP;
+  if ((attributes.mode & kSetgidExec) == kSetgidExec) file.set_gid = attributes.gid;
+  return {};
+}
+
+// Linux: get_file_caps.
+Result<void> TakeCapabilities(vfs::Inode& inode, auth::ExecFile& file) {
+  const Result<std::string> value = inode.GetXattr(auth::kFileCapabilitiesXattr);
+  if (value) {
+    file.capabilities = TRY(auth::ParseFileCapabilities(*value));
+    return {};
+  }
+  const int error = value.error().code();
+  if (error == ENODATA || error == EOPNOTSUPP) return {};
+  return Fail(error);
+}
+
+}  // namespace
+
+void CommitCredentials(Task& task, auth::CredentialsRef changed) {
+  if (auth::ChangesProtection(task.creds(), *changed)) {
+    if (task.mm) task.mm->dumpable = mm::Dumpable::kNo;
+    task.parent_death_signal.Set(0);
+  }
+  task.credentials.Set(std::move(changed));
+}
+
+Result<auth::ExecCredentials> ExecCredentialsFor(Task& task, const vfs::File& file) {
+  auth::ExecFile asks;
+  if (vfs::Inode* inode = file.inode(); inode != nullptr && MayBeSetId(file)) {
+    TRY(TakeSetIdBits(task, *inode, asks));
+    TRY(TakeCapabilities(*inode, asks));
+  }
+  const auth::Credentials& old = task.creds();
+  auth::ExecCredentials exec = TRY(auth::CredentialsForExec(old, asks, false));
+  const bool gains = exec.creds.euid != old.euid || exec.creds.egid != old.egid ||
+                     (exec.creds.permitted & ~old.permitted) != 0;
+  if (!gains || !SharesFs(task)) return exec;
+  return auth::CredentialsForExec(old, asks, true);
+}
+
+bool MayRead(const Task& task, const vfs::File& file) {
+  vfs::Inode* inode = file.inode();
+  return inode == nullptr || inode->CheckPermission(task.creds(), vfs::kMayRead).has_value();
+}
+
+}  // namespace skep::kernel

@@ -1,0 +1,23 @@
+// How a task's credentials change (Linux: commit_creds), and what execve(2) makes of them.
+#pragma once
+
+#include "sentry/auth/exec_credentials.h"
+#include "sentry/kernel/task.h"
+
+namespace skep::kernel {
+
+// Publishes. Where ids change or capabilities are gained, who was the task's equal may no longer
+// look into it: its memory is not dumpable any more and its parent death signal is gone. Called
+// by the task's own fiber.
+void CommitCredentials(Task& task, auth::CredentialsRef changed) REQUIRES(tasks);
+
+// Linux: bprm_creds_from_file. `file`: the program, or its interpreter if it is a script. Called
+// when the other threads of the process have ended. EPERM, EINVAL: see auth/exec_credentials.h;
+// errors of the file system.
+Result<auth::ExecCredentials> ExecCredentialsFor(Task& task, const vfs::File& file);
+
+// Whether who executes `file` may read it too. If not, the program's memory is not dumpable
+// (Linux: would_dump).
+bool MayRead(const Task& task, const vfs::File& file);
+
+}  // namespace skep::kernel
