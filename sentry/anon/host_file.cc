@@ -4,6 +4,7 @@
 #include <poll.h>
 #include <sys/epoll.h>
 #include <sys/ioctl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
@@ -17,6 +18,7 @@
 
 #include "base/host_call.h"
 #include "sentry/arena/arena.h"
+#include "sentry/vfs/permission.h"
 
 namespace skep::anon {
 namespace {
@@ -161,13 +163,16 @@ Result<size_t> HostFile::Read(vfs::Caller&, mm::IoSequence& to, uint64_t offset)
   return n;
 }
 
-Result<size_t> HostFile::WriteRegular(mm::IoSequence& from, uint64_t* offset) {
+Result<size_t> HostFile::WriteRegular(vfs::Caller& caller, mm::IoSequence& from, uint64_t* offset) {
   const int number = fd();
   const bool append = (flags() & O_APPEND) != 0;
+  uint64_t start = *offset;
+  if (append && caller.FileSizeLimit() != RLIM_INFINITY) start = TRY(inode_->GetAttributes()).size;
+  const size_t allowed = TRY(vfs::ClampToFileSize(caller, *inode(), start, from.size()));
   const auto io = [&](std::span<const iovec> blocks) {
     return append ? host::WriteV(number, blocks) : host::PWriteV(number, blocks, *offset);
   };
-  const size_t n = TRY(from.WithBlocks(kMaxRwCount, false, io).OrFault());
+  const size_t n = TRY(from.WithBlocks(std::min(allowed, kMaxRwCount), false, io).OrFault());
   if (append) {
     const Result<int64_t> end = host::Call(SYS_lseek, number, 0, SEEK_CUR);
     if (end) *offset = static_cast<uint64_t>(*end) - n;
@@ -193,7 +198,7 @@ Result<size_t> HostFile::WriteByHelper(mm::IoSequence& from) {
 
 Result<size_t> HostFile::Write(vfs::Caller& caller, mm::IoSequence& from, uint64_t* offset) {
   if (from.empty()) return 0;
-  if (kind_ == Kind::kRegular) return WriteRegular(from, offset);
+  if (kind_ == Kind::kRegular) return WriteRegular(caller, from, offset);
   const int number = fd();
   if ((PollHost(number, EPOLLOUT) & (EPOLLOUT | kFailed)) == 0) {
     inode_->watch().Arm(EPOLLOUT | kFailed);
@@ -242,8 +247,10 @@ Result<uint64_t> HostFile::Ioctl(vfs::Caller& caller, uint64_t command, uint64_t
   return 0;
 }
 
-Result<void> HostFile::Truncate(vfs::Caller&, uint64_t size) {
+Result<void> HostFile::Truncate(vfs::Caller& caller, uint64_t size) {
   if (kind_ != Kind::kRegular) return Fail(EINVAL);
+  const vfs::Attributes attributes = TRY(inode_->GetAttributes());
+  TRY(vfs::CheckNewSize(caller, *inode(), attributes.size, size));
   return host::Truncate(fd(), size);
 }
 

@@ -70,7 +70,7 @@ class HostFile final : public vfs::File {
  private:
   using Kind = HostInode::Kind;
   int fd() const { return inode_->fd(); }
-  Result<size_t> WriteRegular(mm::IoSequence& from, uint64_t* offset);
+  Result<size_t> WriteRegular(vfs::Caller& caller, mm::IoSequence& from, uint64_t* offset);
   Result<size_t> WriteByHelper(mm::IoSequence& from);
 
   const Ref<HostInode> inode_;

@@ -9,6 +9,7 @@
 
 #include "base/host_call.h"
 #include "base/missing_defs.h"
+#include "sentry/vfs/permission.h"
 
 namespace skep::anon {
 namespace {
@@ -76,8 +77,9 @@ class MemFile final : public vfs::File {
     return hole ? memory_->pages->SeekHole(offset) : memory_->pages->SeekData(offset);
   }
   Result<Ref<mm::Mappable>> Mappable() override { return Ref<mm::Mappable>(memory_->pages); }
-  Result<void> Truncate(vfs::Caller&, uint64_t size) override {
+  Result<void> Truncate(vfs::Caller& caller, uint64_t size) override {
     sched::SleepLockHold hold(memory_->io_lock);
+    TRY(vfs::CheckNewSize(caller, *inode(), memory_->pages->size(), size));
     return memory_->Resize(size);
   }
   Result<void> Allocate(vfs::Caller& caller, int mode, uint64_t offset, uint64_t size) override;

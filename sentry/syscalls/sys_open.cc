@@ -20,42 +20,30 @@
 namespace skep::syscalls {
 namespace {
 
-constexpr uint32_t kValidOpenFlags = O_ACCMODE | O_CREAT | O_EXCL | O_NOCTTY | O_TRUNC | O_APPEND |
-                                     O_NONBLOCK | O_SYNC | O_DSYNC | O_ASYNC | O_DIRECT |
-                                     O_LARGEFILE | O_DIRECTORY | O_NOFOLLOW | O_NOATIME |
-                                     O_CLOEXEC | O_PATH | O_TMPFILE;
-constexpr uint32_t kKernelLargeFile = 0100000;  // libc's O_LARGEFILE is 0 on x86-64
-
 vfs::CloseOnExec Cloexec(uint32_t flags) {
   return (flags & O_CLOEXEC) != 0 ? vfs::CloseOnExec::kYes : vfs::CloseOnExec::kNo;
 }
 
-Result<Fd> DoOpen(Task& task, Fd dir, Path address, uint32_t flags, uint32_t mode,
-                  uint64_t resolve) {
+// Linux: do_sys_openat2.
+Result<Fd> DoOpen(Task& task, Fd dir, Path address, const vfs::OpenHow& how,
+                  vfs::Strictness strictness) {
+  vfs::OpenFlags flags = TRY(vfs::OpenFlags::From(how, strictness));
+  flags.ApplyUmask(task.fs->umask());
   const std::string path = TRY(CopyInPath(task, address));
   if (path.empty()) return Fail(ENOENT);
   // A root or a fence of its own starts absolute paths at the descriptor too.
-  const bool scoped = (resolve & (RESOLVE_IN_ROOT | RESOLVE_BENEATH)) != 0;
+  const bool scoped = (how.resolve & (RESOLVE_IN_ROOT | RESOLVE_BENEATH)) != 0;
   vfs::Walker walker = TRY(WalkerAt(task, dir, scoped ? std::string_view() : path));
   // Reserve before opening: with O_CREAT, EMFILE must not leave a new file behind.
   vfs::FdReservation slot = TRY(task.files->Reserve(task.Limit(RLIMIT_NOFILE)));
-  vfs::OpenRequest request{.flags = flags | kKernelLargeFile, .resolve = resolve};
-  if ((flags & (O_CREAT | (O_TMPFILE & ~O_DIRECTORY))) != 0) {
-    request.mode = mode & 07777 & ~task.fs->umask();
-  }
-  Ref<vfs::File> file = TRY(walker.Open(path, request));
-  return Fd{std::move(slot).Commit(std::move(file), Cloexec(flags))};
+  Ref<vfs::File> file = TRY(walker.Open(path, flags));
+  const auto cloexec = Cloexec(static_cast<uint32_t>(how.flags));
+  return Fd{std::move(slot).Commit(std::move(file), cloexec)};
 }
 
 Result<Fd> OpenAt(Task& task, Fd dir, Path path, OpenFlags flags, FileMode mode) {
-  // open and openat ignore what they do not know; O_PATH drops all but its own.
-  uint32_t known = flags.value & (kValidOpenFlags | kKernelLargeFile);
-  if ((known & O_PATH) != 0) known &= O_DIRECTORY | O_NOFOLLOW | O_PATH | O_CLOEXEC;
-  if ((known & O_TMPFILE & ~O_DIRECTORY) != 0) {
-    if ((known & O_TMPFILE) != O_TMPFILE || (known & O_ACCMODE) == O_RDONLY) return Fail(EINVAL);
-  }
-  if ((known & (O_CREAT | O_DIRECTORY)) == (O_CREAT | O_DIRECTORY)) return Fail(EINVAL);
-  return DoOpen(task, dir, path, known, mode.value, 0);
+  return DoOpen(task, dir, path, {.flags = flags.value, .mode = mode.value},
+                vfs::Strictness::kOpen);
 }
 
 Result<Fd> Open(Task& task, Path path, OpenFlags flags, FileMode mode) {
@@ -66,36 +54,12 @@ Result<Fd> Creat(Task& task, Path path, FileMode mode) {
   return OpenAt(task, Fd{AT_FDCWD}, path, OpenFlags{O_CREAT | O_WRONLY | O_TRUNC}, mode);
 }
 
-// Linux: build_open_flags is strict for openat2.
 Result<Fd> OpenAt2(Task& task, Fd dir, Path path, UserPtr<void> address, uint64_t size) {
   open_how how{};
   if (size < sizeof how) return Fail(EINVAL);
   TRY(CopyInStruct(task, address, size, std::as_writable_bytes(std::span(&how, 1))));
-  constexpr uint64_t kResolve = RESOLVE_NO_XDEV | RESOLVE_NO_MAGICLINKS | RESOLVE_NO_SYMLINKS |
-                                RESOLVE_BENEATH | RESOLVE_IN_ROOT | RESOLVE_CACHED;
-  if ((how.flags & ~uint64_t{kValidOpenFlags | kKernelLargeFile}) != 0) return Fail(EINVAL);
-  if ((how.resolve & ~kResolve) != 0) return Fail(EINVAL);
-  if ((how.resolve & (RESOLVE_BENEATH | RESOLVE_IN_ROOT)) == (RESOLVE_BENEATH | RESOLVE_IN_ROOT)) {
-    return Fail(EINVAL);
-  }
-  const auto flags = static_cast<uint32_t>(how.flags);
-  const bool tmpfile = (flags & O_TMPFILE & ~O_DIRECTORY) != 0;
-  if ((flags & O_CREAT) != 0 || tmpfile) {
-    if ((how.mode & ~uint64_t{07777}) != 0) return Fail(EINVAL);
-  } else if (how.mode != 0) {
-    return Fail(EINVAL);
-  }
-  if ((flags & (O_CREAT | O_DIRECTORY)) == (O_CREAT | O_DIRECTORY)) return Fail(EINVAL);
-  if (tmpfile && ((flags & O_TMPFILE) != O_TMPFILE || (flags & O_ACCMODE) == O_RDONLY))
-    return Fail(EINVAL);
-  if ((flags & O_PATH) != 0 &&
-      (flags & ~uint32_t{O_DIRECTORY | O_NOFOLLOW | O_PATH | O_CLOEXEC}) != 0) {
-    return Fail(EINVAL);
-  }
-  if ((how.resolve & RESOLVE_CACHED) != 0 && (flags & (O_TRUNC | O_CREAT | O_TMPFILE)) != 0) {
-    return Fail(EAGAIN);
-  }
-  return DoOpen(task, dir, path, flags, static_cast<uint32_t>(how.mode), how.resolve);
+  return DoOpen(task, dir, path, {.flags = how.flags, .mode = how.mode, .resolve = how.resolve},
+                vfs::Strictness::kOpenat2);
 }
 
 Result<void> Close(Task& task, Fd fd) {

@@ -61,31 +61,10 @@ Result<int64_t> ReadAtPosition(Task& task, vfs::File& file, IoSequence& to, bool
   return static_cast<int64_t>(n);
 }
 
-// Linux: generic_write_checks: RLIMIT_FSIZE (with SIGXFSZ) and what the file system can hold. Cuts
-// the sequence or fails with EFBIG.
-Result<void> CheckFileSize(Task& task, vfs::File& file, IoSequence& from, uint64_t offset) {
-  if (file.inode() == nullptr || file.inode()->type() != S_IFREG) return {};
-  const uint64_t wanted = task.Limit(RLIMIT_FSIZE);
-  const uint64_t limit = std::min<uint64_t>(wanted, file.inode()->fs().max_file_size());
-  uint64_t at = offset;
-  if ((file.flags() & O_APPEND) != 0 && wanted != RLIM_INFINITY) {
-    const vfs::Attributes attributes = TRY(file.inode()->GetAttributes());
-    at = attributes.size;
-  }
-  if (from.empty()) return {};
-  if (at >= limit) {
-    if (at >= wanted) task.SignalSelf(SIGXFSZ);
-    return Fail(EFBIG);
-  }
-  if (from.size() > limit - at) from = from.TakeFirst(limit - at);
-  return {};
-}
-
 Result<int64_t> WriteAtPosition(Task& task, vfs::File& file, IoSequence& from, bool nonblocking) {
   if (!file.seekable()) return WriteStream(task, file, from, nonblocking);
   sched::SleepLockHold hold(file.position_lock());
   uint64_t offset = file.position;
-  TRY(CheckFileSize(task, file, from, offset));
   const size_t n = TRY(file.Write(task, from, &offset));
   file.position = offset + n;
   return static_cast<int64_t>(n);
@@ -112,7 +91,6 @@ Result<int64_t> ReadAt(Task& task, vfs::File& file, IoSequence& to, int64_t offs
 Result<int64_t> WriteAt(Task& task, vfs::File& file, IoSequence& from, int64_t offset) {
   if (!file.seekable()) return Fail(ESPIPE);
   auto at = static_cast<uint64_t>(offset);
-  TRY(CheckFileSize(task, file, from, at));
   const size_t n = TRY(file.Write(task, from, &at));
   return static_cast<int64_t>(n);
 }
@@ -269,6 +247,22 @@ Result<int64_t> Sendfile(Task& task, Fd out_fd, Fd in_fd, UserPtr<int64_t> offse
   return done;
 }
 
+// Linux: generic_copy_file_checks, rw_verify_area. How much there is to copy; a negative offset is
+// seen only after what it would wrap around.
+Result<uint64_t> CheckCopy(vfs::File& in, uint64_t in_at, vfs::File& out, uint64_t out_at,
+                           uint64_t size) {
+  if (in_at + size < in_at || out_at + size < out_at) return Fail(EOVERFLOW);
+  const vfs::Attributes source = TRY(in.inode()->GetAttributes());
+  if (in_at <= INT64_MAX) {
+    size = in_at >= source.size ? 0 : std::min(size, source.size - in_at);
+  }
+  if (out_at <= INT64_MAX && out_at >= out.inode()->fs().max_file_size()) return Fail(EFBIG);
+  const bool overlap = in.inode() == out.inode() && in_at < out_at + size && out_at < in_at + size;
+  if (overlap || in_at > INT64_MAX || out_at > INT64_MAX) return Fail(EINVAL);
+  if (size > INT64_MAX || out_at + size > INT64_MAX) return Fail(EINVAL);
+  return size;
+}
+
 Result<int64_t> CopyFileRange(Task& task, Fd in_fd, UserPtr<int64_t> in_offset, Fd out_fd,
                               UserPtr<int64_t> out_offset, uint64_t size, uint32_t flags) {
   const Ref<vfs::File> in = TRY(task.files->Get(in_fd.value));
@@ -283,8 +277,7 @@ Result<int64_t> CopyFileRange(Task& task, Fd in_fd, UserPtr<int64_t> in_offset, 
   if (!in->readable() || !out->writable() || (out->flags() & O_APPEND) != 0) return Fail(EBADF);
   const uint64_t in_at = from.at_position ? in->position : from.offset;
   const uint64_t out_at = to.at_position ? out->position : to.offset;
-  if (in->inode() == out->inode() && in_at < out_at + size && out_at < in_at + size)
-    return Fail(EINVAL);
+  size = TRY(CheckCopy(*in, in_at, *out, out_at, size));
   auto done = CopyBetween(task, *in, from, *out, to, std::min<uint64_t>(size, kMaxRwCount));
   if (!done) return done;
   if (!in_offset.is_null()) TRY(task.mm->CopyOut(in_offset, static_cast<int64_t>(from.offset)));
@@ -332,19 +325,9 @@ Result<void> Readahead(Task& task, Fd fd, int64_t, uint64_t) {
   return {};  // advice
 }
 
-Result<void> CheckTruncateLimit(Task& task, int64_t size) {
-  if (static_cast<uint64_t>(size) > task.Limit(RLIMIT_FSIZE)) {
-    task.SignalSelf(SIGXFSZ);
-    return Fail(EFBIG);
-  }
-  return {};
-}
-
 Result<void> Truncate(Task& task, Path address, int64_t size) {
   if (size < 0) return Fail(EINVAL);
   const vfs::Path path = TRY(ResolveAt(task, Fd{AT_FDCWD}, address, 0, vfs::FollowFinal::kYes));
-  if (path.inode() != nullptr && path.inode()->type() == S_IFREG)
-    TRY(CheckTruncateLimit(task, size));
   return WalkerFor(task).Truncate(path, static_cast<uint64_t>(size));
 }
 
@@ -353,7 +336,6 @@ Result<void> Ftruncate(Task& task, Fd fd, int64_t size) {
   const Ref<vfs::File> file = TRY(task.files->Get(fd.value));
   if (file->inode() == nullptr || file->inode()->type() != S_IFREG || !file->writable())
     return Fail(EINVAL);
-  TRY(CheckTruncateLimit(task, size));
   return file->Truncate(task, static_cast<uint64_t>(size));
 }
 
@@ -378,7 +360,7 @@ Result<void> Fallocate(Task& task, Fd fd, int32_t mode, int64_t offset, int64_t 
   if (inode == nullptr || inode->type() != S_IFREG) return Fail(ENODEV);
   int64_t end = 0;
   if (__builtin_add_overflow(offset, size, &end)) return Fail(EFBIG);
-  if ((mode & FALLOC_FL_KEEP_SIZE) == 0) TRY(CheckTruncateLimit(task, end));
+  if (static_cast<uint64_t>(end) > inode->fs().max_file_size()) return Fail(EFBIG);
   return file->Allocate(task, mode, static_cast<uint64_t>(offset), static_cast<uint64_t>(size));
 }
 

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "sentry/vfs/fs_context.h"
+#include "sentry/vfs/open_flags.h"
 #include "sentry/vfs/path.h"
 
 namespace skep::vfs {
@@ -28,12 +29,6 @@ struct Parent {
   bool trailing_slash = false;
 };
 
-struct OpenRequest {
-  uint32_t flags = 0;  // O_*
-  uint32_t mode = 0;   // of a new file, umask already applied
-  uint64_t resolve = 0;
-};
-
 // One task's view for one call: root, cwd, credentials. Cheap to make.
 class Walker {
  public:
@@ -45,7 +40,9 @@ class Walker {
   Result<Parent> ResolveParent(std::string_view path, uint64_t resolve = 0);
 
   // Linux: path_openat with its order of checks: O_CREAT, O_EXCL, O_TRUNC, O_TMPFILE, O_PATH.
-  Result<Ref<File>> Open(std::string_view path, const OpenRequest& request);
+  Result<Ref<File>> Open(std::string_view path, const OpenFlags& open);
+  // As open(2) judges what is asked for; the umask has been applied.
+  Result<Ref<File>> Open(std::string_view path, const OpenHow& how);
 
   Result<void> Mknod(std::string_view path, uint32_t mode, uint32_t rdev_major,
                      uint32_t rdev_minor);
@@ -68,8 +65,6 @@ class Walker {
                         std::optional<Timestamp> mtime, bool both_now);
   Result<void> Truncate(const Path& path, uint64_t size);
   Result<std::string> ReadLink(const Path& path);
-  // Opens what a path already resolved leads to (execve, /proc/self/fd, O_TMPFILE link).
-  Result<Ref<File>> OpenPath(const Path& path, const OpenRequest& request);
 
   // Extended attributes. Names and sizes were checked by the caller (ERANGE, E2BIG).
   Result<std::string> GetXattr(const Path& path, std::string_view name);
@@ -86,11 +81,9 @@ class Walker {
 
  private:
   friend class PathWalk;
-  struct OpenFlags;
   class NewName;
   Result<Ref<File>> OpenFound(const Path& path, const OpenFlags& open, bool created);
-  Result<Ref<File>> OpenTemporary(std::string_view path, const OpenRequest& request,
-                                  const OpenFlags& open);
+  Result<Ref<File>> OpenTemporary(std::string_view path, const OpenFlags& open);
   Result<Ref<File>> FinishOpen(const Path& path, const OpenFlags& open);
   Result<void> MayOpen(const Path& path, const OpenFlags& open);
   Result<Path> MakeAt(std::string_view path, uint32_t mode, uint32_t rdev_major,

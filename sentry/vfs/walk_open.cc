@@ -12,9 +12,6 @@
 namespace skep::vfs {
 namespace {
 
-constexpr uint32_t kTmpFileBit = O_TMPFILE & ~O_DIRECTORY;
-constexpr uint32_t kLargeFile = 0100000;  // the kernel's O_LARGEFILE, which 64-bit open(2) sets
-constexpr uint32_t kPathFlags = O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC;
 // What open(2) acts on and F_GETFL does not show.
 constexpr uint32_t kCreationFlags = O_CREAT | O_EXCL | O_NOCTTY | O_TRUNC | O_CLOEXEC;
 
@@ -28,42 +25,19 @@ class PathFile final : public File {
 
 }  // namespace
 
-struct Walker::OpenFlags {
-  uint32_t flags = 0;
-  int access = 0;  // kMay*
-  uint32_t mode = 0;
-  uint64_t resolve = 0;
+namespace {
 
-  // Linux: build_open_flags.
-  static Result<OpenFlags> From(const OpenRequest& request);
-  bool Has(uint32_t flag) const { return (flags & flag) != 0; }
-  Inode::LastName last_name() const {
-    const bool reads = access == kMayRead && !Has(O_DIRECTORY);  // 0 for O_PATH
-    return reads ? Inode::LastName::kOpened : Inode::LastName::kLookedUp;
-  }
-  FollowFinal follow() const {
-    return Has(O_NOFOLLOW) || (Has(O_CREAT) && Has(O_EXCL)) ? FollowFinal::kNo : FollowFinal::kYes;
-  }
-};
-
-Result<Walker::OpenFlags> Walker::OpenFlags::From(const OpenRequest& request) {
-  OpenFlags open{.flags = request.flags, .mode = request.mode & 07777, .resolve = request.resolve};
-  if (open.Has(O_PATH)) {
-    open.flags &= kPathFlags;
-    return open;
-  }
-  open.flags |= kLargeFile;
-  constexpr int kAccess[] = {kMayRead, kMayWrite, kMayRead | kMayWrite, kMayRead | kMayWrite};
-  open.access = kAccess[request.flags & O_ACCMODE];
-  if (open.Has(kTmpFileBit)) {
-    if (!open.Has(O_DIRECTORY) || (open.access & kMayWrite) == 0) return Fail(EINVAL);
-    if (open.Has(O_CREAT)) return Fail(EINVAL);
-  } else if (open.Has(O_CREAT) && open.Has(O_DIRECTORY)) {
-    return Fail(EINVAL);
-  }
-  if (open.Has(O_TRUNC)) open.access |= kMayWrite;
-  return open;
+FollowFinal FollowsLast(const OpenFlags& open) {
+  return open.FollowsLast() ? FollowFinal::kYes : FollowFinal::kNo;
 }
+
+// What the file system may do about the last name on the way.
+Inode::LastName LastNameOf(const OpenFlags& open) {
+  const bool reads = open.access() == kMayRead && !open.Has(O_DIRECTORY);
+  return reads ? Inode::LastName::kOpened : Inode::LastName::kLookedUp;
+}
+
+}  // namespace
 
 Result<void> Walker::MayOpen(const Path& path, const OpenFlags& open) {
   Inode& inode = *path.inode();
@@ -72,7 +46,7 @@ Result<void> Walker::MayOpen(const Path& path, const OpenFlags& open) {
     case S_IFLNK:
       return Fail(ELOOP);
     case S_IFDIR:
-      if ((open.access & kMayWrite) != 0) return Fail(EISDIR);
+      if ((open.access() & kMayWrite) != 0) return Fail(EISDIR);
       break;
     case S_IFBLK:
     case S_IFCHR:
@@ -81,7 +55,7 @@ Result<void> Walker::MayOpen(const Path& path, const OpenFlags& open) {
     default:
       break;
   }
-  if (open.access != 0) TRY(inode.CheckPermission(creds(), open.access));
+  if (open.access() != 0) TRY(inode.CheckPermission(creds(), open.access()));
   if (open.Has(O_NOATIME)) {
     const Attributes attributes = TRY(inode.GetAttributes());
     if (!IsOwnerOrCapable(attributes, creds())) return Fail(EPERM);
@@ -91,13 +65,11 @@ Result<void> Walker::MayOpen(const Path& path, const OpenFlags& open) {
 
 Result<Ref<File>> Walker::FinishOpen(const Path& path, const OpenFlags& open) {
   Inode& inode = *path.inode();
-  if (open.Has(O_PATH)) return Ref<File>(MakeRef<PathFile>(path, open.flags & ~O_CLOEXEC));
+  if (open.Has(O_PATH)) return Ref<File>(MakeRef<PathFile>(path, open.OfFile()));
   const bool regular = inode.type() == S_IFREG;
-  const bool writes = (open.flags & O_ACCMODE) != O_RDONLY;
-  const bool counted = regular && writes;
+  const bool counted = regular && open.Writes();
   if (counted) TRY(inode.TakeWriteAccess());
-  const uint32_t flags = open.flags & ~(O_CREAT | O_EXCL | O_TRUNC | O_CLOEXEC | kTmpFileBit);
-  Result<Ref<File>> file = inode.Open(caller_, path, flags);
+  Result<Ref<File>> file = inode.Open(caller_, path, open.OfFile());
   if (!file) {
     if (counted) inode.DropWriteAccess();
     return file;
@@ -122,8 +94,7 @@ Result<Ref<File>> Walker::OpenFound(const Path& path, const OpenFlags& open, boo
   if (created) return FinishOpen(path, open);
   if (regular && open.Has(O_TRUNC) && read_only) return Fail(EROFS);
   TRY(MayOpen(path, open));
-  const bool writes = (open.flags & O_ACCMODE) != O_RDONLY;
-  if (regular && writes && read_only) return Fail(EROFS);
+  if (regular && open.Writes() && read_only) return Fail(EROFS);
   if (!regular || !open.Has(O_TRUNC)) return FinishOpen(path, open);
 
   // Emptied before it is opened: a copy-up then has nothing to copy.
@@ -136,7 +107,8 @@ Result<Ref<File>> Walker::OpenFound(const Path& path, const OpenFlags& open, boo
       change.mode = attributes.mode & 07777 & ~lost;
     }
   }
-  Result<void> truncated = inode.SetAttributes(change);
+  Result<void> truncated = inode.RemoveFileCapabilities();
+  if (truncated) truncated = inode.SetAttributes(change);
   inode.DropWriteAccess();
   if (!truncated) return std::unexpected(truncated.error());
   return FinishOpen(path, open);
@@ -159,25 +131,29 @@ static Result<Path> CreateFile(Walker& walker, const Path& parent, std::string_v
   return Path(parent.mount, directory.fs().cache().Add(parent.dentry, name, std::move(inode)));
 }
 
-Result<Ref<File>> Walker::OpenTemporary(std::string_view path, const OpenRequest& request,
-                                        const OpenFlags& open) {
-  const WalkOptions options{.follow = open.follow(), .directory = true, .resolve = request.resolve};
+Result<Ref<File>> Walker::OpenTemporary(std::string_view path, const OpenFlags& open) {
+  const WalkOptions options{
+      .follow = FollowsLast(open), .directory = true, .resolve = open.resolve()};
   const Path parent = TRY(Resolve(path, options));
   if (parent.mount && parent.mount->read_only()) return Fail(EROFS);
   Inode& directory = *parent.inode();
   TRY(directory.CheckPermission(creds(), kMayWrite | kMayExec));
   const Attributes attributes = TRY(directory.GetAttributes());
   Ref<Inode> inode =
-      TRY(directory.TemporaryFile(NewNodeIn(attributes, creds(), S_IFREG | open.mode)));
+      TRY(directory.TemporaryFile(NewNodeIn(attributes, creds(), S_IFREG | open.mode())));
   if (!open.Has(O_EXCL)) inode->SetLinkable(true);
   const Path place(parent.mount, Dentry::MakeTemporary(parent.dentry, std::move(inode)));
   return FinishOpen(place, open);
 }
 
-Result<Ref<File>> Walker::Open(std::string_view path, const OpenRequest& request) {
-  const OpenFlags open = TRY(OpenFlags::From(request));
-  if (open.Has(kTmpFileBit)) return OpenTemporary(path, request, open);
-  PathWalk walk(*this, open.resolve, open.last_name());
+Result<Ref<File>> Walker::Open(std::string_view path, const OpenHow& how) {
+  const OpenFlags open = TRY(OpenFlags::From(how, Strictness::kOpen));
+  return Open(path, open);
+}
+
+Result<Ref<File>> Walker::Open(std::string_view path, const OpenFlags& open) {
+  if (open.IsTemporary()) return OpenTemporary(path, open);
+  PathWalk walk(*this, open.resolve(), LastNameOf(open));
   TRY(walk.Start(path));
   for (;;) {
     TRY(walk.ToParent());
@@ -190,10 +166,10 @@ Result<Ref<File>> Walker::Open(std::string_view path, const OpenRequest& request
     Path found = TRY(walk.LookupLast());
     if (found.dentry->negative()) {
       if (!open.Has(O_CREAT)) return Fail(ENOENT);
-      found = TRY(CreateFile(*this, walk.directory(), walk.last(), open.mode, &created));
+      found = TRY(CreateFile(*this, walk.directory(), walk.last(), open.mode(), &created));
     }
     const bool slash = walk.trailing_slash();
-    if (found.inode()->IsSymlink() && (open.follow() == FollowFinal::kYes || slash)) {
+    if (found.inode()->IsSymlink() && (open.FollowsLast() || slash)) {
       std::optional<Path> magic = TRY(walk.FollowLast(found));
       if (!magic) continue;
       found = std::move(*magic);
@@ -201,12 +177,6 @@ Result<Ref<File>> Walker::Open(std::string_view path, const OpenRequest& request
     if (slash && !found.inode()->IsDir()) return Fail(ENOTDIR);
     return OpenFound(found, open, created);
   }
-}
-
-Result<Ref<File>> Walker::OpenPath(const Path& path, const OpenRequest& request) {
-  OpenFlags open = TRY(OpenFlags::From(request));
-  if (open.Has(kTmpFileBit)) return Fail(EINVAL);
-  return OpenFound(path, open, false);
 }
 
 }  // namespace skep::vfs

@@ -270,6 +270,12 @@ TEST(Rlimit, FsizeSignalsAndFails) {
                 EXPECT_THAT(write(fd, "0123456789abc", 13), SucceedsWith(10));
                 EXPECT_THAT(write(fd, "x", 1), FailsWith(EFBIG));
                 EXPECT_THAT(ftruncate(fd, 11), FailsWith(EFBIG));
+                EXPECT_THAT(fallocate(fd, 0, 0, 11), FailsWith(EFBIG));
+                EXPECT_THAT(fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, 11), Succeeds());
+                const rlimit lower = {5, 10};
+                setrlimit(RLIMIT_FSIZE, &lower);
+                EXPECT_THAT(ftruncate(fd, 8), Succeeds()) << "it does not grow";
+                EXPECT_THAT(ftruncate(fd, 9), FailsWith(EFBIG));
                 signal(SIGXFSZ, SIG_DFL);
                 if (!testing::Test::HasFailure()) write(fd, "x", 1);
               }),

@@ -253,6 +253,20 @@ TEST_F(ReadWrite, CopyFileRange) {
   EXPECT_THAT(copy_file_range(fd_, nullptr, pipe.writer, nullptr, 1, 0), FailsWith(EINVAL));
 }
 
+TEST_F(ReadWrite, CopyFileRangeChecksOffsets) {
+  const Fd out(open(dir_.File("out").c_str(), O_RDWR | O_CREAT, 0600));
+  const auto copy = [&](loff_t from, loff_t to, size_t size) {
+    return copy_file_range(fd_, &from, out, &to, size, 0);
+  };
+  EXPECT_THAT(copy(-1, 0, 4), FailsWith(EOVERFLOW));
+  EXPECT_THAT(copy(-100, 0, 4), FailsWith(EINVAL));
+  EXPECT_THAT(copy(0, -1, 4), FailsWith(EOVERFLOW));
+  EXPECT_THAT(copy(0, -100, 4), FailsWith(EINVAL));
+  EXPECT_THAT(copy(1, 0, SIZE_MAX), FailsWith(EOVERFLOW));
+  EXPECT_THAT(copy(0, INT64_MAX, 4), FailsWith(EFBIG));
+  EXPECT_THAT(copy(0, 0, SIZE_MAX), SucceedsWith(10)) << "all there is";
+}
+
 TEST_F(ReadWrite, WritesUpdateTimes) {
   const timespec old[2] = {{1000, 0}, {1000, 0}};
   ASSERT_THAT(futimens(fd_, old), Succeeds());
