@@ -241,6 +241,47 @@ def check_try(path, code, report):
             previous = line.rstrip()
 
 
+def check_attacks(path, code, report):
+    """Hostile tests judge every attack, and assert that there was something to attack."""
+    previous, test, body = ";", 0, []
+    for number, line in enumerate(code, 1):
+        bare = re.match(r"\s*(?:\(void\) ?|static_cast<void>\()?(?:Attack|ForgeFrame)\(", line)
+        if bare and (previous.endswith((";", "{", "}", ":", "else", "do")) or
+                     re.search(r"\b(?:for|if|while) \(.*\)$", previous)):
+            report.add(path, number, "an attack as a statement: judge its result, EXPECT_THAT(")
+        if re.match(r"TEST(?:_F|_P)?\(", line):
+            test, body = number, []
+        body.append(line)
+        if test and line == "}":
+            check_targets(path, test, body, report)
+            test = 0
+        if line.strip():
+            previous = line.rstrip()
+
+
+def check_targets(path, number, body, report):
+    """A loop over what was found must not pass because nothing was found."""
+    text = "\n".join(body)
+    if not re.search(r"\b(?:Attack|ForgeFrame)\(", text):
+        return
+    for match in re.finditer(r"^  for \([^;()]* : ([A-Za-z_][\w:.]*)(\(?)", text, re.M):
+        name = match.group(1)
+        fixed = re.search(r"(?:\b" + re.escape(name) + r"\[\w*\] = |\} " + re.escape(name) +
+                          r"\[\] = )", text) or "::k" in name or re.match(r"k[A-Z]", name)
+        if match.group(2) or not (fixed or f"ASSERT_FALSE({name}.empty())" in text):
+            line = number + text[:match.start()].count("\n")
+            report.add(path, line, f"attacks on each of {name}: ASSERT_FALSE({name}.empty()) first")
+
+
+def check_skips(path, lines, report):
+    """A skip inside a lambda returns from the lambda only, and the test passes."""
+    for number, line in enumerate(lines, 1):
+        match = re.match(r"( *)(REQUIRE_(?:ROOT|CAPABILITY)|GTEST_SKIP)\(", line)
+        if match and len(match.group(1)) > (2 if match.group(2) != "GTEST_SKIP" else 4):
+            report.add(path, number, f"{match.group(2)} returns from what it stands in: write it "
+                                     "at the start of the test")
+
+
 def check_todo(path, lines, report):
     for number, line in enumerate(lines, 1):
         if re.search(r"\b(?:FIXME|XXX|HACK)\b", line):
@@ -292,6 +333,31 @@ def check_links(path, lines, root, report):
                 report.add(path, number, f"link to '{target}', which does not exist")
         for name in re.findall(r"`([^`]+)`", line):
             check_quoted_path(path, number, line, name, root, report)
+
+
+def check_comment_paths(path, lines, known, report):
+    """Files of ours that a comment names must exist: any .cc, .md and .py, and .h in our folders."""
+    for number, line in enumerate(lines, 1):
+        match = re.search(r"(?://|^ *\*|^/\*)(.*)", line)
+        if not match or "#include" in line:
+            continue
+        for name in re.findall(r"(?<![\w./<-])[\w-]+(?:/[\w-]+)*\.(?:cc|h|md|py)\b(?!/)",
+                               match.group(1)):
+            ours = not name.endswith(".h") or name.split("/")[0] in known.folders
+            if ours and name not in known.names and "NAME" not in name:
+                report.add(path, number, f"the comment names {name}, which does not exist")
+
+
+class KnownFiles:
+    """All files by each suffix of their paths ("task.h", "kernel/task.h"), and our folders."""
+
+    def __init__(self, files):
+        self.names, self.folders = set(), set()
+        for file in files:
+            parts = file.split("/")
+            self.names.update("/".join(parts[i:]) for i in range(len(parts)))
+            if parts[0] in ("base", "platform", "gofer", "sentry", "runtime", "runsc-cli"):
+                self.folders.update(parts[:-1])
 
 
 def check_quoted_path(path, number, line, name, root, report):
@@ -356,7 +422,7 @@ def source_words(root, files):
     return words
 
 
-def check_file(path, root, layers, words, report):
+def check_file(path, root, layers, words, report, known=None):
     full = os.path.join(root, path)
     if os.path.islink(full):
         return
@@ -388,6 +454,12 @@ def check_file(path, root, layers, words, report):
         check_functions(path, code, report)
         check_try(path, code, report)
         check_bans(path, lines, code, report)
+        if known is not None:
+            check_comment_paths(path, lines, known, report)
+        if path.endswith("_test.cc"):
+            check_skips(path, lines, report)
+            if path.startswith("tests/hostile/"):
+                check_attacks(path, code, report)
         if path.endswith(".h"):
             check_header(path, lines, report)
     if path.endswith(".md"):
@@ -420,9 +492,10 @@ def main():
     except ValueError as error:
         report.add("tools/layers.txt", 1, str(error))
     words = source_words(options.root, every)
+    known = KnownFiles(every)
     files = options.files or every
     for path in files:
-        check_file(path, options.root, layers, words, report)
+        check_file(path, options.root, layers, words, report, known)
     for problem in report.problems:
         print(problem, file=sys.stderr)
     print(f"tidy: {len(files)} files, {len(report.problems)} problems")

@@ -102,6 +102,56 @@ class Sizes(TidyTest):
         self.rejects("base/a.cc", "int a();\n\n", "newline")
 
 
+class Attacks(TidyTest):
+    PATH = "tests/hostile/a_test.cc"
+
+    def test_judged(self):
+        for line in ("EXPECT_THAT(Attack([] {}), NoEscape());", "const int status = Attack([] {});",
+                     "EXPECT_THAT(\n      Attack([] {}),\n      NoEscape());",
+                     "const int status =\n      Attack([] {});"):
+            self.accepts(self.PATH, f"TEST(A, B) {{\n  {line}\n}}\n")
+
+    def test_thrown_away(self):
+        for line in ("Attack([] {});", "(void)Attack([] {});", "for (;;)\n    Attack([] {});",
+                     "int a;\n  Attack(\n      [] {});", "ForgeFrame(x, y);"):
+            self.rejects(self.PATH, f"TEST(A, B) {{\n  {line}\n}}\n", "judge its result")
+
+    def test_targets(self):
+        attack = "EXPECT_THAT(Attack([] {}), NoEscape());"
+        for head in ("for (int a : {1, 2})", "for (int a : kAll)", "for (int a : Judge::kAll)",
+                     "const int all[] = {1};\n  for (int a : all)",
+                     "ASSERT_FALSE(pages.empty());\n  for (const auto& a : pages)"):
+            self.accepts(self.PATH, f"TEST(A, B) {{\n  {head} {attack}\n}}\n")
+        for head in ("for (int a : pages)", "for (const int a : Pages())",
+                     "EXPECT_FALSE(other.empty());\n  for (int a : pages)"):
+            self.rejects(self.PATH, f"TEST(A, B) {{\n  {head} {attack}\n}}\n", "empty()")
+        self.accepts(self.PATH, "TEST(A, B) {\n  for (int a : pages) f(a);\n}\n")
+
+    def test_skips(self):
+        path = "tests/conformance/a_test.cc"
+        self.accepts(path, 'TEST(A, B) {\n  REQUIRE_ROOT();\n  if (x) GTEST_SKIP() << "no";\n}\n')
+        self.accepts(path, 'TEST(A, B) {\n  if (x) {\n    GTEST_SKIP() << "no";\n  }\n}\n')
+        for line in ("    REQUIRE_ROOT();", "      GTEST_SKIP();"):
+            self.rejects(path, f"TEST(A, B) {{\n  f([] {{\n{line}\n  }});\n}}\n", "returns from")
+
+
+class CommentPaths(TidyTest):
+    def names(self, comment):
+        report = tidy.Report()
+        known = tidy.KnownFiles(["sentry/kernel/task.h", "sentry/mm/map.cc", "docs/STYLE.md"])
+        tidy.check_comment_paths("base/a.cc", [comment], known, report)
+        return report.problems
+
+    def test_files_of_ours(self):
+        for comment in ("// See kernel/task.h.", "// (sentry/mm/map.cc)", "int a;  // STYLE.md",
+                        "// Linux: kernel/fork.c, <linux/sched/types.h>", "// NAME_test.cc",
+                        "#include \"kernel/none.h\"  // x", "// linux/prctl.h"):
+            self.assertEqual(self.names(comment), [], comment)
+        for comment in ("// See kernel/none.h.", "// DESIGN.md 4", "int a;  // mm/none.cc",
+                        "/* tools/none.py */"):
+            self.assertEqual(len(self.names(comment)), 1, comment)
+
+
 class Try(TidyTest):
     def test_good_places(self):
         for line in ("TRY(f());", "int v = TRY(f());", "const Ref<X> v = TRY(f(1, 2));",

@@ -22,12 +22,6 @@ const ::testing::Environment* const environment =
 
 #ifndef SKEP_NO_ARENA
 
-double Now() {
-  timespec t{};
-  clock_gettime(CLOCK_MONOTONIC, &t);
-  return static_cast<double>(t.tv_sec) + static_cast<double>(t.tv_nsec) * 1e-9;
-}
-
 TEST(Heap, FlagDecidesWhereFromAndAddressWhereTo) {
   auto* host = new std::string(100, 'h');
   std::string* kernel = nullptr;
@@ -175,27 +169,6 @@ TEST(Heap, ObjectsAreFreedByOtherThreads) {
   producer.join();
   consumer.join();
   for (auto& slot : mail) delete slot.load();
-}
-
-TEST(Heap, CostIsReported) {
-  constexpr int kRounds = 300'000;
-  double seconds[3] = {};
-  for (int mode = 0; mode < 3; ++mode) {
-    SetThreadCache(mode == 2 ? 0 : -1);
-    const HeapScope scope(mode == 0 ? Heap::kHost : Heap::kArena);
-    void* live[16] = {};
-    const double start = Now();
-    for (int i = 0; i < kRounds; ++i) {
-      void*& slot = live[i % 16];
-      operator delete(slot);
-      slot = operator new(static_cast<size_t>(32 + 16 * (i % 7)));
-    }
-    seconds[mode] = Now() - start;
-    for (void* p : live) operator delete(p);
-  }
-  SetThreadCache(-1);
-  printf("new+delete: malloc %.1f ns, arena %.1f ns, arena with a worker's cache %.1f ns\n",
-         seconds[0] / kRounds * 1e9, seconds[1] / kRounds * 1e9, seconds[2] / kRounds * 1e9);
 }
 
 TEST(Stacks, AreApartAlignedAndGuarded) {

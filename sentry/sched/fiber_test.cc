@@ -191,19 +191,6 @@ TEST(Fiber, CostsCountTurnsAndSleepsButNotSleeping) {
   EXPECT_EQ(after.involuntary_switches, 1u);
 }
 
-TEST(Fiber, SwitchCostIsReported) {
-  TestScheduler s(1);
-  s.Start();
-  constexpr int kRounds = 1'000'000;
-  Ref<Fiber> fiber = s.Spawn(0, [&] {
-    const uint64_t start = host::MonotonicNs();
-    for (int i = 0; i < kRounds; ++i) Yield();
-    printf("a yield (two switches): %.1f ns\n",
-           static_cast<double>(host::MonotonicNs() - start) / kRounds);
-  });
-  ASSERT_TRUE(WaitFor([&] { return fiber->finished(); }));
-}
-
 void PingPong(int workers, int rounds) {
   TestScheduler s(workers);
   s.Start();

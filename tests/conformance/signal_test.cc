@@ -359,9 +359,9 @@ TEST(Sigpending, ShowsThreadAndProcessSignals) {
 }
 
 TEST(Limit, SigpendingBoundsTheQueue) {
+  REQUIRE_ROOT();
   EXPECT_THAT(ForkAndRun([] {
                 const rlimit two = {2, 2};
-                REQUIRE_ROOT();
                 ASSERT_THAT(setresuid(54321, 54321, 54321), Succeeds());
                 ASSERT_THAT(setrlimit(RLIMIT_SIGPENDING, &two), Succeeds());
                 const ScopedSignalMask mask(SIG_BLOCK, {SIGRTMIN});

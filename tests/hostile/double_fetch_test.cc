@@ -19,6 +19,7 @@ namespace skep::test {
 namespace {
 
 constexpr int kRounds = 3'000;
+constexpr int64_t kPatienceNs = 10'000'000'000;
 
 // Runs flip(turn) in a second thread for as long as it lives.
 class Flipper {
@@ -40,6 +41,20 @@ class Flipper {
 template <class T>
 void Store(T& where, T value) {
   std::atomic_ref<T>(where).store(value);
+}
+
+// What reads twice sees two values: the attack works.
+TEST(DoubleFetchCanary, TheFlipperChangesWhatIsReadTwice) {
+  uint64_t word = 0;
+  const Flipper flipper([&](uint32_t turn) { Store(word, uint64_t{turn}); });
+  const int64_t deadline = NowNs() + kPatienceNs;
+  bool differed = false;
+  while (!differed && NowNs() < deadline) {
+    const uint64_t first = std::atomic_ref<uint64_t>(word).load();
+    getppid();  // as long as a handler between its two reads
+    differed = std::atomic_ref<uint64_t>(word).load() != first;
+  }
+  EXPECT_TRUE(differed);
 }
 
 TEST(DoubleFetch, IovecLengthAndBase) {
@@ -117,14 +132,24 @@ TEST(DoubleFetch, ControlMessageLength) {
   auto* header = reinterpret_cast<cmsghdr*>(control);
   header->cmsg_level = SOL_SOCKET;
   header->cmsg_type = SCM_RIGHTS;
+  header->cmsg_len = CMSG_LEN(4);
+  std::fill_n(reinterpret_cast<int*>(CMSG_DATA(header)), 4, STDOUT_FILENO);
   const Flipper flipper([&](uint32_t turn) {
     Store(header->cmsg_len, turn % 3 == 0 ? CMSG_LEN(4) : size_t{turn} << (turn % 40));
     Store(header->cmsg_type, static_cast<int>(turn % 4));
     Store(message.msg_iovlen, turn % 7 == 0 ? size_t{1} << 60 : size_t{1});
     Store(message.msg_controllen, turn % 5 == 0 ? ~size_t{0} : sizeof(control));
   });
-  for (int i = 0; i < kRounds; ++i) {
-    sendmsg(pair.writer, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
+  int taken = 0;
+  int refused = 0;
+  const int64_t deadline = NowNs() + kPatienceNs;  // on a busy machine the flipper may stand still
+  for (int i = 0; i < kRounds || ((taken == 0 || refused == 0) && NowNs() < deadline); ++i) {
+    const ssize_t sent = sendmsg(pair.writer, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
+    const int error = errno;
+    ASSERT_TRUE(sent == 1 || error == EINVAL || error == EMSGSIZE || error == ENOBUFS ||
+                error == EAGAIN || error == EBADF || error == EPERM || error == ESRCH)
+        << sent << " errno " << error;
+    ++(sent == 1 ? taken : refused);
     char data[64];
     alignas(cmsghdr) char got[256];
     iovec in = {data, sizeof(data)};
@@ -133,15 +158,25 @@ TEST(DoubleFetch, ControlMessageLength) {
     receive.msg_iovlen = 1;
     receive.msg_control = got;
     receive.msg_controllen = sizeof(got);
-    if (recvmsg(pair.reader, &receive, MSG_DONTWAIT) <= 0) continue;
+    const ssize_t read = recvmsg(pair.reader, &receive, MSG_DONTWAIT);
+    if (sent != 1) {
+      ASSERT_THAT(read, FailsWith(EAGAIN)) << "a message that was refused was delivered";
+      continue;
+    }
+    ASSERT_EQ(read, 1);
     for (cmsghdr* h = CMSG_FIRSTHDR(&receive); h != nullptr; h = CMSG_NXTHDR(&receive, h)) {
-      if (h->cmsg_type != SCM_RIGHTS) continue;
+      ASSERT_EQ(h->cmsg_level, SOL_SOCKET);
+      ASSERT_EQ(h->cmsg_type, SCM_RIGHTS);
+      ASSERT_LE(h->cmsg_len, CMSG_LEN(sizeof(int) * 4))
+          << "more descriptors than there was room for";
       for (size_t k = 0; k < (h->cmsg_len - CMSG_LEN(0)) / sizeof(int); ++k) {
         const int fd = reinterpret_cast<int*>(CMSG_DATA(h))[k];
-        if (fd > 2) close(fd);
+        ASSERT_THAT(close(fd), Succeeds()) << "a descriptor that is none";
       }
     }
   }
+  EXPECT_GT(taken, 0);
+  EXPECT_GT(refused, 0);
   ExpectAlive();
 }
 
@@ -196,13 +231,23 @@ TEST(DoubleFetch, Clone3Arguments) {
     Store(args.stack, turn % 2 == 0 ? __u64{0} : __u64{0x1000});
     Store(args.set_tid_size, turn % 5 == 0 ? ~__u64{0} : __u64{0});
   });
-  for (int i = 0; i < 300; ++i) {
+  int made = 0;
+  int refused = 0;
+  const int64_t deadline = NowNs() + kPatienceNs;
+  for (int i = 0; i < 600 || ((made == 0 || refused == 0) && NowNs() < deadline); ++i) {
     const long pid = syscall(SYS_clone3, &args, sizeof(args));
+    const int error = errno;
     if (pid == 0) _exit(0);
-    if (pid > 0) waitpid(static_cast<pid_t>(pid), nullptr, __WALL);
+    ASSERT_TRUE(pid > 0 || error == EINVAL || error == EPERM || error == E2BIG) << error;
+    ++(pid > 0 ? made : refused);
+    // With CLONE_PARENT it is our parent's child.
+    if (pid > 0 && waitpid(static_cast<pid_t>(pid), nullptr, __WALL) != pid) {
+      ASSERT_EQ(errno, ECHILD);
+    }
   }
-  while (waitpid(-1, nullptr, WNOHANG | __WALL) > 0) {
-  }
+  EXPECT_GT(made, 0);
+  EXPECT_GT(refused, 0);
+  EXPECT_THAT(waitpid(-1, nullptr, WNOHANG | __WALL), FailsWith(ECHILD)) << "a child was lost";
   ExpectAlive();
 }
 

@@ -1,5 +1,6 @@
 // Guests that ask for too much of everything: they get an errno or die; the sandbox goes on.
 #include <fcntl.h>
+#include <gtest/gtest-spi.h>
 #include <poll.h>
 #include <sched.h>
 #include <sys/epoll.h>
@@ -25,6 +26,36 @@ constexpr int kLongMs = 60'000;
 
 void BecomeNobody() {
   if (geteuid() == 0 && setresuid(54'321, 54'321, 54'321) != 0) ADD_FAILURE() << errno;
+}
+
+// --- canaries: the looks at the sandbox's health notice when it is not well
+// -------------------------
+
+TEST(ExhaustionCanary, ASandboxThatDoesNotWorkIsNoticed) {
+  const auto expect_sick = [](const std::function<void()>& harm) {
+    EXPECT_THAT(Attack([&] {
+                  harm();
+                  ExpectAlive();
+                }),
+                testing::Not(ExitsWith(0)));
+  };
+  expect_sick([] {
+    const rlimit none = {0, 0};
+    setrlimit(RLIMIT_NOFILE, &none);
+  });
+  expect_sick([] {
+    const rlimit none = {0, 0};
+    setrlimit(RLIMIT_AS, &none);
+  });
+  expect_sick(
+      [] { signal(SIGPIPE, SIG_DFL), chroot("/nowhere"), setenv("TEST_TMPDIR", "/none", 1); });
+}
+
+TEST(ExhaustionCanary, AnAttackerThatHangsIsNoticed) {
+  int status = 0;
+  EXPECT_NONFATAL_FAILURE(status = Attack([] { pause(); }, 200),
+                          "the attacker neither finished nor died");
+  EXPECT_THAT(status, testing::Not(NoEscape()));
 }
 
 TEST(Exhaustion, ForkBombStopsAtItsLimit) {
@@ -261,18 +292,32 @@ TEST(Exhaustion, TimersOfOneProcess) {
   ExpectAlive();
 }
 
-TEST(Exhaustion, LocksOnOneFile) {
+// Linux has no limit on the locks of a file (RLIMIT_LOCKS is obsolete): all are taken, and each
+// keeps others out of its byte and no other.
+TEST(Exhaustion, ThousandsOfLocksOnOneFile) {
   const TempDir dir;
   WriteFile(dir.File("f"), "");
-  Attack(
-      [&] {
-        const Fd fd(open(dir.File("f").c_str(), O_RDWR));
-        for (off_t i = 0; i < 4'000; ++i) {
-          struct flock lock = {F_WRLCK, SEEK_SET, 2 * i, 1, 0};
-          if (fcntl(fd, F_SETLK, &lock) != 0) break;
-        }
-      },
-      kLongMs);
+  constexpr off_t kLocks = 4'000;
+  const auto lock = [](int fd, off_t byte) {
+    struct flock range = {F_WRLCK, SEEK_SET, byte, 1, 0};
+    return fcntl(fd, F_SETLK, &range);
+  };
+  EXPECT_THAT(Attack(
+                  [&] {
+                    const Fd fd(open(dir.File("f").c_str(), O_RDWR));
+                    for (off_t i = 0; i < kLocks; ++i) ASSERT_THAT(lock(fd, 2 * i), Succeeds());
+                    EXPECT_THAT(ForkAndRun([&] {
+                                  for (off_t i = 0; i < kLocks; i += 97) {
+                                    EXPECT_THAT(lock(fd, 2 * i), FailsWith(EAGAIN)) << i;
+                                    EXPECT_THAT(lock(fd, 2 * i + 1), Succeeds()) << i;
+                                  }
+                                }),
+                                ExitsWith(0));
+                  },
+                  kLongMs),
+              ExitsWith(0));
+  const Fd fd(open(dir.File("f").c_str(), O_RDWR));
+  EXPECT_THAT(lock(fd, 0), Succeeds()) << "its owner has ended";
   ExpectAlive();
 }
 
@@ -297,10 +342,17 @@ TEST(Exhaustion, DirectoriesNestedDeeply) {
   ExpectAlive();
 }
 
+// All of them end: a process that was lost in the race would stay in the group.
 TEST(Exhaustion, ForksRaceWithExitsAndKills) {
-  Attack(
-      [] {
+  const Mapping shared(kPageSize, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS);
+  struct Seen {
+    pid_t group;
+    int made, reaped;
+  }& seen = *shared.as<Seen>();
+  const int status = Attack(
+      [&] {
         setpgid(0, 0);
+        seen.group = getpid();
         for (int i = 0; i < 300; ++i) {
           const pid_t child = fork();
           if (child == 0) {
@@ -311,13 +363,18 @@ TEST(Exhaustion, ForksRaceWithExitsAndKills) {
             if (i % 3 == 1) raise(SIGSEGV);
             for (;;) sched_yield();
           }
+          if (child > 0) ++seen.made;
           if (child > 0 && i % 3 == 2) kill(child, SIGKILL);
-          while (waitpid(-1, nullptr, WNOHANG) > 0) {
-          }
+          while (waitpid(-1, nullptr, WNOHANG) > 0) ++seen.reaped;
         }
+        while (waitpid(-1, nullptr, 0) > 0) ++seen.reaped;
         kill(0, SIGKILL);
       },
       kLongMs);
+  EXPECT_THAT(status, KilledBy(SIGKILL));
+  EXPECT_EQ(seen.made, 300);
+  EXPECT_EQ(seen.reaped, 300);
+  EXPECT_TRUE(WaitUntil([&] { return kill(-seen.group, 0) != 0 && errno == ESRCH; }));
   ExpectAlive();
 }
 

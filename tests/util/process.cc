@@ -50,13 +50,29 @@ bool HasCapability(int capability) {
   return (data[capability / 32].effective >> (capability % 32) & 1) != 0;
 }
 
+namespace {
+
+// How many failures this process has seen in the current test. A child begins with its parent's.
+int FailuresSoFar() {
+  const ::testing::TestInfo* test = ::testing::UnitTest::GetInstance()->current_test_info();
+  if (test == nullptr) return 0;
+  int failures = 0;
+  for (int i = 0; i < test->result()->total_part_count(); ++i) {
+    if (test->result()->GetTestPartResult(i).failed()) ++failures;
+  }
+  return failures;
+}
+
+}  // namespace
+
 ChildProcess::ChildProcess(const std::function<void()>& body) {
+  const int before = FailuresSoFar();
   std::fflush(nullptr);
   pid_ = ::fork();
   if (pid_ == 0) {
     body();
     std::fflush(nullptr);
-    ::_exit(::testing::Test::HasFailure() ? 1 : 0);
+    ::_exit(FailuresSoFar() > before ? 1 : 0);
   }
   if (pid_ < 0) ADD_FAILURE() << "fork: errno " << errno;
 }
