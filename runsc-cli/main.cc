@@ -46,7 +46,8 @@ void AddGlobalOptions(CLI::App& app, GlobalOptions& global) {
   app.add_option("--log", global.log, "file for this command's own errors (as runc)");
   app.add_option("--log-format", global.log_format, "format of the log files")
       ->check(CLI::IsMember({"text", "json"}));
-  app.add_option("--strace", global.strace, "file for a trace of the guests' system calls");
+  app.add_option("--strace", global.strace,
+                 "file for a trace of the guests' system calls (-: stderr)");
   app.add_flag("--ptrace-poison", global.ptrace_poison,
                "a test mode: ptrace overwrites registers that were not loaded");
   app.add_flag("--move-tasks", global.move_tasks,

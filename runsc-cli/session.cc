@@ -10,7 +10,10 @@ namespace skep::cli {
 namespace {
 
 HostResult<OwnedFd> OpenForWriting(const std::string& path, const char* option) {
-  Result<OwnedFd> file = host::Open(path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
+  // "-": to stderr.
+  Result<OwnedFd> file =
+      path == "-" ? host::Dup(2)
+                  : host::Open(path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
   if (!file) {
     return HostFail(fmt::format("{}: cannot write {}", option, path), file.error().code());
   }

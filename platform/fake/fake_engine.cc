@@ -31,7 +31,7 @@ FakeEngine::~FakeEngine() {
 }
 
 Result<void> FakeEngine::MayFail() {
-  if (new_failures_ == 0) return {};
+  if (new_failures_ == 0 || new_skipped_-- > 0) return {};
   --new_failures_;
   return Fail(new_error_);
 }
@@ -69,6 +69,17 @@ void FakeEngine::Forget(HostFileId file) {
   forgotten_.push_back(file);
 }
 
+FakeEngine::GuestState FakeEngine::StateOf(const FakeContext* context) {
+  MutexLock lock(mutex_);
+  for (const FakeContext* each = contexts_; each != nullptr; each = each->next_) {
+    if (each != context) continue;
+    if (each->space_.dead_) return GuestState::kGone;
+    const bool idle = each->state_ == FakeContext::State::kRunning && !each->interrupt_;
+    return idle ? GuestState::kIdle : GuestState::kStopped;
+  }
+  return GuestState::kGone;
+}
+
 std::optional<Event> FakeEngine::TakeEvent() {
   MutexLock lock(mutex_);
   for (FakeSpace* space = spaces_; space != nullptr; space = space->next_) {
@@ -100,11 +111,15 @@ std::optional<Event> FakeEngine::RunGuests() {
     FakeContext* next = nullptr;
     {
       MutexLock lock(mutex_);
+      std::vector<FakeContext*> resumed;
       for (FakeContext* context = contexts_; context != nullptr; context = context->next_) {
         if (context->space_.dead_ || context->state_ != FakeContext::State::kResumed) continue;
-        next = context;
-        context->state_ = FakeContext::State::kRunning;
-        break;
+        resumed.push_back(context);
+        if (!choose_) break;
+      }
+      if (!resumed.empty()) {
+        next = resumed[choose_ ? choose_(resumed.size()) : 0];
+        next->state_ = FakeContext::State::kRunning;
       }
     }
     if (next == nullptr) return std::nullopt;
@@ -125,6 +140,7 @@ Event FakeEngine::Wait(Deadline deadline, HostPoller& poller) {
     if (std::optional<Event> event = TakeEvent()) return *event;
     if (std::optional<Event> event = RunGuests()) return *event;
     if (kicked_.exchange(false)) return Woken{};
+    if (idle_ && idle_(deadline.value_or(UINT64_MAX))) return Woken{};
     int timeout_ms = -1;
     if (deadline) {
       const uint64_t now = host::MonotonicNs();

@@ -34,12 +34,25 @@ class FakeEngine final : public Engine {
 
   // The script of contexts that are made from now on. Without one they run until interrupted.
   void SetScript(Script script) { script_ = std::move(script); }
-  // The next `count` makings of a space or context fail.
-  void FailNew(int error, int count = 1) {
+  // For simulations. `choose`: which of n guests that were resumed runs next. `idle`: no guest has
+  // anything to say before the host's clock reaches `deadline` (UINT64_MAX: never); true: look
+  // again instead of waiting. Both are called on the worker's thread, inside Wait.
+  void Simulate(std::function<size_t(size_t n)> choose,
+                std::function<bool(uint64_t deadline)> idle) {
+    choose_ = std::move(choose);
+    idle_ = std::move(idle);
+  }
+  // After `skip` more, the next `count` makings of a space or context fail.
+  void FailNew(int error, int count = 1, int skip = 0) {
     new_error_ = error;
     new_failures_ = count;
+    new_skipped_ = skip;
   }
   const std::vector<HostFileId>& forgotten() const { return forgotten_; }
+  // Any thread, any pointer: kIdle is a guest that runs and has nothing to say, so that Deliver
+  // reaches it; kGone has been destroyed, or its space is dead.
+  enum class GuestState : uint8_t { kGone, kStopped, kIdle };
+  GuestState StateOf(const FakeContext* context);
 
   Result<std::unique_ptr<AddressSpace>> NewAddressSpace() override;
   Result<std::unique_ptr<Context>> NewContext(AddressSpace& space, const Registers& registers,
@@ -59,8 +72,10 @@ class FakeEngine final : public Engine {
   void Ring();
 
   const EngineOptions options_;
+  std::function<size_t(size_t n)> choose_;
+  std::function<bool(uint64_t deadline)> idle_;
   Script script_;
-  int new_error_ = 0, new_failures_ = 0;
+  int new_error_ = 0, new_failures_ = 0, new_skipped_ = 0;
   std::vector<HostFileId> forgotten_;
   OwnedFd bell_;  // an eventfd that ends the wait
   std::atomic<bool> kicked_ = false;

@@ -185,15 +185,20 @@ sched::Worker& WorkerFor(Task& parent, uint64_t flags) {
   return own.Load() > 1 && least.Load() + 1 < own.Load() ? least : own;
 }
 
-// The fiber could not be made or could not start: as if the child had never been.
+}  // namespace
+
 void Unpublish(Task& child) {
   Kernel& kernel = child.kernel;
   TasksLock lock(kernel);
-  child.group->exit_status = SIGKILL;
-  child.group->exit_signal = 0;
+  if (!child.IsLeader()) return;  // a thread: ExitTask takes it out of its process
+  ThreadGroup& group = *child.group;
+  group.exit_status = SIGKILL;
+  ThreadGroup* parent = std::exchange(group.parent, nullptr);
+  group.parent_thread = nullptr;
+  if (parent == nullptr) return;
+  std::erase_if(parent->children, [&](const Ref<ThreadGroup>& g) { return g.get() == &group; });
+  parent->child_queue.Wake(sched::kAllEvents, 1 << 30);  // another thread may wait for it
 }
-
-}  // namespace
 
 Result<int> Clone(Task& parent, const CloneRequest& request) {
   TRY(CheckFlags(parent, request));
@@ -253,7 +258,6 @@ Result<int> Clone(Task& parent, const CloneRequest& request) {
   sched::WaitUntil(raw->started_queue, sched::kAllEvents, std::nullopt,
                    sched::Sleep::kUninterruptible, [&] { return raw->started.load() != 0; });
   if (const int started = raw->started.load(); started < 0) {
-    Unpublish(*raw);
     // A stub that died while it was made: fork(2) knows no EIO.
     return Fail(started == -EIO ? EAGAIN : -started);
   }

@@ -21,6 +21,10 @@ struct CloneRequest {
 // the memory.
 Result<int> Clone(Task& parent, const CloneRequest& request);
 
+// A child whose memory or context could not be made is to end as if it had never been: its parent
+// has no such child and hears of no exit. On the child's fiber, before its parent is woken.
+void Unpublish(Task& child);
+
 // The sandbox's first process. The caller is boot (arena heap).
 struct InitRequest {
   auth::CredentialsRef credentials;

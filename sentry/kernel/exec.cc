@@ -257,6 +257,7 @@ Result<void> LoadInit(Task& task, InitRequest& request) {
 void RunInit(Task& task, InitRequest request) {
   sched::Fiber::Current().cookie = &task;
   const Result<void> prepared = request.prepare(task);
+  if (task.kernel.strace) task.kernel.strace->Started(task, request.path, request.argv);
   const Result<void> loaded = prepared ? LoadInit(task, request) : prepared;
   request.started(loaded ? 0 : loaded.error().code(), !prepared);
   if (loaded) {

@@ -49,6 +49,9 @@ struct Hooks {
 class StraceSink {
  public:
   virtual ~StraceSink() = default;
+  // The execve of the first program, which no guest calls.
+  virtual void Started(Task& init, const std::string& path,
+                       const std::vector<std::string>& argv) = 0;
   virtual void Signal(Task& task, const siginfo_t& info) = 0;
   virtual void Exited(Task& task) = 0;
 };

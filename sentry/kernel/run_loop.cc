@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "sentry/arena/arena.h"
+#include "sentry/kernel/clone.h"
 #include "sentry/kernel/cpu_time.h"
 #include "sentry/kernel/cpu_timer.h"
 #include "sentry/kernel/exit.h"
@@ -85,6 +86,7 @@ bool Task::Start() {
     }
   }
   saved_xsave = {};
+  if (error != 0) Unpublish(*this);
   started.store(error == 0 ? 1 : -error, std::memory_order_release);
   started_queue.Wake();
   return error == 0;

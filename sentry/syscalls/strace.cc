@@ -1,32 +1,39 @@
 #include "sentry/syscalls/strace.h"
 
-#include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/syscall.h>
 #include <cstring>
-#include <iterator>
 
 #include "base/host_call.h"
+#include "sentry/syscalls/strace_args.h"
 
 namespace skep::syscalls {
 namespace {
 
-constexpr size_t kTextShown = 64;
+constexpr uint64_t kNsPerSecond = 1'000'000'000, kNsPerUs = 1000;
 
-std::string Call(Task& task, const Syscall& call, uint64_t number, const RawArgs& args) {
-  std::string line = fmt::format("[{:>5}] ", task.tid);
+// "[    7]   0.001234 ": the thread, and the seconds since the sandbox started.
+std::string Start(Task& task) {
+  const uint64_t ns = task.kernel.scheduler.clock().MonotonicNs() - task.kernel.boot_monotonic_ns;
+  return fmt::format("[{:>5}] {:>3}.{:06} ", task.tid.load(), ns / kNsPerSecond,
+                     ns % kNsPerSecond / kNsPerUs);
+}
+
+void WriteCall(const TracedCall& traced, const Syscall& call, uint64_t number, std::string& line) {
   line += call.name != nullptr ? std::string(call.name) : fmt::format("syscall_{}", number);
   line += '(';
+  const ArgumentWriters* writers = WritersOf(number);
   for (size_t i = 0; i < call.arity; ++i) {
     if (i != 0) line += ", ";
-    if (call.formats != nullptr && call.formats[i] != nullptr) {
-      call.formats[i](task, args[i], line);
+    if (writers != nullptr && (*writers)[i] != nullptr) {
+      (*writers)[i](traced, i, line);
+    } else if (call.formats != nullptr && call.formats[i] != nullptr) {
+      call.formats[i](traced.task, traced.args[i], line);
     } else {
-      format::Hex(task, args[i], line);
+      format::Hex(traced.task, traced.args[i], line);
     }
   }
   line += ')';
-  return line;
 }
 
 const char* RestartName(int code) {
@@ -44,104 +51,24 @@ const char* RestartName(int code) {
   }
 }
 
-bool TellsAtStart(const Syscall& call) {
-  return call.name != nullptr &&
-         (strcmp(call.name, "execve") == 0 || strcmp(call.name, "execveat") == 0 ||
-          strcmp(call.name, "exit") == 0 || strcmp(call.name, "exit_group") == 0);
+// Calls that do not return, or replace the memory that their arguments are in.
+bool TellsAtStart(uint64_t number) {
+  return number == SYS_execve || number == SYS_execveat || number == SYS_exit ||
+         number == SYS_exit_group;
+}
+
+std::string ResultText(uint64_t number, const Result<uint64_t>& result) {
+  if (!result) {
+    const int code = result.error().code();
+    const char* name = RestartName(code);
+    if (name == nullptr) name = strerrorname_np(code);
+    return fmt::format(" = -1 {}", name != nullptr ? name : "?");
+  }
+  const bool is_address = *result > 0xffff'ffff || number == SYS_brk;
+  return is_address ? fmt::format(" = {:#x}", *result) : fmt::format(" = {}", *result);
 }
 
 }  // namespace
-
-namespace format {
-
-void Decimal(Task&, uint64_t raw, std::string& out) {
-  fmt::format_to(std::back_inserter(out), "{}", static_cast<int32_t>(raw));
-}
-void Decimal64(Task&, uint64_t raw, std::string& out) {
-  fmt::format_to(std::back_inserter(out), "{}", static_cast<int64_t>(raw));
-}
-void Unsigned(Task&, uint64_t raw, std::string& out) {
-  fmt::format_to(std::back_inserter(out), "{}", static_cast<uint32_t>(raw));
-}
-void Hex(Task&, uint64_t raw, std::string& out) {
-  if (raw == 0) {
-    out += '0';
-  } else {
-    fmt::format_to(std::back_inserter(out), "{:#x}", raw);
-  }
-}
-void Octal(Task&, uint64_t raw, std::string& out) {
-  fmt::format_to(std::back_inserter(out), "{:#o}", static_cast<uint32_t>(raw));
-}
-void Signal(Task&, uint64_t raw, std::string& out) {
-  const char* name = sigabbrev_np(static_cast<int>(raw));
-  if (name != nullptr) {
-    out += "SIG";
-    out += name;
-  } else {
-    fmt::format_to(std::back_inserter(out), "{}", static_cast<int32_t>(raw));
-  }
-}
-void Descriptor(Task& task, uint64_t raw, std::string& out) {
-  if (static_cast<int32_t>(raw) == AT_FDCWD) {
-    out += "AT_FDCWD";
-  } else {
-    Decimal(task, raw, out);
-  }
-}
-
-void Text(Task& task, uint64_t raw, std::string& out) {
-  if (raw == 0) {
-    out += "NULL";
-    return;
-  }
-  std::array<std::byte, kTextShown> bytes;
-  size_t got = 0;
-  // Byte by byte past a page end would be slow: what can be read in one go is enough to show.
-  got = task.mm->CopyIn(UserAddr{raw}, bytes).bytes;
-  if (got == 0) {
-    Hex(task, raw, out);
-    return;
-  }
-  out += '"';
-  size_t i = 0;
-  for (; i < got && bytes[i] != std::byte{0}; ++i) {
-    const auto c = static_cast<unsigned char>(bytes[i]);
-    if (c == '"' || c == '\\') {
-      out += '\\';
-      out += static_cast<char>(c);
-    } else if (c < 0x20 || c >= 0x7f) {
-      fmt::format_to(std::back_inserter(out), "\\x{:02x}", c);
-    } else {
-      out += static_cast<char>(c);
-    }
-  }
-  out += '"';
-  if (i == got) out += "...";
-}
-
-void Flags(Task&, uint64_t raw, std::string& out) {
-  struct Name {
-    uint32_t bit;
-    const char* name;
-  };
-  static constexpr Name kNames[] = {
-      {O_CREAT, "O_CREAT"},         {O_EXCL, "O_EXCL"},         {O_NOCTTY, "O_NOCTTY"},
-      {O_TRUNC, "O_TRUNC"},         {O_APPEND, "O_APPEND"},     {O_NONBLOCK, "O_NONBLOCK"},
-      {O_DIRECTORY, "O_DIRECTORY"}, {O_NOFOLLOW, "O_NOFOLLOW"}, {O_CLOEXEC, "O_CLOEXEC"},
-      {O_PATH, "O_PATH"},           {O_DIRECT, "O_DIRECT"},     {O_NOATIME, "O_NOATIME"}};
-  const auto flags = static_cast<uint32_t>(raw);
-  constexpr const char* kModes[] = {"O_RDONLY", "O_WRONLY", "O_RDWR", "O_ACCMODE"};
-  out += kModes[flags & O_ACCMODE];
-  for (const Name& n : kNames) {
-    if ((flags & n.bit) != 0) {
-      out += '|';
-      out += n.name;
-    }
-  }
-}
-
-}  // namespace format
 
 void Strace::Write(std::string line) {
   line += '\n';
@@ -149,37 +76,40 @@ void Strace::Write(std::string line) {
   if (fd >= 0) (void)host::WriteAll(fd, std::as_bytes(std::span(line)));
 }
 
+void Strace::Started(Task& init, const std::string& path, const std::vector<std::string>& argv) {
+  std::string line = Start(init) + "execve(";
+  trace::Quote(path, false, line);
+  line += ", [";
+  for (const std::string& word : argv) {
+    if (&word != &argv.front()) line += ", ";
+    trace::Quote(word, false, line);
+  }
+  Write(line + "], ...)");
+}
+
 void Strace::Enter(Task& task, const Syscall& call, uint64_t number, const RawArgs& args) {
-  if (TellsAtStart(call)) Write(Call(task, call, number, args));
+  if (!TellsAtStart(number)) return;
+  std::string line = Start(task);
+  WriteCall({task, args, std::nullopt}, call, number, line);
+  Write(std::move(line));
 }
 
 void Strace::Leave(Task& task, const Syscall& call, uint64_t number, const RawArgs& args,
                    const Result<uint64_t>& result) {
   if (!result && result.error().code() == kKilled) return;
-  std::string line;
-  if (TellsAtStart(call)) {
-    line = fmt::format("[{:>5}] <... {} resumed>)", task.tid, call.name);
+  std::string line = Start(task);
+  if (TellsAtStart(number)) {
+    line += fmt::format("<... {} resumed>)", call.name);
   } else {
-    line = Call(task, call, number, args);
+    std::optional<int64_t> value;
+    if (result) value = static_cast<int64_t>(*result);
+    WriteCall({task, args, value}, call, number, line);
   }
-  if (result) {
-    const uint64_t value = *result;
-    if (value > 0xffffffff) {
-      line += fmt::format(" = {:#x}", value);
-    } else {
-      line += fmt::format(" = {}", value);
-    }
-  } else {
-    const int code = result.error().code();
-    const char* name = RestartName(code);
-    if (name == nullptr) name = strerrorname_np(code);
-    line += fmt::format(" = -1 {}", name != nullptr ? name : "?");
-  }
-  Write(std::move(line));
+  Write(line + ResultText(number, result));
 }
 
 void Strace::Signal(Task& task, const siginfo_t& info) {
-  std::string line = fmt::format("[{:>5}] --- ", task.tid);
+  std::string line = Start(task) + "--- ";
   format::Signal(task, static_cast<uint64_t>(info.si_signo), line);
   line += fmt::format(" {{si_code={}}} ---", info.si_code);
   Write(std::move(line));
@@ -191,9 +121,15 @@ void Strace::Exited(Task& task) {
     kernel::TasksLock lock(task.kernel);
     status = task.group->exit_status;
   }
-  Write((status & 0x7f) == 0
-            ? fmt::format("[{:>5}] +++ exited with {} +++", task.tid, status >> 8)
-            : fmt::format("[{:>5}] +++ killed by signal {} +++", task.tid, status & 0x7f));
+  std::string line = Start(task);
+  if ((status & 0x7f) == 0) {
+    line += fmt::format("+++ exited with {} +++", status >> 8);
+  } else {
+    line += "+++ killed by ";
+    format::Signal(task, static_cast<uint64_t>(status & 0x7f), line);
+    line += " +++";
+  }
+  Write(std::move(line));
 }
 
 }  // namespace skep::syscalls

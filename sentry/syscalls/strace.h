@@ -1,8 +1,10 @@
-// --strace: every system call of the sandbox, one line each, as strace(1) writes them.
+// --strace: every system call of the sandbox, one line each, as strace(1) writes them: thread,
+// seconds since the sandbox started, the call with its arguments by name, its result.
 #pragma once
 
 #include <csignal>
 #include <string>
+#include <vector>
 
 #include "sentry/arena/host_table.h"
 #include "sentry/kernel/kernel.h"
@@ -19,6 +21,7 @@ class Strace final : public kernel::StraceSink {
   void Enter(Task& task, const Syscall& call, uint64_t number, const RawArgs& args);
   void Leave(Task& task, const Syscall& call, uint64_t number, const RawArgs& args,
              const Result<uint64_t>& result);
+  void Started(Task& init, const std::string& path, const std::vector<std::string>& argv) override;
   void Signal(Task& task, const siginfo_t& info) override;
   void Exited(Task& task) override;
 

@@ -200,6 +200,14 @@ class Flags(unittest.TestCase):
         text = self.strace("cat", "/etc/hostname")
         self.assertRegex(text, r"openat\(.*/etc/hostname")
         self.assertIn("exit_group(", text)
+        first = text.splitlines()[0]
+        self.assertRegex(first, r'^\[ +1\] +\d+\.\d{6} execve\("/.*/cat", \["cat", "/etc/hostname"\]')
+        self.assertIn("PROT_READ|PROT_WRITE, MAP_PRIVATE|MAP_", text)
+
+    def test_strace_to_stderr(self):
+        outcome = skep("--strace", "-", "do", "--", "echo", "hello")
+        self.assertEqual(outcome.stdout, b"hello\n")
+        self.assertIn(b'write(1, "hello\\n", 0x6) = 6', outcome.stderr)
 
     def test_reading_the_clock_makes_no_system_call(self):
         reads = "import time\nfor _ in range(5000): time.monotonic()"
