@@ -30,6 +30,9 @@ if(SKEP_SANITIZE)
   target_compile_options(skep_flags INTERFACE -fsanitize=address,undefined -fno-omit-frame-pointer
     -Wno-frame-larger-than)
   target_link_options(skep_flags INTERFACE -fsanitize=address,undefined)
+  if(SKEP_FUZZ)
+    target_compile_options(skep_flags INTERFACE -fsanitize=fuzzer-no-link -fno-sanitize-recover=all)
+  endif()
 else()
   # One static, fixed-address binary: a kernel arena is resumed by the same build.
   target_link_options(skep_flags INTERFACE -static)

@@ -201,7 +201,8 @@ class Flags(unittest.TestCase):
         self.assertRegex(text, r"openat\(.*/etc/hostname")
         self.assertIn("exit_group(", text)
         first = text.splitlines()[0]
-        self.assertRegex(first, r'^\[ +1\] +\d+\.\d{6} execve\("/.*/cat", \["cat", "/etc/hostname"\]')
+        self.assertRegex(first, r"^\[ +1\] +\d+\.\d{6} execve\(")
+        self.assertIn('/cat", ["cat", "/etc/hostname"]', first)
         self.assertIn("PROT_READ|PROT_WRITE, MAP_PRIVATE|MAP_", text)
 
     def test_strace_to_stderr(self):

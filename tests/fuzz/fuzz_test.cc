@@ -1,0 +1,104 @@
+// Every fuzz target without libFuzzer: its seeds, and random mutations of them for a while.
+//
+//   SKEP_SEED=N        the seed of the mutations; each run prints its own
+//   SKEP_SECONDS=N     for each target (default: half a second)
+//
+// The input that is being tried is in /tmp/skep-fuzz-NAME: what is there after a crash caused it.
+#include <gtest/gtest.h>
+#include <algorithm>
+#include <fstream>
+#include <random>
+
+#include "base/host_call.h"
+#include "tests/fuzz/fuzz.h"
+
+namespace skep::fuzz {
+namespace {
+
+class Mutator {
+ public:
+  explicit Mutator(uint64_t seed) : random_(seed) {}
+
+  std::string Mutate(std::string input, const std::string& other) {
+    for (size_t changes = 1 + Below(6); changes > 0; --changes) Change(input, other);
+    if (input.size() > kMax) input.resize(kMax);
+    return input;
+  }
+  size_t Below(size_t end) { return end == 0 ? 0 : static_cast<size_t>(random_() % end); }
+
+ private:
+  static constexpr size_t kMax = 8192;
+
+  void Change(std::string& input, const std::string& other) {
+    constexpr uint64_t kWords[] = {0,      1,          0x7f,       0x80,      0xff, 0x7fff,
+                                   0xffff, 0x7fffffff, 0x80000000, ~0U,       4096, 4095,
+                                   ~0ULL,  1ULL << 63, 1ULL << 47, 1ULL << 32};
+    const size_t at = Below(input.size());
+    switch (input.empty() ? 3 : Below(7)) {
+      case 0:
+        input[at] = static_cast<char>(input[at] ^ (1 << Below(8)));
+        break;
+      case 1:
+        input[at] = static_cast<char>(random_());
+        break;
+      case 2:
+        input.erase(at, 1 + Below(8));
+        break;
+      case 3:
+        input.insert(at, 1 + Below(16), static_cast<char>(random_()));
+        break;
+      case 4: {  // a number
+        const uint64_t word = kWords[Below(std::size(kWords))];
+        const size_t size = std::min(size_t{1} << Below(4), input.size() - at);
+        memcpy(input.data() + at, &word, size);
+        break;
+      }
+      case 5:  // a piece of another
+        if (!other.empty()) input.insert(at, other.substr(Below(other.size()), Below(64)));
+        break;
+      default:  // a piece of itself
+        input.insert(at, input.substr(Below(input.size()), Below(64)));
+        break;
+    }
+  }
+
+  std::mt19937_64 random_;
+};
+
+uint64_t FromEnvironment(const char* name, uint64_t otherwise) {
+  const char* text = getenv(name);
+  return text == nullptr ? otherwise : strtoull(text, nullptr, 0);
+}
+
+void Try(const Target& target, const std::string& input) {
+  std::ofstream(std::string("/tmp/skep-fuzz-") + target.name, std::ios::binary) << input;
+  target.test(reinterpret_cast<const uint8_t*>(input.data()), input.size());
+}
+
+class Fuzz : public testing::TestWithParam<const Target*> {};
+
+TEST_P(Fuzz, SeedsAndTheirMutations) {
+  const Target& target = *GetParam();
+  const uint64_t seed = FromEnvironment("SKEP_SEED", std::random_device()());
+  printf("SKEP_SEED=%lu\n", seed);
+  fflush(stdout);
+  Mutator mutator(seed);
+  const std::vector<std::string> seeds = target.seeds();
+  ASSERT_FALSE(seeds.empty());
+  for (const std::string& input : seeds) Try(target, input);
+  uint64_t runs = 0;
+  const uint64_t seconds = FromEnvironment("SKEP_SECONDS", 0);
+  const uint64_t end = host::MonotonicNs() + (seconds == 0 ? 500'000'000 : seconds * 1'000'000'000);
+  for (; host::MonotonicNs() < end; ++runs) {
+    const std::string& one = seeds[mutator.Below(seeds.size())];
+    Try(target, mutator.Mutate(one, seeds[mutator.Below(seeds.size())]));
+  }
+  printf("%lu mutations\n", runs);
+  EXPECT_GT(runs, 0U);
+}
+
+INSTANTIATE_TEST_SUITE_P(Targets, Fuzz, testing::ValuesIn(Target::All()),
+                         [](const auto& instance) { return std::string(instance.param->name); });
+
+}  // namespace
+}  // namespace skep::fuzz

@@ -1,0 +1,35 @@
+// For targets that need a kernel: one that lives as long as the process.
+#pragma once
+
+#include "sentry/syscalls/test_kernel.h"
+#include "tests/fuzz/fuzz.h"
+
+namespace skep::fuzz {
+
+inline syscalls::TestKernel& TheKernel() {
+  static syscalls::TestKernel* const kernel = [] {
+    static int argc = 1;
+    static char name[] = "fuzz";
+    static char* argv[] = {name, nullptr};
+    testing::InitGoogleTest(&argc, argv);
+    testing::GTEST_FLAG(throw_on_failure) = true;  // an EXPECT ends the run
+    arena::ArenaTestEnvironment().SetUp();
+    return new syscalls::TestKernel();
+  }();
+  return *kernel;
+}
+
+// Ends a guest's process and sees that nothing is left of it.
+inline void End(syscalls::TestKernel::Guest& guest) {
+  syscalls::TestKernel& kernel = TheKernel();
+  syscalls::TestKernel::Guest init = kernel.init();
+  const auto pid = static_cast<uint64_t>(guest.tid());
+  (void)init.Run(SYS_kill, {pid, SIGKILL});
+  while (init.Run(SYS_wait4, {~uint64_t{0}, 0, __WALL, 0}) > 0) {
+  }
+  kernel::TasksLock lock(kernel.kernel());
+  if (kernel.kernel().task_count != 1) Fail("a task is left");
+  if (kernel.kernel().pids.size() != 1) Fail("a number is left");
+}
+
+}  // namespace skep::fuzz
