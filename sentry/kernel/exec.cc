@@ -85,7 +85,8 @@ struct Identity {
 };
 
 Result<Identity> IdentityFor(Task& task, const loader::Program& program) {
-  Identity identity{.ids = TRY(ExecCredentialsFor(task, *program.main.file))};
+  Identity identity;
+  identity.ids = TRY(ExecCredentialsFor(task, *program.main.file));
   identity.readable = MayRead(task, *program.main.file) &&
                       (!program.interpreter.file || MayRead(task, *program.interpreter.file));
   return identity;
@@ -228,7 +229,8 @@ Result<void> Exec(Task& task, loader::Program program) {
   // Before anything is lost, and again if other threads could change what it depends on.
   Result<Identity> identity = IdentityFor(task, program);
   if (!identity) return std::unexpected(identity.error());
-  if (TRY(EndOtherThreads(task))) identity = IdentityFor(task, program);
+  const bool had_others = TRY(EndOtherThreads(task));
+  if (had_others) identity = IdentityFor(task, program);
   Result<void> done =
       identity ? Commit(task, program, *identity) : Result<void>(std::unexpected(identity.error()));
   if (!done) {

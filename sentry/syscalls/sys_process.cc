@@ -356,6 +356,9 @@ bool MaySetSecurebits(const auth::Credentials& creds, uint64_t wanted) {
 Result<int32_t> PrctlCapabilities(Task& task, int32_t option, uint64_t a) {
   const auth::Credentials& creds = task.creds();
   switch (option) {
+    case PR_SET_MM:
+      // Linux: prctl_set_mm, of which nothing is offered to those who have the capability.
+      return Fail(creds.Has(CAP_SYS_RESOURCE) ? EINVAL : EPERM);
     case PR_GET_KEEPCAPS:
       return creds.keep_caps ? 1 : 0;
     case PR_SET_KEEPCAPS:
@@ -452,9 +455,6 @@ Result<int32_t> Prctl(Task& task, int32_t option, uint64_t a, uint64_t b, uint64
       return a == PR_TIMING_STATISTICAL ? Result<int32_t>(0) : Fail(EINVAL);
     case PR_GET_SECCOMP:
       return 0;
-    case PR_SET_MM:
-      // Linux: prctl_set_mm, of which nothing is offered to those who have the capability.
-      return Fail(task.creds().Has(CAP_SYS_RESOURCE) ? EINVAL : EPERM);
     case PR_CAP_AMBIENT:
       return PrctlAmbient(task, a, b, c, d);
     case PR_GET_TID_ADDRESS:

@@ -324,7 +324,8 @@ struct NewXattr {
 Result<NewXattr> CopyInXattr(Task& task, Path name, UserPtr<void> value, uint64_t size,
                              int32_t flags) {
   if ((flags & ~(XATTR_CREATE | XATTR_REPLACE)) != 0) return Fail(EINVAL);
-  NewXattr xattr{.name = TRY(CopyInXattrName(task, name)), .value = {}, .flags = flags};
+  NewXattr xattr{.name = {}, .value = {}, .flags = flags};
+  xattr.name = TRY(CopyInXattrName(task, name));
   if (size > XATTR_SIZE_MAX) return Fail(E2BIG);
   xattr.value.resize(size);
   const auto bytes = std::as_writable_bytes(std::span(xattr.value));
@@ -367,8 +368,9 @@ template <class Target>
 Result<int64_t> ListXattrsAt(Task& task, Place (*find)(Task&, Target), Target target,
                              UserPtr<void> list, uint64_t size) {
   const vfs::Path path = TRY(find(task, target));
+  const std::vector<std::string> names = TRY(WalkerFor(task).ListXattrs(path));
   std::string text;
-  for (const std::string& name : TRY(WalkerFor(task).ListXattrs(path))) {
+  for (const std::string& name : names) {
     text.append(name.c_str(), name.size() + 1);
   }
   return CopyOutSized(task, list, size, text);
@@ -435,9 +437,9 @@ constexpr Row kRows[] = {
     Refused(SYSCALL(ustat), ENOSYS, "obsolete"),
     Full<StatfsCall>(SYSCALL(statfs)),
     Full<Fstatfs>(SYSCALL(fstatfs)),
-    Full<Setxattr>(SYSCALL(setxattr)),
-    Full<Lsetxattr>(SYSCALL(lsetxattr)),
-    Full<Fsetxattr>(SYSCALL(fsetxattr)),
+    Partial<Setxattr>(SYSCALL(setxattr), "no POSIX ACLs; on host files user.* alone"),
+    Partial<Lsetxattr>(SYSCALL(lsetxattr), "no POSIX ACLs; on host files user.* alone"),
+    Partial<Fsetxattr>(SYSCALL(fsetxattr), "no POSIX ACLs; on host files user.* alone"),
     Full<Getxattr>(SYSCALL(getxattr)),
     Full<Lgetxattr>(SYSCALL(lgetxattr)),
     Full<Fgetxattr>(SYSCALL(fgetxattr)),

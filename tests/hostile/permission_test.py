@@ -62,7 +62,7 @@ def guest_attributes(volume):
 
 
 def guest_overlay(path):
-    """In the overlay, where nothing reaches the host, the sandbox's root may, and a user may not."""
+    """In the overlay, where nothing reaches the host, root of the sandbox may, a user may not."""
     print("root", attempt(os.setxattr, path, "security.capability", CAPABILITY))
     print("kept", attempt(os.getxattr, path, "security.capability"))
     become_user()
