@@ -6,6 +6,7 @@
 #include "base/host_call.h"
 #include "sentry/vfs/dentry_cache.h"
 #include "sentry/vfs/file.h"
+#include "sentry/vfs/listing_file.h"
 #include "sentry/vfs/special_files.h"
 
 namespace skep::fs {
@@ -65,12 +66,14 @@ class DevptsInode : public vfs::Inode {
 };
 
 // Positions: 0 ".", 1 "..", 2 ptmx, 3 + n: pty n.
-class RootFile final : public vfs::File {
+class RootFile final : public vfs::ListingFile {
  public:
-  RootFile(DevptsFs& fs, const vfs::Path& path, uint32_t flags) : File(path, flags), fs_(fs) {}
-  Result<size_t> Read(vfs::Caller&, mm::IoSequence&, uint64_t) override { return Fail(EISDIR); }
-  Result<uint64_t> ReadDir(vfs::Caller&, uint64_t cookie, const vfs::DirSink& sink) override {
-    if (!vfs::EmitDots(*this, &cookie, sink)) return cookie;
+  RootFile(DevptsFs& fs, const vfs::Path& path, uint32_t flags)
+      : ListingFile(path, flags), fs_(fs) {}
+  Result<void> Sync(bool data_only) override { return File::Sync(data_only); }
+
+ protected:
+  Result<void> List(vfs::Caller&, uint64_t cookie, const vfs::DirSink& sink) override {
     for (const DevptsFs::Entry& entry : fs_.List()) {
       const uint64_t next = kFirstPtyIno + static_cast<uint64_t>(entry.index + 1);
       if (next <= cookie) continue;
@@ -80,9 +83,8 @@ class RootFile final : public vfs::File {
                  .next_cookie = next})) {
         break;
       }
-      cookie = next;
     }
-    return cookie;
+    return {};
   }
 
  private:

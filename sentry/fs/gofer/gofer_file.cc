@@ -10,6 +10,7 @@
 #include "sentry/fs/gofer/gofer_inode.h"
 #include "sentry/mm/memory_manager.h"
 #include "sentry/sched/fiber.h"
+#include "sentry/vfs/listing_file.h"
 #include "sentry/vfs/permission.h"
 #include "sentry/vfs/walk.h"
 
@@ -216,13 +217,10 @@ Result<uint64_t> GoferFile::FindData(uint64_t offset, bool hole) {
 }
 
 // A listing is taken when reading begins and kept: what is removed meanwhile moves nothing.
-class GoferDirectoryFile final : public vfs::File {
+class GoferDirectoryFile final : public vfs::ListingFile {
  public:
   GoferDirectoryFile(GoferInode& inode, const vfs::Path& path, uint32_t flags)
-      : File(path, flags), inode_(&inode) {}
-
-  Result<size_t> Read(vfs::Caller&, mm::IoSequence&, uint64_t) override { return Fail(EISDIR); }
-  Result<void> Sync(bool) override { return {}; }
+      : ListingFile(path, flags), inode_(&inode) {}
 
   Result<uint64_t> ReadDir(vfs::Caller& caller, uint64_t cookie,
                            const vfs::DirSink& sink) override {
@@ -232,21 +230,15 @@ class GoferDirectoryFile final : public vfs::File {
       moved_on_.store(true);
       return now->ReadDir(caller, cookie, sink);
     }
+    return ListingFile::ReadDir(caller, cookie, sink);
+  }
+
+ protected:
+  Result<void> List(vfs::Caller&, uint64_t cookie, const vfs::DirSink& sink) override {
     sched::SleepLockHold hold(inode_->directory_lock());
-    if (cookie == 0 || !listing_) listing_ = TRY(inode_->List());
-    if (!vfs::EmitDots(*this, &cookie, sink)) return cookie;
-    const std::vector<GoferListing::Entry>& entries = listing_->entries;
-    // The entry at index i has the cookie kFirstEntryCookie + i.
-    uint64_t next = cookie < vfs::kFirstEntryCookie ? 0 : cookie - vfs::kFirstEntryCookie + 1;
-    for (; next < entries.size(); next++) {
-      const GoferListing::Entry& entry = entries[next];
-      const uint64_t own = vfs::kFirstEntryCookie + next;
-      if (!sink({.name = entry.name, .ino = entry.ino, .type = entry.type, .next_cookie = own})) {
-        break;
-      }
-      cookie = own;
-    }
-    return cookie;
+    if (IsStart(cookie) || !listing_) listing_ = TRY(inode_->List());
+    EmitSnapshot(listing_->entries, cookie, sink);
+    return {};
   }
 
  private:

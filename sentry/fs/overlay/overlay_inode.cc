@@ -4,6 +4,7 @@
 
 #include "base/check.h"
 #include "sentry/auth/exec_credentials.h"
+#include "sentry/vfs/listing_file.h"
 #include "sentry/vfs/special_files.h"
 
 namespace skep::fs {
@@ -14,31 +15,18 @@ constexpr std::string_view kPrivateXattrs = "trusted.overlay.";
 bool IsPrivate(std::string_view name) { return name.starts_with(kPrivateXattrs); }
 
 // A directory with an upper half: a merged listing, taken when reading begins.
-class OverlayDirectoryFile final : public vfs::File {
+class OverlayDirectoryFile final : public vfs::ListingFile {
  public:
   OverlayDirectoryFile(OverlayInode& inode, const vfs::Path& path, uint32_t flags)
-      : File(path, flags), inode_(&inode) {}
+      : ListingFile(path, flags), inode_(&inode) {}
 
-  Result<size_t> Read(vfs::Caller&, mm::IoSequence&, uint64_t) override { return Fail(EISDIR); }
-  Result<void> Sync(bool) override { return {}; }
-
-  Result<uint64_t> ReadDir(vfs::Caller& caller, uint64_t cookie,
-                           const vfs::DirSink& sink) override {
+ protected:
+  Result<void> List(vfs::Caller& caller, uint64_t cookie, const vfs::DirSink& sink) override {
     sched::SleepLockHold hold(inode_->directory_lock());
-    if (cookie == 0 || !listed_) entries_ = TRY(inode_->Entries(caller));
+    if (IsStart(cookie) || !listed_) entries_ = TRY(inode_->Entries(caller));
     listed_ = true;
-    if (!vfs::EmitDots(*this, &cookie, sink)) return cookie;
-    // The entry at index i has the cookie kFirstEntryCookie + i.
-    uint64_t next = cookie < vfs::kFirstEntryCookie ? 0 : cookie - vfs::kFirstEntryCookie + 1;
-    for (; next < entries_.size(); next++) {
-      const OverlayInode::Entry& entry = entries_[next];
-      const uint64_t own = vfs::kFirstEntryCookie + next;
-      if (!sink({.name = entry.name, .ino = entry.ino, .type = entry.type, .next_cookie = own})) {
-        break;
-      }
-      cookie = own;
-    }
-    return cookie;
+    EmitSnapshot(entries_, cookie, sink);
+    return {};
   }
 
  private:

@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "base/check.h"
+#include "sentry/vfs/listing_file.h"
 
 namespace skep::fs {
 namespace {
@@ -59,16 +60,15 @@ class TextFile final : public vfs::File {
   std::shared_ptr<const std::string> text_ GUARDED_BY(mutex_);
 };
 
-class DirectoryFile final : public vfs::File {
+class DirectoryFile final : public vfs::ListingFile {
  public:
   DirectoryFile(PseudoDirectory& directory, const vfs::Path& path, uint32_t flags)
-      : File(path, flags), directory_(directory) {}
+      : ListingFile(path, flags), directory_(directory) {}
+  Result<void> Sync(bool data_only) override { return File::Sync(data_only); }
 
-  Result<size_t> Read(vfs::Caller&, mm::IoSequence&, uint64_t) override { return Fail(EISDIR); }
-
-  Result<uint64_t> ReadDir(vfs::Caller&, uint64_t cookie, const vfs::DirSink& sink) override {
+ protected:
+  Result<void> List(vfs::Caller&, uint64_t cookie, const vfs::DirSink& sink) override {
     constexpr size_t kAtOnce = 256;
-    if (!vfs::EmitDots(*this, &cookie, sink)) return cookie;
     std::vector<PseudoDirectory::Entry> entries;
     do {
       entries.clear();
@@ -78,12 +78,12 @@ class DirectoryFile final : public vfs::File {
                    .ino = entry.ino,
                    .type = vfs::DirEntryType(entry.type),
                    .next_cookie = entry.cookie})) {
-          return cookie;
+          return {};
         }
         cookie = entry.cookie;
       }
     } while (!entries.empty());
-    return cookie;
+    return {};
   }
 
  private:

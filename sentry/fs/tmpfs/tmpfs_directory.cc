@@ -3,24 +3,22 @@
 
 #include "base/check.h"
 #include "sentry/fs/tmpfs/tmpfs_inode.h"
+#include "sentry/vfs/listing_file.h"
 
 namespace skep::fs {
 namespace {
 
-class TmpDirectoryFile final : public vfs::File {
+class TmpDirectoryFile final : public vfs::ListingFile {
  public:
   TmpDirectoryFile(TmpDirectory& directory, const vfs::Path& path, uint32_t flags)
-      : File(path, flags), directory_(directory) {}
+      : ListingFile(path, flags), directory_(directory) {}
 
-  Result<size_t> Read(vfs::Caller&, mm::IoSequence&, uint64_t) override { return Fail(EISDIR); }
-  Result<void> Sync(bool) override { return {}; }
-
-  Result<uint64_t> ReadDir(vfs::Caller&, uint64_t cookie, const vfs::DirSink& sink) override {
+ protected:
+  Result<void> List(vfs::Caller&, uint64_t cookie, const vfs::DirSink& sink) override {
     directory_.TouchAccessed(*this);
     sched::SleepLockHold hold(directory_.directory_lock());
     // What is added while somebody reads is seen the next time: no endless reading.
-    if (cookie == 0 || end_ == 0) end_ = directory_.next_cookie();
-    if (!vfs::EmitDots(*this, &cookie, sink)) return cookie;
+    if (IsStart(cookie) || end_ == 0) end_ = directory_.next_cookie();
     const auto& entries = directory_.entries();
     for (auto it = entries.upper_bound(cookie); it != entries.end() && it->first < end_; ++it) {
       const TmpDirectory::Entry& entry = it->second;
@@ -30,9 +28,8 @@ class TmpDirectoryFile final : public vfs::File {
                  .next_cookie = it->first})) {
         break;
       }
-      cookie = it->first;
     }
-    return cookie;
+    return {};
   }
 
  private:
