@@ -25,7 +25,8 @@ using Args = std::array<uint64_t, 6>;
 constexpr uint64_t kHandler = TestKernel::kProgram + 0x800;
 constexpr uint64_t kRestorer = TestKernel::kProgram + 0x900;
 constexpr uint64_t kSaRestorer = 0x04000000;
-constexpr int kMaxActors = 24;
+constexpr int kMaxActors = 24;  // at one time
+constexpr int kMaxForks = 100;  // in one run
 
 class Simulation {
  public:
@@ -183,8 +184,9 @@ class Simulation {
   std::optional<platform::Stop> Random(FakeContext& context, Actor& actor) {
     switch (Below(9)) {
       case 0:
-        if (alive_ >= kMaxActors || actor.holds) break;
+        if (alive_ >= kMaxActors || forks_ >= kMaxForks || actor.holds) break;
         ++alive_;
+        ++forks_;
         return Call(context, actor, SYS_fork);
       case 1:
         if (actor.children == 0) break;
@@ -236,7 +238,7 @@ class Simulation {
   std::map<const FakeContext*, Actor> actors_;
   Actor* root_ = nullptr;
   const Actor* owner_ = nullptr;
-  int alive_ = 1;
+  int alive_ = 1, forks_ = 0;
   int put_ = 0, taken_ = 0, reading_ = 0;
   uint64_t reader_ = 0, writer_ = 0, lock_ = 0, memory_ = 0;
   uint64_t steps_ = 0;
