@@ -7,6 +7,7 @@
 #include <gtest/gtest.h>
 #include <algorithm>
 #include <fstream>
+#include <memory>
 #include <random>
 
 #include "base/host_call.h"
@@ -79,10 +80,10 @@ class Fuzz : public testing::TestWithParam<const Target*> {};
 
 TEST_P(Fuzz, SeedsAndTheirMutations) {
   const Target& target = *GetParam();
-  const uint64_t seed = FromEnvironment("SKEP_SEED", std::random_device()());
+  const uint64_t seed = FromEnvironment("SKEP_SEED", host::MonotonicNs());
   printf("SKEP_SEED=%lu\n", seed);
   fflush(stdout);
-  Mutator mutator(seed);
+  const auto mutator = std::make_unique<Mutator>(seed);
   const std::vector<std::string> seeds = target.seeds();
   ASSERT_FALSE(seeds.empty());
   for (const std::string& input : seeds) Try(target, input);
@@ -90,8 +91,8 @@ TEST_P(Fuzz, SeedsAndTheirMutations) {
   const uint64_t seconds = FromEnvironment("SKEP_SECONDS", 0);
   const uint64_t end = host::MonotonicNs() + (seconds == 0 ? 500'000'000 : seconds * 1'000'000'000);
   for (; host::MonotonicNs() < end; ++runs) {
-    const std::string& one = seeds[mutator.Below(seeds.size())];
-    Try(target, mutator.Mutate(one, seeds[mutator.Below(seeds.size())]));
+    const std::string& one = seeds[mutator->Below(seeds.size())];
+    Try(target, mutator->Mutate(one, seeds[mutator->Below(seeds.size())]));
   }
   printf("%lu mutations\n", runs);
   EXPECT_GT(runs, 0U);
