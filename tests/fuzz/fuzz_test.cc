@@ -3,10 +3,12 @@
 //   SKEP_SEED=N        the seed of the mutations; each run prints its own
 //   SKEP_SECONDS=N     for each target (default: half a second)
 //
-// The input that is being tried is in /tmp/skep-fuzz-NAME: what is there after a crash caused it.
+// The input of a failed CHECK is written to /tmp/skep-fuzz-NAME; a fault is repeated by its seed.
+#include <fcntl.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 #include <algorithm>
-#include <fstream>
+#include <csignal>
 #include <memory>
 #include <random>
 
@@ -71,15 +73,34 @@ uint64_t FromEnvironment(const char* name, uint64_t otherwise) {
   return text == nullptr ? otherwise : strtoull(text, nullptr, 0);
 }
 
-void Try(const Target& target, const std::string& input) {
-  std::ofstream(std::string("/tmp/skep-fuzz-") + target.name, std::ios::binary) << input;
-  target.test(reinterpret_cast<const uint8_t*>(input.data()), input.size());
+// What is being tried, for the handler of a crash.
+const Target* g_target = nullptr;
+std::string g_input;
+
+void KeepInput(int signo) {
+  char path[128];
+  snprintf(path, sizeof path, "/tmp/skep-fuzz-%s", g_target == nullptr ? "none" : g_target->name);
+  const int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC, 0644);
+  if (fd >= 0 && write(fd, g_input.data(), g_input.size()) >= 0) {
+    fprintf(stderr, "fuzz: the input is in %s\n", path);
+  }
+  raise(signo);  // its handler was reset
+}
+
+void Try(const Target& target, std::string input) {
+  g_target = &target;
+  g_input = std::move(input);
+  target.test(reinterpret_cast<const uint8_t*>(g_input.data()), g_input.size());
 }
 
 class Fuzz : public testing::TestWithParam<const Target*> {};
 
 TEST_P(Fuzz, SeedsAndTheirMutations) {
   const Target& target = *GetParam();
+  struct sigaction action = {};
+  action.sa_handler = KeepInput;
+  action.sa_flags = static_cast<int>(SA_RESETHAND);
+  for (const int signo : {SIGABRT, SIGFPE}) sigaction(signo, &action, nullptr);
   const uint64_t seed = FromEnvironment("SKEP_SEED", host::MonotonicNs());
   printf("SKEP_SEED=%lu\n", seed);
   fflush(stdout);
