@@ -81,7 +81,7 @@ void Reparent(Kernel& kernel, ThreadGroup& dying) REQUIRES(tasks) {
     reaper->children.push_back(std::move(child));
     if (zombie && NotifyParentOfExit(adopted)) Reap(adopted);
   }
-  if (reaper != nullptr && reaper != &dying) reaper->child_queue.Wake(sched::kAllEvents, 1 << 30);
+  if (reaper != nullptr && reaper != &dying) reaper->child_queue.WakeAll();
   for (const int pgid : cut_off) {
     if (IsOrphaned(kernel, pgid, nullptr) && HasStopped(kernel, pgid)) HangUpOrphan(kernel, pgid);
   }
@@ -103,7 +103,7 @@ void EndSession(ThreadGroup& group) EXCLUDES(tasks) {
 // The last thread is gone.
 void BecomeZombie(Kernel& kernel, ThreadGroup& group) REQUIRES(tasks) {
   group.zombie = true;
-  group.exit_watch.Wake(sched::kAllEvents, 1 << 30);
+  group.exit_watch.WakeAll();
   group.stopped = false;
   group.stop_signal = 0;
   group.pending.Discard(SignalSet::All());
@@ -125,13 +125,13 @@ void BecomeZombie(Kernel& kernel, ThreadGroup& group) REQUIRES(tasks) {
     }
     kernel.init_status = group.exit_status;
     kernel.init_exited = true;
-    kernel.init_queue.Wake(sched::kAllEvents, 1 << 30);
+    kernel.init_queue.WakeAll();
     return;
   }
   ThreadGroup* parent = group.parent;
   const bool unwanted = parent == nullptr || NotifyParentOfExit(group);
   if (unwanted) Reap(group);
-  if (parent != nullptr) parent->child_queue.Wake(sched::kAllEvents, 1 << 30);
+  if (parent != nullptr) parent->child_queue.WakeAll();
 }
 
 void Reap(ThreadGroup& group) {

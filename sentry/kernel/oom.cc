@@ -73,7 +73,7 @@ void OomKiller::Serve() {
     Unpause();
     wanted_ = false;
     rounds_.fetch_add(1);
-    done_queue_.Wake(sched::kAllEvents, 1 << 30);
+    done_queue_.WakeAll();
   }
 }
 
@@ -87,7 +87,7 @@ void OomKiller::Pause() {
 
 void OomKiller::Unpause() {
   paused_.store(false, std::memory_order_seq_cst);
-  pause_queue_.Wake(sched::kAllEvents, 1 << 30);
+  pause_queue_.WakeAll();
 }
 
 void OomKiller::WaitWhilePaused() {

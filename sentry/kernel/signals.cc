@@ -45,7 +45,7 @@ void PrepareSignal(ThreadGroup& group, int signo) REQUIRES(tasks) {
   group.stop_signal = 0;
   group.stopped = false;
   group.stop_unreported = false;
-  group.stop_queue.Wake(sched::kAllEvents, 1 << 30);
+  group.stop_queue.WakeAll();
   for (Task* t : group.threads) t->fiber->Unpark();
   if (was_stopped) {
     group.continue_unreported = true;
@@ -97,7 +97,7 @@ Result<void> SendToTask(Task& task, const siginfo_t& info) {
   if (IsIgnored(task, signo, false)) return {};
   if (task.pending.Add(info, QueueLimit(group)) == PendingSignals::Added::kFull)
     return Fail(EAGAIN);
-  task.kernel.signal_source->Arrivals().Wake(EPOLLIN, 1 << 30);
+  task.kernel.signal_source->Arrivals().WakeAll(EPOLLIN);
   if (Wants(task, signo)) Complete(group, &task, signo);
   return {};
 }
@@ -122,7 +122,7 @@ Result<void> SendToGroupAs(ThreadGroup& group, const siginfo_t& info, Ref<PosixT
       PendingSignals::Added::kFull) {
     return Fail(EAGAIN);
   }
-  group.kernel.signal_source->Arrivals().Wake(EPOLLIN, 1 << 30);
+  group.kernel.signal_source->Arrivals().WakeAll(EPOLLIN);
   Complete(group, chosen, signo);
   return {};
 }
@@ -176,7 +176,7 @@ void StartGroupExit(ThreadGroup& group, int wait_status) {
   }
   group.stop_signal = 0;
   group.stopped = false;
-  group.stop_queue.Wake(sched::kAllEvents, 1 << 30);
+  group.stop_queue.WakeAll();
   for (Task* t : group.threads) {
     t->look.store(true, std::memory_order_seq_cst);
     if (t->fiber) t->fiber->Kill();
@@ -190,7 +190,7 @@ void NotifyParentOfStop(ThreadGroup& group, bool continued) {
     Kernel& kernel = group.kernel;
     if (&group != kernel.init.get() || kernel.config.init_is_spared) return;
     kernel.init_stop_signal = continued ? 0 : group.stop_signal;
-    kernel.init_queue.Wake(sched::kAllEvents, 1 << 30);
+    kernel.init_queue.WakeAll();
     return;
   }
   const SignalAction& action = parent->handlers->Of(SIGCHLD);
@@ -201,7 +201,7 @@ void NotifyParentOfStop(ThreadGroup& group, bool continued) {
     info.si_status = continued ? SIGCONT : group.stop_signal;
     (void)SendToGroup(*parent, info);
   }
-  parent->child_queue.Wake(sched::kAllEvents, 1 << 30);
+  parent->child_queue.WakeAll();
 }
 
 void StartGroupStop(Task& by, int signo) {

@@ -1,5 +1,7 @@
 #include "sentry/sched/wait_queue.h"
 
+#include <limits>
+
 #include "base/check.h"
 
 namespace skep::sched {
@@ -55,6 +57,8 @@ void WaitQueue::Wake(EventMask events, int max_exclusive) {
     if (e->OnWake(events) && e->exclusive_ && --max_exclusive == 0) return;
   }
 }
+
+void WaitQueue::WakeAll(EventMask events) { Wake(events, std::numeric_limits<int>::max()); }
 
 // As Linux's autoremove_wake_function: a waiter that has been woken and has not run yet does not
 // use up another wake-up.

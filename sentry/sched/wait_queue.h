@@ -51,7 +51,8 @@ class WaitQueue {
   void Remove(WaitEntry& entry);  // no effect if it is in no queue; waits for a running OnWake
   // Any thread.
   void Wake(EventMask events = kAllEvents, int max_exclusive = 1);
-  bool empty() const;  // a hint without the lock
+  void WakeAll(EventMask events = kAllEvents);  // exclusive entries too
+  bool empty() const;                           // a hint without the lock
 
  private:
   Mutex mutex_{LockRank::kWaitQueue};
@@ -71,10 +72,8 @@ class FiberWaiter final : public WaitEntry {
     if (joined_ != nullptr) joined_->Remove(*this);
   }
   bool woken() const { return woken_.load(std::memory_order_acquire); }
-  // For a loop that sleeps again: forgets a wake-up. An exclusive waiter that gives up (a signal, a
-  // deadline) and finds true here has taken a wake-up from another: it must look at its condition
-  // or pass the wake-up on.
-  bool TakeWoken() { return woken_.exchange(false, std::memory_order_acq_rel); }
+  // For a loop that looks at its condition next and may sleep again: the next wake-up counts anew.
+  void ForgetWake() { woken_.exchange(false, std::memory_order_acq_rel); }
 
  private:
   bool OnWake(EventMask events) override;
