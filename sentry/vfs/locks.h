@@ -5,9 +5,13 @@
 // change wakes all waiters, who look again.
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <cstdint>
+#include <map>
 #include <optional>
+#include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "base/mutex.h"
@@ -61,6 +65,41 @@ class LockWaits {
   std::vector<Edge> edges_ GUARDED_BY(mutex_);
 };
 
+// The record locks that are held on one file. Those of one owner do not overlap. Every operation
+// costs the logarithm of their number, and what it changes.
+class RecordTable {
+ public:
+  struct Record {
+    const void* key;
+    FdTable* table;
+    RecordLock lock;
+  };
+  // A record of another owner that the lock cannot be together with: the first in the file.
+  const Record* Conflict(const LockOwner& owner, const RecordLock& lock) const;
+  // Cuts the owner's records out of the range, adds the new one (unless it is an unlock) and joins
+  // it with equal neighbours.
+  void Apply(const LockOwner& owner, const RecordLock& lock);
+  bool Erase(const void* owner_key);  // all of this owner; false: there were none
+  // Whether an unlock leaves something on both sides of it.
+  bool Splits(const LockOwner& owner, const RecordLock& lock) const;
+  size_t size() const { return records_.size(); }
+  std::vector<RecordLock> All() const;  // by start
+
+ private:
+  using Records = std::map<std::pair<const void*, uint64_t>, Record>;  // by owner and start
+  void Insert(const Record& record);
+  Records::iterator Erase(Records::iterator it);
+  const Record* ReaderIn(const void* key, uint64_t start, uint64_t end) const;
+
+  Records records_;
+  // Write locks overlap no other's lock; by start.
+  std::map<uint64_t, const Record*> writers_;
+  // Read locks may overlap. Those of length [2^n, 2^(n+1)) that reach into a range start less than
+  // 2^(n+1) before it.
+  static constexpr size_t kLengths = 64;
+  std::array<std::map<std::pair<uint64_t, const void*>, const Record*>, kLengths> readers_;
+};
+
 class FileLocks {
  public:
   // F_SETLK(W), F_OFD_SETLK(W). EAGAIN; EDEADLK (POSIX); ENOLCK; kRestartSys when interrupted.
@@ -77,24 +116,15 @@ class FileLocks {
   std::vector<RecordLock> Records();
 
  private:
-  struct Record {
-    const void* key;
-    FdTable* table;
-    RecordLock lock;
-  };
-  struct Flock {
-    const File* file;
-    LockType type;
-  };
-  const Record* Conflict(const LockOwner& owner, const RecordLock& lock) const REQUIRES(mutex_);
+  Result<void> ApplyRecord(const LockOwner& owner, const RecordLock& lock) REQUIRES(mutex_);
   bool FlockConflict(const File& file, LockType type) const REQUIRES(mutex_);
-  Result<void> Apply(const LockOwner& owner, const RecordLock& lock) REQUIRES(mutex_);
   bool WaitForChange(uint64_t seen);
   void Changed();
 
   Mutex mutex_{LockRank::kInode};
-  std::vector<Record> records_ GUARDED_BY(mutex_);  // by start
-  std::vector<Flock> flocks_ GUARDED_BY(mutex_);
+  RecordTable records_ GUARDED_BY(mutex_);
+  std::unordered_map<const File*, LockType> flocks_ GUARDED_BY(mutex_);
+  size_t exclusive_flocks_ GUARDED_BY(mutex_) = 0;  // how many of them are kWrite
   std::atomic<uint64_t> changes_{0};
   sched::WaitQueue waiters_;
 };

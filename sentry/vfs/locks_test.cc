@@ -1,6 +1,7 @@
 #include "sentry/vfs/locks.h"
 
 #include <gtest/gtest.h>
+#include <array>
 
 #include "sentry/arena/arena_test_environment.h"
 #include "sentry/sched/sched_test_util.h"
@@ -139,6 +140,65 @@ TEST_F(LocksTest, WaitersGoOnAndDeadlocksAreSeen) {
   scheduler.RunAll(std::move(bodies));
   // Whoever closes the circle is told; the other one goes on.
   EXPECT_EQ(a_code, b_got ? EDEADLK : 0);
+}
+
+// Against a model that keeps the lock of each owner and byte.
+TEST_F(LocksTest, RandomLocksAgreeWithAModel) {
+  constexpr uint64_t kBytes = 24;
+  constexpr size_t kOwners = 3;
+  const Ref<File> file = fs->NewFile();
+  const LockOwner owners[kOwners] = {a, b, LockOwner(*file)};
+  std::array<std::array<LockType, kBytes>, kOwners> model;
+  for (auto& bytes : model) bytes.fill(LockType::kUnlock);
+  uint64_t seed = 1;
+  const auto random = [&](uint64_t below) {
+    seed = seed * 6364136223846793005 + 1442695040888963407;
+    return (seed >> 33) % below;
+  };
+  for (int i = 0; i < 20'000; ++i) {
+    const size_t who = random(kOwners);
+    const auto type = static_cast<LockType>(random(3));
+    const uint64_t start = random(kBytes), end = start + random(kBytes - start);
+    int expected = 0;
+    for (size_t other = 0; other < kOwners; ++other) {
+      for (uint64_t at = start; at <= end && other != who; ++at) {
+        const LockType held = model[other][at];
+        if (type == LockType::kUnlock || held == LockType::kUnlock) continue;
+        if (type == LockType::kWrite || held == LockType::kWrite) expected = EAGAIN;
+      }
+    }
+    ASSERT_EQ(Set(owners[who], type, start, end), expected) << i;
+    if (expected != 0) continue;
+    for (uint64_t at = start; at <= end; ++at) model[who][at] = type;
+    size_t runs = 0;
+    for (const auto& bytes : model) {
+      for (size_t at = 0; at < kBytes; ++at) {
+        const bool begins = at == 0 || bytes[at - 1] != bytes[at];
+        runs += bytes[at] != LockType::kUnlock && begins ? 1 : 0;
+      }
+    }
+    ASSERT_EQ(locks.Records().size(), runs) << i;
+  }
+  locks.ReleaseRecords(owners[2].key());
+  locks.ReleaseRecords(a_table.get());
+  locks.ReleaseRecords(b_table.get());
+  EXPECT_EQ(Shape(), "");
+}
+
+TEST_F(LocksTest, TensOfThousandsOfLocks) {
+  constexpr uint64_t kLocks = 25'000;
+  std::vector<Ref<File>> files;
+  for (uint64_t i = 0; i < kLocks; ++i) {
+    ASSERT_EQ(Set(a, LockType::kWrite, 4 * i, 4 * i), 0);
+    files.push_back(fs->NewFile());
+    ASSERT_EQ(Set(LockOwner(*files.back()), LockType::kRead, 4 * i + 2, 4 * i + 2), 0);
+    ASSERT_EQ(Set(b, LockType::kWrite, 4 * i + 2, 4 * i + 2), EAGAIN);
+  }
+  for (uint64_t i = 0; i < kLocks; ++i) {
+    ASSERT_EQ(Set(b, LockType::kWrite, 4 * i + 3, 4 * i + 3), i + 2 * kLocks < 65'536 ? 0 : ENOLCK);
+  }
+  for (const Ref<File>& file : files) locks.ReleaseFile(*file);
+  EXPECT_EQ(Set(b, LockType::kWrite, 1, 2), 0);
 }
 
 }  // namespace
