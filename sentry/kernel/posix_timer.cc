@@ -18,46 +18,62 @@ bool IsWallClock(clockid_t clock) {
   return clock == CLOCK_REALTIME || clock == CLOCK_REALTIME_ALARM;
 }
 
-// Expirations of an interval timer that have passed since `deadline`, at least one.
-uint64_t Expirations(uint64_t now, uint64_t deadline, uint64_t interval) {
-  if (interval == 0 || now < deadline) return 1;
-  return 1 + (now - deadline) / interval;
+// What a timer whose signal is ignored is set to at least (Linux: TICK_NSEC).
+constexpr uint64_t kTickNs = 4'000'000;
+
+// Moves the deadline of an interval timer past `now`; how many periods that are (Linux:
+// hrtimer_forward).
+uint64_t Forward(uint64_t& deadline, uint64_t interval, uint64_t now) {
+  if (now < deadline) return 0;
+  const uint64_t periods = 1 + (now - deadline) / interval;
+  const uint64_t step = periods * interval;  // <= now - deadline + interval
+  if (step < interval || __builtin_add_overflow(deadline, step, &deadline)) deadline = ~uint64_t{0};
+  return periods;
 }
 
-void FireLocked(PosixTimer& timer, uint64_t now) REQUIRES(tasks) {
-  Kernel& kernel = timer.group->kernel;
-  const uint64_t count = Expirations(now, timer.deadline_ns, timer.interval_ns);
-  if (timer.interval_ns != 0) {
-    timer.deadline_ns += count * timer.interval_ns;
-    if (timer.timer) timer.timer->Arm(timer.deadline_ns);
-  } else {
-    timer.deadline_ns = 0;
-  }
-  if (timer.notify == SIGEV_NONE) return;
-  if (timer.queued) {
-    timer.overrun += static_cast<int>(std::min<uint64_t>(count, 1 << 30));
-    return;
-  }
-  timer.overrun = static_cast<int>(std::min<uint64_t>(count - 1, 1 << 30));
+int Clamped(uint64_t overruns) { return static_cast<int>(std::min<uint64_t>(overruns, 1 << 30)); }
+
+void CountOverruns(PosixTimer& timer, uint64_t periods) REQUIRES(tasks) {
+  timer.overrun = Clamped(static_cast<uint64_t>(timer.overrun + 1) + periods) - 1;
+}
+
+// Its signal is pending afterwards, unless it is ignored or the thread has gone.
+void SendSignalOf(PosixTimer& timer) REQUIRES(tasks) {
   siginfo_t info = MakeInfo(timer.signo, SI_TIMER);
   info.si_timerid = timer.id;
   info.si_value = timer.value;
-  if (timer.notify == SIGEV_THREAD_ID) {
-    Task* thread = kernel.FindTask(timer.thread);
-    if (thread == nullptr || thread->group.get() != timer.group) return;
-    timer.queued = true;
-    if (thread->pending.Add(info, ~size_t{0}, Ref<PosixTimer>(&timer)) ==
-        PendingSignals::Added::kQueued) {
-      if (!thread->blocked.Get().Has(timer.signo) || thread->sigwait_set.Has(timer.signo))
-        MakeLook(*thread);
-    } else {
-      timer.queued = false;
-    }
+  if (timer.notify != SIGEV_THREAD_ID) {
+    (void)SendToGroup(*timer.group, info, Ref<PosixTimer>(&timer));
     return;
   }
-  timer.queued = true;
-  (void)SendToGroup(*timer.group, info, Ref<PosixTimer>(&timer));
-  if (!timer.group->pending.set().Has(timer.signo)) timer.queued = false;  // ignored
+  Task* thread = timer.group->kernel.FindTask(timer.thread);
+  if (thread == nullptr || thread->group.get() != timer.group) return;
+  (void)thread->pending.Add(info, ~size_t{0}, Ref<PosixTimer>(&timer));
+  if (!thread->blocked.Get().Has(timer.signo) || thread->sigwait_set.Has(timer.signo))
+    MakeLook(*thread);
+}
+
+// Linux: posix_timer_fn. While its signal is pending an interval timer stands still: SignalTaken
+// sets it going again and counts the periods that went by, so a short period floods nobody.
+void FireLocked(PosixTimer& timer, uint64_t now) REQUIRES(tasks) {
+  const uint64_t interval = timer.interval_ns;
+  if (timer.cpu_clock) {  // goes on whether its signal is taken or not
+    if (!timer.queued) timer.overrun = -1;
+    CountOverruns(timer, interval == 0 ? 1 : Forward(timer.deadline_ns, interval, now));
+    if (interval == 0) timer.deadline_ns = 0;
+    if (timer.notify != SIGEV_NONE && !timer.queued) SendSignalOf(timer);
+    return;
+  }
+  if (interval == 0) timer.deadline_ns = 0;
+  if (timer.queued) {  // set anew before its last signal was taken
+    CountOverruns(timer, 1);
+    return;
+  }
+  timer.overrun = -1;
+  SendSignalOf(timer);
+  if (timer.queued || interval == 0) return;
+  (void)Forward(timer.deadline_ns, interval, interval < kTickNs ? now + kTickNs : now);
+  timer.timer->Arm(timer.deadline_ns);
 }
 
 Ref<PosixTimer> Find(Task& task, int id) REQUIRES(tasks) {
@@ -71,12 +87,16 @@ uint64_t NowFor(Kernel& kernel, const PosixTimer& timer) REQUIRES(tasks) {
   return CpuTimeFor(timer, timer.cpu_clock->thread ? Usage{} : UsageOf(*timer.group));
 }
 
-TimerSpec CurrentLocked(Kernel& kernel, const PosixTimer& timer) REQUIRES(tasks) {
+// Linux: common_timer_get.
+TimerSpec CurrentLocked(Kernel& kernel, PosixTimer& timer) REQUIRES(tasks) {
   TimerSpec spec{timer.interval_ns, 0};
-  if (timer.deadline_ns != 0) {
-    const uint64_t now = NowFor(kernel, timer);
-    spec.value_ns = timer.deadline_ns > now ? timer.deadline_ns - now : 1;
+  if (timer.deadline_ns == 0) return spec;
+  const uint64_t now = NowFor(kernel, timer);
+  const bool silent = timer.notify == SIGEV_NONE;
+  if (timer.timer && timer.interval_ns != 0 && (timer.queued || silent)) {
+    CountOverruns(timer, Forward(timer.deadline_ns, timer.interval_ns, now));
   }
+  spec.value_ns = timer.deadline_ns > now ? timer.deadline_ns - now : silent ? 0 : 1;
   return spec;
 }
 
@@ -210,7 +230,8 @@ Result<TimerSpec> SetPosixTimer(Task& task, int id, int flags, const TimerSpec& 
   const TimerSpec old = CurrentLocked(kernel, *timer);
   const uint64_t now = NowFor(kernel, *timer);
   if (timer->timer) timer->timer->Cancel();
-  timer->overrun = 0;
+  timer->overrun = -1;
+  timer->overrun_last = 0;
   timer->interval_ns = spec.interval_ns;
   timer->deadline_ns = 0;
   if (spec.value_ns == 0) return old;
@@ -221,10 +242,10 @@ Result<TimerSpec> SetPosixTimer(Task& task, int id, int flags, const TimerSpec& 
     deadline = ~uint64_t{0};
   }
   timer->deadline_ns = deadline;
-  if (timer->timer) {
-    timer->timer->Arm(deadline);
-  } else {
+  if (timer->cpu_clock) {
     WatchCpuTime(*task.group);
+  } else if (timer->notify != SIGEV_NONE) {  // or there is nothing to do at its expiry
+    timer->timer->Arm(deadline);
   }
   return old;
 }
@@ -279,11 +300,26 @@ void DeleteIntervalTimers(ThreadGroup& group) {
   }
 }
 
-void TimerSignalTaken(PosixTimer& timer, siginfo_t& info) {
-  timer.queued = false;
-  timer.overrun_last = timer.overrun;
-  timer.overrun = 0;
-  info.si_overrun = timer.overrun_last;
+void SignalTaken(ThreadGroup& group, PosixTimer* timer, siginfo_t& info) {
+  const uint64_t now = group.kernel.scheduler.clock().MonotonicNs();
+  // Linux: dequeue_signal.
+  ThreadGroup::IntervalTimer& real = group.itimers[ITIMER_REAL];
+  if (info.si_signo == SIGALRM && real.timer && real.interval_ns != 0 && real.deadline_ns != 0 &&
+      real.deadline_ns <= now) {
+    (void)Forward(real.deadline_ns, real.interval_ns, now);
+    real.timer->Arm(real.deadline_ns);
+  }
+  if (timer == nullptr) return;
+  // Linux: posixtimer_rearm.
+  timer->queued = false;
+  if (timer->group != nullptr && timer->timer && timer->interval_ns != 0 &&
+      timer->deadline_ns != 0) {
+    CountOverruns(*timer, Forward(timer->deadline_ns, timer->interval_ns, now));
+    timer->timer->Arm(timer->deadline_ns);
+  }
+  timer->overrun_last = std::max(timer->overrun, 0);
+  timer->overrun = -1;
+  info.si_overrun = timer->overrun_last;
 }
 
 namespace {
@@ -313,15 +349,13 @@ void OnRealTimer(ThreadGroup& group) {
   TasksLock lock(kernel);
   ThreadGroup::IntervalTimer& itimer = group.itimers[ITIMER_REAL];
   if (itimer.deadline_ns == 0 || !itimer.timer) return;
-  if (itimer.interval_ns != 0) {
-    const uint64_t now = kernel.scheduler.clock().MonotonicNs();
-    itimer.deadline_ns +=
-        Expirations(now, itimer.deadline_ns, itimer.interval_ns) * itimer.interval_ns;
-    itimer.timer->Arm(itimer.deadline_ns);
-  } else {
-    itimer.deadline_ns = 0;
-  }
+  if (itimer.interval_ns == 0) itimer.deadline_ns = 0;
   (void)SendToGroup(group, MakeInfo(SIGALRM, SI_KERNEL));
+  // Else it stands still until the signal is taken (Linux: it_real_fn).
+  if (itimer.interval_ns == 0 || group.pending.set().Has(SIGALRM)) return;
+  const uint64_t now = kernel.scheduler.clock().MonotonicNs();
+  (void)Forward(itimer.deadline_ns, itimer.interval_ns, now + kTickNs);
+  itimer.timer->Arm(itimer.deadline_ns);
 }
 
 Result<TimerSpec> SetRealInterval(ThreadGroup& group, const TimerSpec* spec) {
@@ -334,8 +368,10 @@ Result<TimerSpec> SetRealInterval(ThreadGroup& group, const TimerSpec* spec) {
   TasksLock lock(kernel);
   ThreadGroup::IntervalTimer& itimer = group.itimers[ITIMER_REAL];
   TimerSpec old{itimer.interval_ns, 0};
-  if (itimer.deadline_ns != 0) {
-    old.value_ns = itimer.deadline_ns > now ? itimer.deadline_ns - now : 1000;
+  if (itimer.deadline_ns > now) {
+    old.value_ns = itimer.deadline_ns - now;
+  } else if (itimer.deadline_ns != 0 && !group.pending.set().Has(SIGALRM)) {
+    old.value_ns = 1000;
   }
   if (spec == nullptr) return old;
   if (itimer.timer) itimer.timer->Cancel();

@@ -35,9 +35,9 @@ class PosixTimer final : public RefCounted<PosixTimer> {
   uint64_t interval_ns GUARDED_BY(tasks) = 0;
   // Monotonic, or of the CPU clock; 0: disarmed.
   uint64_t deadline_ns GUARDED_BY(tasks) = 0;
-  // Its signal is pending: more expirations count as overruns.
-  bool queued GUARDED_BY(tasks) = false;
-  int overrun GUARDED_BY(tasks) = 0;       // since the signal was queued
+  bool queued GUARDED_BY(tasks) = false;  // its signal is pending; PendingSignals::Add sets it
+  // Periods since its signal was queued, less the one it tells of.
+  int overrun GUARDED_BY(tasks) = -1;
   int overrun_last GUARDED_BY(tasks) = 0;  // of the signal last taken: timer_getoverrun
   // Set before the timer is published; reset once it is deleted.
   std::unique_ptr<sched::Timer> timer;
@@ -57,8 +57,9 @@ Result<void> DeletePosixTimer(Task& task, int id);
 // callbacks in progress.
 void DeleteAllTimers(ThreadGroup& group) EXCLUDES(tasks);
 void DeleteIntervalTimers(ThreadGroup& group) EXCLUDES(tasks);
-// The signal of a timer was dequeued: counts overruns and re-arms.
-void TimerSignalTaken(PosixTimer& timer, siginfo_t& info) REQUIRES(tasks);
+// A signal for `group` or one of its threads was dequeued; `timer`: whose signal it was, or null.
+// Interval timers that waited for that go on; overruns are told in `info`.
+void SignalTaken(ThreadGroup& group, PosixTimer* timer, siginfo_t& info) REQUIRES(tasks);
 
 // Of a timer with a cpu_clock: the clock's time (`process`: what the process has
 // used), and its expiry.

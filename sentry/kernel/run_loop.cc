@@ -123,7 +123,7 @@ void Task::Main() {
   const bool lives = sched::RunGuest(c, *space) == sched::GuestEnd::kStopped;
   in_guest.store(false, std::memory_order_seq_cst);
   if (kernel.barriers_wanted.load(std::memory_order_seq_cst) != 0) {
-    kernel.barrier_queue.Wake(sched::kAllEvents, 1 << 30);
+    kernel.barrier_queue.WakeAll();
   }
   if (lives) CopyStop(c.stop(), last_stop);
   if (kernel.config.scrub_stacks) sched::ScrubStack();
@@ -278,7 +278,7 @@ bool Task::TakeSignal() {
     item = pending.Take(~blocked.Get());
     if (!item) item = group->pending.Take(~blocked.Get());
     if (!item) return true;
-    if (item->timer) TimerSignalTaken(*item->timer, item->info);
+    SignalTaken(*group, item->timer.get(), item->info);
     SignalAction& stored = group->handlers->Of(item->info.si_signo);
     action = stored;
     const bool caught = action.IsCaught();

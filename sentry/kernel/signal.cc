@@ -60,6 +60,13 @@ siginfo_t MakeFaultInfo(int signo, int code, uint64_t address) {
 PendingSignals::Added PendingSignals::Add(const siginfo_t& info, size_t limit,
                                           Ref<PosixTimer> timer) {
   const int signo = info.si_signo;
+  // A timer brings its own place in the queue (Linux: send_sigqueue).
+  if (timer) {
+    timer->queued = true;
+    set_.Add(signo);
+    queue_.push_back({info, std::move(timer)});
+    return Added::kQueued;
+  }
   if (signo < kFirstRealtime && set_.Has(signo)) return Added::kAlready;
   // Linux: __send_signal_locked: the kernel's own and kill()'s signals are never lost for want of
   // room, only their siginfo and order; sigqueue's are refused.
@@ -111,7 +118,19 @@ std::optional<siginfo_t> PendingSignals::Peek(SignalSet allowed) const {
 void PendingSignals::Discard(SignalSet which) {
   if ((set_ & which).empty()) return;
   set_ = set_ & ~which;
+  std::vector<Item> discarded;
+  for (Item& item : queue_) {
+    if (which.Has(item.info.si_signo)) discarded.push_back(std::move(item));
+  }
   std::erase_if(queue_, [&](const Item& item) { return which.Has(item.info.si_signo); });
+  // Interval timers go on.
+  for (Item& item : discarded) {
+    if (!item.timer) continue;
+    item.timer->queued = false;
+    if (item.timer->group != nullptr) {
+      SignalTaken(*item.timer->group, item.timer.get(), item.info);
+    }
+  }
 }
 
 }  // namespace skep::kernel

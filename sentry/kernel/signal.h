@@ -77,14 +77,15 @@ class PendingSignals {
   SignalSet set() const { return set_; }
   // False: a standard signal that was pending already (dropped), or the queue is full.
   enum class Added : uint8_t { kQueued, kAlready, kFull };
-  Added Add(const siginfo_t& info, size_t limit, Ref<PosixTimer> timer = {});
+  Added Add(const siginfo_t& info, size_t limit, Ref<PosixTimer> timer = {}) REQUIRES(tasks);
   struct Item {
     siginfo_t info;
     Ref<PosixTimer> timer;
   };
   std::optional<Item> Take(SignalSet allowed);  // synchronous first, then the lowest number
   std::optional<siginfo_t> Peek(SignalSet allowed) const;
-  void Discard(SignalSet which);
+  // Timers whose signals these were go on.
+  void Discard(SignalSet which) REQUIRES(tasks);
   size_t size() const { return queue_.size(); }
 
  private:

@@ -20,7 +20,7 @@ bool KernelSignalSource::DequeueForCurrent(uint64_t mask, signalfd_siginfo& out)
     item = task.pending.Take(SignalSet(mask));
     if (!item) item = task.group->pending.Take(SignalSet(mask));
     if (!item) return false;
-    if (item->timer) TimerSignalTaken(*item->timer, item->info);
+    SignalTaken(*task.group, item->timer.get(), item->info);
   }
   const siginfo_t& in = item->info;
   memset(&out, 0, sizeof out);

@@ -125,7 +125,7 @@ Result<int32_t> RtSigtimedwait(Task& task, UserPtr<const uint64_t> set, UserPtr<
     TasksLock lock(kernel);
     item = task.pending.Take(wanted);
     if (!item) item = task.group->pending.Take(wanted);
-    if (item && item->timer) kernel::TimerSignalTaken(*item->timer, item->info);
+    if (item) kernel::SignalTaken(*task.group, item->timer.get(), item->info);
     task.sigwait_set = item || poll ? SignalSet() : wanted;
     return item.has_value();
   };

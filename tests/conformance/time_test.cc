@@ -191,6 +191,23 @@ TEST(Itimer, RealFiresOnceOrRepeats) {
   EXPECT_EQ(old.it_interval.tv_usec, 5'000);
 }
 
+TEST(Itimer, AShortPeriodGoesOnWhenTheSignalIsTaken) {
+  const ScopedSignalMask mask(SIG_BLOCK, {SIGALRM});
+  sigset_t set;
+  sigemptyset(&set);
+  sigaddset(&set, SIGALRM);
+  const itimerval fast = {{0, 1}, {0, 1}};
+  EXPECT_THAT(setitimer(ITIMER_REAL, &fast, nullptr), Succeeds());
+  for (int i = 0; i < 20; ++i) {
+    const timespec limit = {1, 0};
+    ASSERT_THAT(sigtimedwait(&set, nullptr, &limit), SucceedsWith(SIGALRM));
+  }
+  const itimerval off = {};
+  EXPECT_THAT(setitimer(ITIMER_REAL, &off, nullptr), Succeeds());
+  const timespec none = {};
+  sigtimedwait(&set, nullptr, &none);
+}
+
 TEST(Itimer, VirtualAndProfCountCpu) {
   for (const auto& [which, signo] :
        {std::pair{ITIMER_VIRTUAL, SIGVTALRM}, {ITIMER_PROF, SIGPROF}}) {
@@ -267,6 +284,77 @@ TEST(PosixTimer, RepeatsAndCountsOverruns) {
   EXPECT_THAT(timer_delete(timer), Succeeds());
   const timespec none = {};
   sigtimedwait(&set, nullptr, &none);
+}
+
+// It stands still while its signal is pending, and goes on when that is taken.
+TEST(PosixTimer, GoesOnWhenItsSignalIsTaken) {
+  const ScopedSignalMask mask(SIG_BLOCK, {SIGUSR1});
+  sigset_t set;
+  sigemptyset(&set);
+  sigaddset(&set, SIGUSR1);
+  timer_t timer = MakeTimer(CLOCK_MONOTONIC, SIGUSR1, 5);
+  const itimerspec fast = {{0, 1}, {0, 1}};
+  EXPECT_THAT(timer_settime(timer, 0, &fast, nullptr), Succeeds());
+  for (int i = 0; i < 20; ++i) {
+    const timespec pause = {0, kMs};
+    nanosleep(&pause, nullptr);
+    siginfo_t info = {};
+    const timespec limit = {1, 0};
+    ASSERT_THAT(sigtimedwait(&set, &info, &limit), SucceedsWith(SIGUSR1));
+    EXPECT_EQ(info.si_value.sival_int, 5);
+    EXPECT_GE(info.si_overrun, kMs / 2);
+    EXPECT_EQ(timer_getoverrun(timer), info.si_overrun);
+  }
+  itimerspec left = {};
+  EXPECT_THAT(timer_gettime(timer, &left), Succeeds());
+  EXPECT_EQ(left.it_value.tv_nsec, 1);
+  EXPECT_THAT(timer_delete(timer), Succeeds());
+  const timespec none = {};
+  sigtimedwait(&set, nullptr, &none);  // one may be pending still
+}
+
+// Each timer has a place in the queue: signals of one number are not lost for being pending.
+TEST(PosixTimer, TwoTimersOfOneSignal) {
+  const ScopedSignalMask mask(SIG_BLOCK, {SIGUSR1});
+  sigset_t set;
+  sigemptyset(&set);
+  sigaddset(&set, SIGUSR1);
+  timer_t first = MakeTimer(CLOCK_MONOTONIC, SIGUSR1, 1);
+  timer_t second = MakeTimer(CLOCK_MONOTONIC, SIGUSR1, 2);
+  const itimerspec once = {{0, 0}, {0, kMs}};
+  EXPECT_THAT(timer_settime(first, 0, &once, nullptr), Succeeds());
+  EXPECT_THAT(timer_settime(second, 0, &once, nullptr), Succeeds());
+  const timespec pause = {0, 20 * kMs};
+  nanosleep(&pause, nullptr);
+  int sum = 0;
+  for (int i = 0; i < 2; ++i) {
+    siginfo_t info = {};
+    const timespec limit = {1, 0};
+    ASSERT_THAT(sigtimedwait(&set, &info, &limit), SucceedsWith(SIGUSR1));
+    sum += info.si_value.sival_int;
+  }
+  EXPECT_EQ(sum, 3);
+  timer_delete(first);
+  timer_delete(second);
+}
+
+TEST(PosixTimer, WithoutASignalItIsOnlyAsked) {
+  sigevent event = {};
+  event.sigev_notify = SIGEV_NONE;
+  timer_t timer = {};
+  ASSERT_THAT(timer_create(CLOCK_MONOTONIC, &event, &timer), Succeeds());
+  itimerspec value = {{0, 0}, {0, kMs}};
+  EXPECT_THAT(timer_settime(timer, 0, &value, nullptr), Succeeds());
+  const timespec pause = {0, 5 * kMs};
+  nanosleep(&pause, nullptr);
+  EXPECT_THAT(timer_gettime(timer, &value), Succeeds());
+  EXPECT_EQ(value.it_value.tv_nsec, 0);
+  value = {{1, 0}, {0, 1}};
+  EXPECT_THAT(timer_settime(timer, 0, &value, nullptr), Succeeds());
+  nanosleep(&pause, nullptr);
+  EXPECT_THAT(timer_gettime(timer, &value), Succeeds());
+  EXPECT_GT(value.it_value.tv_nsec, 500 * kMs);
+  EXPECT_THAT(timer_delete(timer), Succeeds());
 }
 
 TEST(PosixTimer, AbsoluteTimeAndThePast) {
