@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/check.h"
+#include "sentry/vfs/blocking.h"
 
 namespace skep::anon {
 namespace {
@@ -13,7 +14,6 @@ constexpr uint32_t kExclusiveOk =
     EPOLLIN | EPOLLOUT | EPOLLERR | EPOLLHUP | EPOLLWAKEUP | EPOLLET | EPOLLEXCLUSIVE;
 constexpr int kMaxNests = 4;                   // Linux: EP_MAX_NESTS
 constexpr size_t kMaxItems = size_t{1} << 20;  // of one epoll; Linux: max_user_watches
-constexpr size_t kMaxEventsAtOnce = 4096;      // told by one Wait
 
 }  // namespace
 
@@ -326,22 +326,20 @@ std::vector<epoll_event> Epoll::Collect(size_t max) {
 }
 
 Result<std::vector<epoll_event>> Epoll::Wait(size_t max, sched::Deadline deadline) {
-  max = std::min(max, kMaxEventsAtOnce);
-  for (;;) {
-    std::vector<epoll_event> found = Collect(max);
-    if (!found.empty()) {
-      if (HasReady()) waiters_.Wake(EPOLLIN);  // the next one's share
-      return found;
-    }
-    if (deadline == sched::Deadline(0)) return found;
-    sched::FiberWaiter waiter(waiters_, EPOLLIN, true);
-    sched::WakeReason reason = sched::WakeReason::kWoken;
-    if (!HasReady()) reason = sched::Suspend(deadline, sched::Sleep::kInterruptible);
-    if (reason == sched::WakeReason::kWoken) continue;
-    found = Collect(max);
-    if (found.empty() && reason == sched::WakeReason::kInterrupted) return Fail(EINTR);
+  using Events = std::vector<epoll_event>;
+  const auto attempt = [&]() -> Result<Events> {
+    Events found = Collect(max);
+    if (found.empty()) return Fail(EAGAIN);
     return found;
+  };
+  Result<Events> found = attempt();
+  if (vfs::WouldBlock(found) && deadline != sched::Deadline(0)) {
+    const vfs::WaitPolicy policy{.deadline = deadline, .interrupted = EINTR};
+    found = vfs::BlockOn(waiters_, EPOLLIN, policy, attempt, vfs::Exclusive::kYes);
   }
+  if (vfs::WouldBlock(found)) return Events();
+  if (found && HasReady()) waiters_.Wake(EPOLLIN);  // the next one's share
+  return found;
 }
 
 vfs::EventMask Epoll::Poll(vfs::EventMask) {

@@ -135,6 +135,7 @@ Result<Ref<HostFile>> HostFile::Make(vfs::AnonFs& fs, sched::Scheduler& schedule
   auto file = MakeRef<HostFile>(std::move(inode), std::move(path), flags);
   if (file->kind_ == Kind::kRegular) {
     const Result<int64_t> at = host::Call(SYS_lseek, number, 0, SEEK_CUR);
+    sched::SleepLockHold hold(file->position_lock());
     if (at) file->position = static_cast<uint64_t>(*at);
   }
   return file;

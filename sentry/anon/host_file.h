@@ -57,7 +57,7 @@ class HostFile final : public vfs::File {
   bool seekable() const override { return kind_ == Kind::kRegular; }
   Result<size_t> Read(vfs::Caller& caller, mm::IoSequence& to, uint64_t offset) override;
   Result<size_t> Write(vfs::Caller& caller, mm::IoSequence& from, uint64_t* offset) override;
-  Result<uint64_t> Seek(int64_t offset, int whence) override;
+  Result<uint64_t> Seek(int64_t offset, int whence) override REQUIRES(position_lock());
   // Of a terminal: its size and modes (so that isatty tells the truth); FIONREAD.
   Result<uint64_t> Ioctl(vfs::Caller& caller, uint64_t command, uint64_t argument) override;
   Result<void> Truncate(vfs::Caller& caller, uint64_t size) override;

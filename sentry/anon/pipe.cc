@@ -169,6 +169,15 @@ void Pipe::AddWriter() {
   if (writers_++ == 0) waiters_.Wake(sched::kAllEvents);
 }
 
+// Without lock_: nobody is inside Read or Write, for that they hold a file, which holds an end.
+std::vector<std::unique_ptr<Pipe::Page>> Pipe::TakeAll() NO_THREAD_SAFETY_ANALYSIS {
+  std::vector<std::unique_ptr<Page>> pages;
+  while (tail_ != head_) pages.push_back(std::move(At(tail_++).page));
+  used_slots_ = 0;
+  bytes_ = 0;
+  return pages;
+}
+
 // Linux: pipe_release. When the last end goes, so does what was in the pipe.
 void Pipe::DropEnds(bool reader, bool writer) {
   std::vector<std::unique_ptr<Page>> garbage;
@@ -178,14 +187,9 @@ void Pipe::DropEnds(bool reader, bool writer) {
     if (reader) --readers_;
     if (writer) --writers_;
     one_sided = (readers_ == 0) != (writers_ == 0);
-    if (readers_ == 0 && writers_ == 0) {
-      // Nobody is inside Read or Write: they hold a file, which holds an end.
-      while (tail_ != head_) garbage.push_back(std::move(At(tail_++).page));
-      used_slots_ = 0;
-      bytes_ = 0;
-    }
+    if (readers_ == 0 && writers_ == 0) garbage = TakeAll();
   }
-  if (one_sided) waiters_.Wake(kReadable | kWritable | EPOLLERR | EPOLLHUP, 1 << 20);
+  if (one_sided) waiters_.WakeAll(kReadable | kWritable | EPOLLERR | EPOLLHUP);
 }
 
 PipeFile::PipeFile(Ref<Pipe> pipe, vfs::Path path, uint32_t flags)

@@ -62,18 +62,20 @@ class Pipe final : public RefCountedAny {
     int error = 0;
   };
 
-  Slot& At(uint32_t i) { return slots_[i & (static_cast<uint32_t>(slots_.size()) - 1)]; }
-  std::unique_ptr<Page> TakePage();
-  void GivePage(std::unique_ptr<Page> page);
-  bool Merge(mm::IoSequence& from, Progress& progress);
-  void Append(mm::IoSequence& from, bool packet, Progress& progress);
-  void Consume(mm::IoSequence& to, Progress& progress, bool& was_full);
+  Slot& At(uint32_t i) REQUIRES(lock_) {
+    return slots_[i & (static_cast<uint32_t>(slots_.size()) - 1)];
+  }
+  std::unique_ptr<Page> TakePage() REQUIRES(lock_);
+  void GivePage(std::unique_ptr<Page> page) REQUIRES(lock_);
+  bool Merge(mm::IoSequence& from, Progress& progress) REQUIRES(lock_);
+  void Append(mm::IoSequence& from, bool packet, Progress& progress) REQUIRES(lock_);
+  void Consume(mm::IoSequence& to, Progress& progress, bool& was_full) REQUIRES(lock_);
+  std::vector<std::unique_ptr<Page>> TakeAll();
 
   sched::SleepLock lock_{LockRank::kInodeIo};
-  // Guarded by lock_.
-  std::vector<Slot> slots_;  // a power of two of them
-  uint32_t head_ = 0, tail_ = 0;
-  std::array<std::unique_ptr<Page>, 2> spare_;
+  std::vector<Slot> slots_ GUARDED_BY(lock_);  // a power of two of them
+  uint32_t head_ GUARDED_BY(lock_) = 0, tail_ GUARDED_BY(lock_) = 0;
+  std::array<std::unique_ptr<Page>, 2> spare_ GUARDED_BY(lock_);
 
   // Written under lock_ (ends: under ends_mutex_), read by anybody.
   std::atomic<uint32_t> used_slots_{0}, slot_count_{kDefaultPipeSlots};

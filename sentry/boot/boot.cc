@@ -340,7 +340,7 @@ kernel::KernelConfig KernelConfigOf(const BootConfig& config, platform::EngineKi
       std::make_unique<kernel::VdsoClock>(kernel.scheduler.clock(), std::move(pages));
   kernel.anon_fs = MakeRef<vfs::AnonFs>(++kernel.last_dev_minor);
   kernel.anon_fs->SetSpecialFiles(&sandbox->special_files);
-  kernel.unix_sockets = std::make_unique<net::UnixNamespace>(*kernel.anon_fs);
+  kernel.network = MakeRef<net::NetNamespace>(*kernel.anon_fs);
   kernel.hooks.syscall = &syscalls::Dispatch;
   kernel.boot = sandbox;
   kernel.hooks.session_ended = [](kernel::Kernel& k, int sid) {

@@ -84,9 +84,9 @@ class FutexTable {
   struct Waiter;
   struct Bucket {
     Mutex mutex{LockRank::kFutex};
-    Waiter* first = nullptr;
-    Waiter* last = nullptr;
-    uint64_t joined = 0;  // how many waiters have ever come
+    Waiter* first GUARDED_BY(mutex) = nullptr;
+    Waiter* last GUARDED_BY(mutex) = nullptr;
+    uint64_t joined GUARDED_BY(mutex) = 0;  // how many waiters have ever come
   };
   static constexpr size_t kBuckets = 256;
 

@@ -14,7 +14,7 @@
 #include "sentry/ipc/pi_futex.h"
 #include "sentry/kernel/task.h"
 #include "sentry/mm/memory_file.h"
-#include "sentry/net/unix_names.h"
+#include "sentry/net/net_namespace.h"
 #include "sentry/sched/scheduler.h"
 #include "sentry/vfs/anon_fs.h"
 #include "sentry/vfs/mount.h"
@@ -81,7 +81,7 @@ class Kernel {
   uint64_t boot_realtime_ns = 0, boot_monotonic_ns = 0;
   Ref<vfs::AnonFs> anon_fs;  // pipes, sockets, eventfds, ...
   anon::EpollNesting epoll_nesting;
-  std::unique_ptr<net::UnixNamespace> unix_sockets;
+  Ref<net::NetNamespace> network;
   uint32_t last_dev_minor = 20;  // of anonymous devices (boot)
   std::atomic<uint64_t> forks{0};
 

@@ -1,68 +1,90 @@
 #include "sentry/net/socket.h"
 
-#include <sys/epoll.h>
-
+#include "sentry/net/interfaces.h"
+#include "sentry/net/net_namespace.h"
 #include "sentry/sched/scheduler.h"
+#include "sentry/vfs/blocking.h"
 
 namespace skep::net {
-namespace {
 
-constexpr vfs::EventMask kReadWake = EPOLLIN | EPOLLRDHUP | EPOLLERR | EPOLLHUP;
-constexpr vfs::EventMask kWriteWake = EPOLLOUT | EPOLLERR | EPOLLHUP;
-
-bool IsAgain(Errno error) { return error.code() == EAGAIN; }
-
-// Repeats `attempt` until it answers anything but EAGAIN; `on_end` makes an errno of a sleep's end.
-template <class Attempt, class OnEnd>
-auto SleepUntil(sched::WaitQueue& queue, vfs::EventMask events, sched::Deadline deadline,
-                Attempt attempt, OnEnd on_end) -> decltype(attempt()) {
-  sched::FiberWaiter waiter(queue, events);
-  for (;;) {
-    auto result = attempt();
-    if (result || !IsAgain(result.error())) return result;
-    const sched::WakeReason reason = sched::Suspend(deadline, sched::Sleep::kInterruptible);
-    if (reason == sched::WakeReason::kWoken) continue;
-    result = attempt();
-    if (result || !IsAgain(result.error())) return result;
-    return Fail(on_end(reason));
-  }
-}
-
-}  // namespace
+using vfs::BlockOn;
+using vfs::Direction;
+using vfs::WaitPolicy;
+using vfs::WouldBlock;
 
 Socket::~Socket() = default;
 
-sched::Deadline Socket::DeadlineAfter(uint64_t timeout_ns) {
-  if (timeout_ns == 0) return std::nullopt;
-  return sched::Fiber::Current().worker().scheduler().clock().MonotonicNs() + timeout_ns;
+// Linux: sock_rcvtimeo, sock_sndtimeo, sock_intr_errno.
+WaitPolicy Socket::wait_policy(Direction direction) const {
+  const uint64_t timeout = direction == Direction::kRead ? options_.receive_timeout_ns.load()
+                                                         : options_.send_timeout_ns.load();
+  if (timeout == 0) return {};
+  sched::Scheduler& scheduler = sched::Fiber::Current().worker().scheduler();
+  return {.deadline = scheduler.clock().MonotonicNs() + timeout, .interrupted = EINTR};
 }
 
-int Socket::EndOfSleep(sched::WakeReason reason, bool has_timeout) {
-  if (reason == sched::WakeReason::kTimedOut) return EAGAIN;
-  return has_timeout ? EINTR : kRestartSys;
+void Socket::BeginConnect() {
+  error_ = 0;
+  connecting_ = true;
+}
+
+void Socket::EndConnect(int error) {
+  error_ = error;
+  connecting_ = false;
+  Waiters()->WakeAll();
+}
+
+// Linux: inet_wait_for_connect.
+Result<void> Socket::AwaitConnect(int pending) {
+  if (nonblocking()) return Fail(pending);
+  WaitPolicy policy = wait_policy(Direction::kWrite);
+  policy.at_deadline = pending;
+  return BlockOn(*Waiters(), sched::kAllEvents, policy, [this]() -> Result<void> {
+    if (connecting_.load()) return Fail(EAGAIN);
+    const int error = TakeError();
+    if (error != 0) return Fail(error);
+    return {};
+  });
+}
+
+Result<void> Socket::Connect(const SocketCaller& caller, const Address& address) {
+  if (connecting_.load()) return AwaitConnect(EALREADY);
+  std::optional<WaitPolicy> policy;
+  for (;;) {
+    ConnectWait wait;
+    Result<void> begun = TryConnect(caller, address, wait);
+    if (WouldBlock(begun) && !nonblocking() && wait.queue != nullptr) {
+      if (!policy) policy = wait_policy(Direction::kWrite);
+      bool elsewhere = false;  // the address leads to another, whose queue is another
+      begun = BlockOn(*wait.queue, sched::kAllEvents, *policy, [&]() -> Result<void> {
+        ConnectWait now;
+        Result<void> result = TryConnect(caller, address, now);
+        elsewhere = WouldBlock(result) && now.queue != wait.queue;
+        if (elsewhere) return {};
+        return result;
+      });
+      if (elsewhere) continue;
+    }
+    if (!begun && begun.error().code() == EINPROGRESS) return AwaitConnect(EINPROGRESS);
+    return begun;
+  }
 }
 
 Result<Ref<Socket>> Socket::Accept(vfs::Caller& caller, uint32_t flags) {
-  const auto attempt = [&] { return TryAccept(caller, flags); };
-  Result<Ref<Socket>> first = attempt();
-  if (first || !IsAgain(first.error()) || nonblocking()) return first;
-  const uint64_t timeout = options_.receive_timeout_ns.load();
-  return SleepUntil(*Waiters(), kReadWake, DeadlineAfter(timeout), attempt,
-                    [&](sched::WakeReason reason) { return EndOfSleep(reason, timeout != 0); });
+  return BlockOn(*this, Direction::kRead, nonblocking(), [&] { return TryAccept(caller, flags); });
 }
 
 // A stream goes on until all is sent; what was sent wins over the error that stopped it.
 Result<size_t> Socket::Send(const SocketCaller& caller, SendRequest& request) {
   const bool waits = !nonblocking() && (request.flags & MSG_DONTWAIT) == 0;
-  const uint64_t timeout = options_.send_timeout_ns.load();
-  const sched::Deadline deadline = waits ? DeadlineAfter(timeout) : std::nullopt;
   const auto attempt = [&] { return TrySend(caller, request); };
+  std::optional<WaitPolicy> policy;  // one deadline for all of it
   size_t done = 0;
   for (;;) {
     Result<size_t> sent = attempt();
-    if (!sent && IsAgain(sent.error()) && waits) {
-      sent = SleepUntil(*Waiters(), kWriteWake, deadline, attempt,
-                        [&](sched::WakeReason reason) { return EndOfSleep(reason, timeout != 0); });
+    if (WouldBlock(sent) && waits) {
+      if (!policy) policy = wait_policy(Direction::kWrite);
+      sent = BlockOn(*Waiters(), vfs::EventsFor(Direction::kWrite), *policy, attempt);
     }
     if (!sent) {
       if (done != 0) return done;
@@ -77,16 +99,15 @@ Result<size_t> Socket::Send(const SocketCaller& caller, SendRequest& request) {
 
 Result<Received> Socket::Receive(vfs::Caller& caller, mm::IoSequence& to, int flags) {
   const bool waits = !nonblocking() && (flags & MSG_DONTWAIT) == 0;
-  const uint64_t timeout = options_.receive_timeout_ns.load();
-  const sched::Deadline deadline = waits ? DeadlineAfter(timeout) : std::nullopt;
   const auto attempt = [&] { return TryReceive(caller, to, waits ? flags : flags | MSG_DONTWAIT); };
   const bool all = (flags & MSG_WAITALL) != 0 && (flags & MSG_PEEK) == 0 && type_ == SOCK_STREAM;
+  std::optional<WaitPolicy> policy;
   Received total;
   for (;;) {
     Result<Received> got = attempt();
-    if (!got && IsAgain(got.error()) && waits) {
-      got = SleepUntil(*Waiters(), kReadWake, deadline, attempt,
-                       [&](sched::WakeReason reason) { return EndOfSleep(reason, timeout != 0); });
+    if (WouldBlock(got) && waits) {
+      if (!policy) policy = wait_policy(Direction::kRead);
+      got = BlockOn(*Waiters(), vfs::EventsFor(Direction::kRead), *policy, attempt);
     }
     if (!got) {
       if (total.size != 0) return total;
@@ -94,24 +115,35 @@ Result<Received> Socket::Receive(vfs::Caller& caller, mm::IoSequence& to, int fl
     }
     if (!all || to.empty() || got->size == 0 || !got->control.files.empty()) {
       got->size += total.size;
-      if (got->address.empty()) got->address = std::move(total.address);
+      if (got->address.empty()) got->address = total.address;
       if (!got->control.credentials) got->control.credentials = total.control.credentials;
       return got;
     }
     total.size += got->size;
-    total.address = std::move(got->address);
+    total.address = got->address;
     total.control.credentials = got->control.credentials;
   }
 }
 
 Result<size_t> Socket::Read(vfs::Caller& caller, mm::IoSequence& to, uint64_t) {
-  Received received = TRY(TryReceive(caller, to, nonblocking() ? MSG_DONTWAIT : 0));
+  const Received received = TRY(TryReceive(caller, to, nonblocking() ? MSG_DONTWAIT : 0));
   return received.size;
 }
 
-Result<size_t> Socket::Write(vfs::Caller& caller, mm::IoSequence& from, uint64_t*) {
-  SendRequest request{.data = from, .address = {}, .control = {}, .flags = 0};
+Result<size_t> Socket::Write(vfs::Caller& caller, mm::IoSequence& from, uint64_t* before) {
+  // No SIGPIPE once something was sent.
+  SendRequest request{
+      .data = from, .address = {}, .control = {}, .flags = *before != 0 ? MSG_NOSIGNAL : 0};
   return TrySend(SocketCaller{caller}, request);
 }
+
+Result<uint64_t> Socket::Ioctl(vfs::Caller& caller, uint64_t command, uint64_t argument) {
+  if (IsInterfaceIoctl(command)) {
+    return InterfaceIoctl(net_namespace().interfaces(), caller, command, argument);
+  }
+  return FamilyIoctl(caller, command, argument);
+}
+
+Result<uint64_t> Socket::FamilyIoctl(vfs::Caller&, uint64_t, uint64_t) { return Fail(ENOTTY); }
 
 }  // namespace skep::net

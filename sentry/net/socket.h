@@ -1,7 +1,7 @@
 // Socket: an open file with an address family behind it.
 //
-// Families implement the Try... calls, which never block on readiness (EAGAIN); the calls beside
-// them sleep on Waiters() as O_NONBLOCK, MSG_DONTWAIT and the socket's timeouts say. Read and
+// Families implement the Try... calls, which never sleep (EAGAIN, EINPROGRESS); the calls beside
+// them sleep as O_NONBLOCK, MSG_DONTWAIT and the socket's timeouts say (vfs/blocking.h). Read and
 // Write, as of every file, answer EAGAIN.
 #pragma once
 
@@ -14,24 +14,57 @@
 #include <string_view>
 #include <vector>
 
+#include "sentry/net/address.h"
 #include "sentry/vfs/file.h"
 #include "sentry/vfs/fs_context.h"
 #include "sentry/vfs/mount.h"
 
 namespace skep::net {
 
-inline constexpr size_t kMaxAddress = sizeof(sockaddr_storage);
+class NetNamespace;
+
 inline constexpr int kMaxBacklog = 4096;       // net.core.somaxconn
 inline constexpr int kDefaultBuffer = 212992;  // net.core.{r,w}mem_default, as getsockopt tells it
 inline constexpr int kMaxBuffer = 212992;      // net.core.{r,w}mem_max
-
-// The raw bytes of a sockaddr, family included; empty: none.
-using Address = std::string;
 
 // Who calls: named sockets need the task's root and working directory.
 struct SocketCaller {
   vfs::Caller& caller;
   const vfs::FsContext* fs = nullptr;  // null: the call names no address
+  uint64_t file_limit = ~uint64_t{0};  // RLIMIT_NOFILE, of a call that sends descriptors
+};
+
+// Whose queue a connect waits on that was answered EAGAIN: of the one that cannot take it now.
+struct ConnectWait {
+  Ref<RefCountedAny> holder;  // keeps the queue
+  sched::WaitQueue* queue = nullptr;
+};
+
+// What getsockopt(2) answers. `room`: how much the caller has space for.
+class OptionReply {
+ public:
+  explicit OptionReply(size_t room) : room_(room), size_(room) {}
+  size_t room() const { return room_; }
+  // The value; what there is no room for is cut off.
+  void SetBytes(std::string_view value) {
+    bytes_ = value.substr(0, room_);
+    size_ = bytes_.size();
+  }
+  template <class T>
+  void Set(const T& value) {
+    // SAFETY: options are integers and structures without padding.
+    SetBytes({reinterpret_cast<const char*>(&value), sizeof value});
+  }
+  // How much room would be needed, told beside an error (ERANGE).
+  void SetNeeded(size_t size) { size_ = size; }
+
+  std::string_view bytes() const { return bytes_; }
+  size_t size() const { return size_; }  // goes back as the option's length
+
+ private:
+  const size_t room_;
+  size_t size_;
+  std::string bytes_;
 };
 
 // Descriptors and credentials that travel with a message (SCM_RIGHTS, SCM_CREDENTIALS).
@@ -67,29 +100,40 @@ class Socket : public vfs::File {
   int type() const { return type_; }
   int protocol() const { return protocol_; }
 
-  // What socket(2), bind, connect, ... do; errors in Linux's order. Connect may sleep.
-  virtual Result<void> Bind(const SocketCaller& caller, std::string_view address) = 0;
-  virtual Result<void> Connect(const SocketCaller& caller, std::string_view address) = 0;
+  // What bind, listen, ... do; errors in Linux's order.
+  virtual Result<void> Bind(const SocketCaller& caller, const Address& address) = 0;
   virtual Result<void> Listen(vfs::Caller& caller, int backlog) = 0;
   virtual Result<void> Shutdown(int how) = 0;
   virtual Result<Address> LocalName() = 0;
   virtual Result<Address> PeerName() = 0;
-  // getsockopt: the value, cut to `size` by the caller; setsockopt: `value` as the guest gave it.
-  virtual Result<std::string> GetOption(vfs::Caller& caller, int level, int name);
+  virtual Result<void> GetOption(vfs::Caller& caller, int level, int name, OptionReply& reply);
   virtual Result<void> SetOption(vfs::Caller& caller, int level, int name, std::string_view value);
 
+  // Begins to connect. EINPROGRESS: under way; EndConnect tells how it went. EAGAIN: the other side
+  // cannot take it now; `wait` says whom to ask again.
+  virtual Result<void> TryConnect(const SocketCaller& caller, const Address& address,
+                                  ConnectWait& wait) = 0;
   virtual Result<Ref<Socket>> TryAccept(vfs::Caller& caller, uint32_t flags) = 0;
   virtual Result<size_t> TrySend(const SocketCaller& caller, SendRequest& request) = 0;
   virtual Result<Received> TryReceive(vfs::Caller& caller, mm::IoSequence& to, int flags) = 0;
 
-  // The same, sleeping. `flags` of Accept: SOCK_NONBLOCK or 0.
+  // The same, sleeping. While a connection is under way: EINPROGRESS for the call that began it,
+  // EALREADY for later ones; its error is told by a call that waits, else by SO_ERROR.
+  Result<void> Connect(const SocketCaller& caller, const Address& address);
+  // `flags`: SOCK_NONBLOCK or 0.
   Result<Ref<Socket>> Accept(vfs::Caller& caller, uint32_t flags);
   Result<size_t> Send(const SocketCaller& caller, SendRequest& request);
   Result<Received> Receive(vfs::Caller& caller, mm::IoSequence& to, int flags);
 
+  bool passes_credentials() const { return options_.pass_credentials.load(); }  // SO_PASSCRED
+
+  // Interface ioctls (net/interfaces.h), which every family answers, then the family's own.
+  Result<uint64_t> Ioctl(vfs::Caller& caller, uint64_t command, uint64_t argument) final;
+
   bool seekable() const override { return false; }
   Result<size_t> Read(vfs::Caller& caller, mm::IoSequence& to, uint64_t offset) override;
   Result<size_t> Write(vfs::Caller& caller, mm::IoSequence& from, uint64_t* offset) override;
+  vfs::WaitPolicy wait_policy(vfs::Direction direction) const override;
 
  protected:
   // What SO_* options keep; families look at what matters to them.
@@ -102,23 +146,31 @@ class Socket : public vfs::File {
     std::atomic<uint64_t> linger{0};  // struct linger
   };
   Options& options() { return options_; }
+  const Options& options() const { return options_; }
+
+  // Of a family whose TryConnect answers EINPROGRESS: before it begins, and when it has ended (0,
+  // or why it failed; any thread).
+  void BeginConnect();
+  void EndConnect(int error);
   // SO_ERROR: takes the pending error.
-  virtual int TakeError() { return 0; }
+  virtual int TakeError() { return error_.exchange(0); }
   virtual bool IsListening() { return false; }
   virtual Result<ucred> PeerCredentials() { return Fail(ENOPROTOOPT); }
   virtual Result<std::vector<uint32_t>> PeerGroups() { return Fail(ENOPROTOOPT); }
   virtual void OnOptionsChanged() {}
-  // 0: for ever. Now + timeout on the sandbox's clock.
-  static sched::Deadline DeadlineAfter(uint64_t timeout_ns);
-  // A sleep on Waiters() ended: what the call answers (Linux: sock_intr_errno).
-  static int EndOfSleep(sched::WakeReason reason, bool has_timeout);
+  virtual NetNamespace& net_namespace() = 0;
+  virtual Result<uint64_t> FamilyIoctl(vfs::Caller& caller, uint64_t command, uint64_t argument);
 
  private:
   Result<void> SetSocketOption(vfs::Caller& caller, int name, std::string_view value);
-  Result<std::string> GetSocketOption(vfs::Caller& caller, int name);
+  Result<void> GetSocketOption(int name, OptionReply& reply);
+  Result<void> PeerGroupsOption(OptionReply& reply);
+  Result<void> AwaitConnect(int pending);
 
   const int family_, type_, protocol_;
   Options options_;
+  std::atomic<bool> connecting_{false};
+  std::atomic<int> error_{0};
 };
 
 }  // namespace skep::net

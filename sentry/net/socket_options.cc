@@ -13,13 +13,6 @@ constexpr uint64_t kSecond = 1'000'000'000;
 constexpr int kMinSendBuffer = 4608, kMinReceiveBuffer = 2304;  // Linux: SOCK_MIN_SNDBUF, _RCVBUF
 constexpr int kMaxPriority = 6;                                 // without CAP_NET_ADMIN
 
-template <class T>
-std::string Bytes(const T& value) {
-  std::string bytes(sizeof value, '\0');
-  memcpy(bytes.data(), &value, sizeof value);
-  return bytes;
-}
-
 Result<int> IntOf(std::string_view value) {
   int number = 0;
   if (value.size() < sizeof number) return Fail(EINVAL);
@@ -39,9 +32,9 @@ Result<uint64_t> TimeoutOf(std::string_view value) {
   return static_cast<uint64_t>(time.tv_sec) * kSecond + static_cast<uint64_t>(time.tv_usec) * 1000;
 }
 
-std::string TimeoutBytes(uint64_t ns) {
-  return Bytes(timeval{.tv_sec = static_cast<time_t>(ns / kSecond),
-                       .tv_usec = static_cast<suseconds_t>(ns % kSecond / 1000)});
+timeval TimevalOf(uint64_t ns) {
+  return {.tv_sec = static_cast<time_t>(ns / kSecond),
+          .tv_usec = static_cast<suseconds_t>(ns % kSecond / 1000)};
 }
 
 // Options that are kept and told back, and change nothing here.
@@ -124,56 +117,67 @@ Result<void> Socket::SetSocketOption(vfs::Caller& caller, int name, std::string_
   }
 }
 
-Result<std::string> Socket::GetOption(vfs::Caller& caller, int level, int name) {
+Result<void> Socket::GetOption(vfs::Caller&, int level, int name, OptionReply& reply) {
   if (level != SOL_SOCKET) return Fail(EOPNOTSUPP);
-  return GetSocketOption(caller, name);
+  return GetSocketOption(name, reply);
 }
 
-Result<std::string> Socket::GetSocketOption(vfs::Caller&, int name) {
-  if (IsKept(name)) {
-    return Bytes<int>((options_.flags.load() >> (name & 31) & 1) != 0 ? 1 : 0);
+// Linux: sk_getsockopt, SO_PEERGROUPS: all of them or, with the length they need, ERANGE.
+Result<void> Socket::PeerGroupsOption(OptionReply& reply) {
+  const std::vector<uint32_t> groups = TRY(PeerGroups());
+  const std::string_view bytes(reinterpret_cast<const char*>(groups.data()),
+                               groups.size() * sizeof(uint32_t));
+  if (reply.room() < bytes.size()) {
+    reply.SetNeeded(bytes.size());
+    return Fail(ERANGE);
   }
+  reply.SetBytes(bytes);
+  return {};
+}
+
+Result<void> Socket::GetSocketOption(int name, OptionReply& reply) {
+  const auto answer = [&reply](const auto& value) -> Result<void> {
+    reply.Set(value);
+    return {};
+  };
+  if (IsKept(name)) return answer(int{(options_.flags.load() >> (name & 31) & 1) != 0});
   switch (name) {
     case SO_TYPE:
-      return Bytes(type_);
+      return answer(type_);
     case SO_DOMAIN:
-      return Bytes(family_);
+      return answer(family_);
     case SO_PROTOCOL:
-      return Bytes(protocol_);
+      return answer(protocol_);
     case SO_ERROR:
-      return Bytes(TakeError());
+      return answer(TakeError());
     case SO_ACCEPTCONN:
-      return Bytes<int>(IsListening() ? 1 : 0);
+      return answer(int{IsListening()});
     case SO_SNDBUF:
-      return Bytes(options_.send_buffer.load());
+      return answer(options_.send_buffer.load());
     case SO_RCVBUF:
-      return Bytes(options_.receive_buffer.load());
+      return answer(options_.receive_buffer.load());
     case SO_RCVTIMEO:
-      return TimeoutBytes(options_.receive_timeout_ns.load());
+      return answer(TimevalOf(options_.receive_timeout_ns.load()));
     case SO_SNDTIMEO:
-      return TimeoutBytes(options_.send_timeout_ns.load());
+      return answer(TimevalOf(options_.send_timeout_ns.load()));
     case SO_PASSCRED:
-      return Bytes<int>(options_.pass_credentials.load() ? 1 : 0);
+      return answer(int{options_.pass_credentials.load()});
     case SO_RCVLOWAT:
-      return Bytes(options_.receive_low.load());
+      return answer(options_.receive_low.load());
     case SO_SNDLOWAT:
-      return Bytes(1);
+      return answer(int{1});
     case SO_PRIORITY:
-      return Bytes(options_.priority.load());
+      return answer(options_.priority.load());
     case SO_MARK:
-      return Bytes(options_.mark.load());
+      return answer(options_.mark.load());
     case SO_LINGER:
-      return Bytes(options_.linger.load());
+      return answer(options_.linger.load());
     case SO_PEERCRED: {
       const ucred credentials = TRY(PeerCredentials());
-      return Bytes(credentials);
+      return answer(credentials);
     }
-    case SO_PEERGROUPS: {
-      const std::vector<uint32_t> groups = TRY(PeerGroups());
-      std::string bytes(groups.size() * sizeof(uint32_t), '\0');
-      memcpy(bytes.data(), groups.data(), bytes.size());
-      return bytes;
-    }
+    case SO_PEERGROUPS:
+      return PeerGroupsOption(reply);
     default:
       return Fail(ENOPROTOOPT);
   }

@@ -10,7 +10,6 @@ namespace {
 constexpr int kReceive = 1, kSend = 2;  // Linux: RCV_SHUTDOWN, SEND_SHUTDOWN
 constexpr vfs::EventMask kReadable = EPOLLIN | EPOLLRDNORM;
 constexpr vfs::EventMask kWritable = EPOLLOUT | EPOLLWRNORM | EPOLLWRBAND;
-constexpr int kEverybody = 1 << 20;
 
 }  // namespace
 
@@ -50,12 +49,13 @@ void UnixEndpoint::Close() {
   if (node) node.inode()->SetAttachment({});
   if (peer && connection_oriented()) peer->OnPeerClosed(!queue.empty());
   for (const Ref<UnixEndpoint>& end : pending) end->CloseUnaccepted();
-  for (const Ref<UnixEndpoint>& sender : blocked) sender->waiters_.Wake(kWritable, kEverybody);
-  waiters_.Wake(sched::kAllEvents, kEverybody);
+  for (const Ref<UnixEndpoint>& sender : blocked) sender->waiters_.WakeAll(kWritable);
+  waiters_.WakeAll();
 }
 
 // A connection that nobody accepted: to the client it was reset.
 void UnixEndpoint::CloseUnaccepted() {
+  space_.in_flight().RemoveEmbryo(*this);
   Ref<UnixEndpoint> client;
   {
     MutexLock lock(mutex_);
@@ -71,7 +71,7 @@ void UnixEndpoint::OnPeerClosed(bool reset) {
     shutdown_ = kReceive | kSend;
     if (reset) error_ = ECONNRESET;
   }
-  waiters_.Wake(sched::kAllEvents, kEverybody);
+  waiters_.WakeAll();
 }
 
 Result<void> UnixEndpoint::SetName(UnixName name) {
@@ -115,7 +115,7 @@ Result<void> UnixEndpoint::Listen(int backlog, const ucred& credentials,
     peer_credentials_ = credentials;
     peer_groups_ = std::move(groups);
   }
-  waiters_.Wake(kWritable, kEverybody);
+  waiters_.WakeAll(kWritable);
   return {};
 }
 
@@ -152,6 +152,8 @@ Result<void> UnixEndpoint::ConnectFrom(UnixEndpoint& client, const ucred& creden
     MutexLock lock(client.mutex_);
     if (client.state_ == State::kConnected) return Fail(EISCONN);
     if (client.state_ != State::kUnconnected) return Fail(EINVAL);
+    // The client may send descriptors at once.
+    space_.in_flight().AddEmbryo(*this, *end);
     client.state_ = State::kConnected;
     client.peer_ = end;
     client.peer_credentials_ = listener_credentials;
@@ -164,6 +166,7 @@ Result<void> UnixEndpoint::ConnectFrom(UnixEndpoint& client, const ucred& creden
     if (taken) pending_.push_back(end);
   }
   if (!taken) {
+    space_.in_flight().RemoveEmbryo(*end);
     MutexLock lock(client.mutex_);
     client.state_ = State::kUnconnected;
     client.peer_ = {};
@@ -184,7 +187,8 @@ Result<Ref<UnixEndpoint>> UnixEndpoint::Accept() {
     end = std::move(pending_.front());
     pending_.pop_front();
   }
-  waiters_.Wake(kWritable, kEverybody);  // who waits to connect
+  space_.in_flight().RemoveEmbryo(*end);
+  waiters_.WakeAll(kWritable);  // who waits to connect
   return end;
 }
 
@@ -243,14 +247,14 @@ void UnixEndpoint::Shutdown(int mask) {
     shutdown_ |= mask;
     peer = peer_;
   }
-  waiters_.Wake(sched::kAllEvents, kEverybody);
+  waiters_.WakeAll();
   if (!peer || !connection_oriented()) return;
   {
     MutexLock lock(peer->mutex_);
     if ((mask & kReceive) != 0) peer->shutdown_ |= kSend;
     if ((mask & kSend) != 0) peer->shutdown_ |= kReceive;
   }
-  peer->waiters_.Wake(sched::kAllEvents, kEverybody);
+  peer->waiters_.WakeAll();
 }
 
 int UnixEndpoint::TakeError() {

@@ -59,6 +59,7 @@ class UnixEndpoint final : public RefCountedAny {
   struct Outgoing {
     mm::IoSequence& data;
     Control& control;  // its credentials are there; its files go with the first packet
+    FileSender sender;
   };
   // One packet, or as much of a stream as fits. EPIPE, EAGAIN, EMSGSIZE, EFAULT, ...
   Result<size_t> SendStream(Outgoing message);
@@ -67,16 +68,26 @@ class UnixEndpoint final : public RefCountedAny {
   Result<Received> ReceiveStream(mm::IoSequence& to, int flags);
   Result<Received> ReceivePacket(mm::IoSequence& to, int flags);
 
+  // Throws away what is queued here and at connections that nobody accepted. Of a socket that
+  // nobody can reach any more.
+  void DiscardMessages();
+
   vfs::EventMask Poll(vfs::EventMask wanted);
   size_t ReadableBytes(bool first_only);
   size_t UnreadBySelf() const { return charged_.load(); }  // SIOCOUTQ
+
+  // For InFlight, under its mutex.
+  InFlightNode& in_flight_node() { return in_flight_node_; }
+  const InFlightNode& in_flight_node() const { return in_flight_node_; }
+  // The open file of this endpoint is made.
+  void SetFile(vfs::File& file) { in_flight_node_.file = &file; }
 
  private:
   struct Packet;
   using PacketPtr = std::unique_ptr<Packet>;
   enum class State : uint8_t { kUnconnected, kListening, kConnected, kClosed };
 
-  Result<PacketPtr> MakePacket(Outgoing& message, size_t size);
+  Result<PacketPtr> MakePacket(Outgoing& message, size_t size, UnixEndpoint& to);
   // Into this endpoint's queue, or why not.
   Result<void> Enqueue(PacketPtr packet, UnixEndpoint& from);
   Packet* At(size_t i);
@@ -94,7 +105,6 @@ class UnixEndpoint final : public RefCountedAny {
   void Uncharge(size_t bytes);
   bool Writable() const;
   bool QueueFullFor(const UnixEndpoint& from) REQUIRES(mutex_);
-  void WakeBlockedSenders();
 
   UnixNamespace& space_;
   const int type_;
@@ -103,6 +113,7 @@ class UnixEndpoint final : public RefCountedAny {
   std::atomic<int> send_buffer_{kDefaultBuffer};
   std::atomic<bool> pass_credentials_{false};
   std::atomic<size_t> charged_{0};  // bytes of ours in others' queues, with overhead
+  InFlightNode in_flight_node_;     // before queue_: messages leave the graph when they go
 
   Mutex mutex_{LockRank::kFile};
   State state_ GUARDED_BY(mutex_) = State::kUnconnected;

@@ -12,30 +12,29 @@ namespace skep::net {
 namespace {
 
 constexpr size_t kPathOffset = offsetof(sockaddr_un, sun_path);
-constexpr size_t kMaxInFlight = size_t{1} << 16;
 constexpr uint32_t kAutobindNames = 1 << 20;
 
 }  // namespace
 
-Result<UnixName> ParseUnixName(std::string_view address) {
-  sa_family_t family = 0;
-  if (address.size() < sizeof family || address.size() > sizeof(sockaddr_un)) return Fail(EINVAL);
-  memcpy(&family, address.data(), sizeof family);
-  if (family != AF_UNIX) return Fail(EINVAL);
-  address.remove_prefix(kPathOffset);
-  if (address.empty()) return UnixName{};
-  if (address[0] == '\0') {
-    return UnixName{UnixName::Kind::kAbstract, std::string(address.substr(1))};
+Result<UnixName> ParseUnixName(const Address& address) {
+  if (address.size < sizeof(sa_family_t) || address.size > sizeof(sockaddr_un)) {
+    return Fail(EINVAL);
   }
-  return UnixName{UnixName::Kind::kPath, std::string(address.substr(0, address.find('\0')))};
+  if (address.family() != AF_UNIX) return Fail(EINVAL);
+  const std::string_view text = address.view().substr(kPathOffset);
+  if (text.empty()) return UnixName{};
+  if (text[0] == '\0') return UnixName{UnixName::Kind::kAbstract, std::string(text.substr(1))};
+  return UnixName{UnixName::Kind::kPath, std::string(text.substr(0, text.find('\0')))};
 }
 
 Address UnixAddressOf(const UnixName& name) {
   const sa_family_t family = AF_UNIX;
-  Address address(sizeof family, '\0');
-  memcpy(address.data(), &family, sizeof family);
-  if (name.kind == UnixName::Kind::kAbstract) address += '\0' + name.text;
-  if (name.kind == UnixName::Kind::kPath) address += name.text + '\0';
+  // SAFETY: the bytes of an integer.
+  Address address({reinterpret_cast<const char*>(&family), sizeof family});
+  constexpr std::string_view kNul("", 1);
+  if (name.kind == UnixName::Kind::kAbstract) address.Append(kNul);
+  address.Append(name.text);
+  if (name.kind == UnixName::Kind::kPath) address.Append(kNul);
   return address;
 }
 
@@ -66,12 +65,6 @@ Ref<UnixEndpoint> UnixNamespace::Find(int type, const std::string& name) {
   const auto found = abstract_.find(Key{type, name});
   if (found == abstract_.end()) return {};
   return Ref<UnixEndpoint>::TryFrom(found->second);
-}
-
-Result<void> UnixNamespace::AddInFlight(size_t count) {
-  if (in_flight_.fetch_add(count) + count <= kMaxInFlight) return {};
-  in_flight_ -= count;
-  return Fail(ETOOMANYREFS);
 }
 
 }  // namespace skep::net

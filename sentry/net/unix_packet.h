@@ -22,7 +22,7 @@ struct UnixEndpoint::Packet {
   const size_t size;
   const size_t charge;  // to the sender's buffer
   size_t offset = 0;    // of a stream: what was read
-  size_t in_flight = 0;
+  InFlightLoad in_flight;
   std::unique_ptr<std::byte[]> data;
   Control control;
 };

@@ -1,11 +1,11 @@
 #include "sentry/net/unix_socket.h"
 
+#include <linux/capability.h>
 #include <linux/sockios.h>
 #include <sys/epoll.h>
 #include <sys/ioctl.h>
 #include <algorithm>
 #include <csignal>
-#include <cstring>
 
 #include "sentry/vfs/walk.h"
 
@@ -22,15 +22,12 @@ ucred RealOf(vfs::Caller& caller) {
   return {.pid = caller.ThreadGroupId(), .uid = creds.uid, .gid = creds.gid};
 }
 
-bool IsUnspecified(std::string_view address) {
-  sa_family_t family = 0;
-  if (address.size() < sizeof family) return false;
-  memcpy(&family, address.data(), sizeof family);
-  return family == AF_UNSPEC;
+bool IsUnspecified(const Address& address) {
+  return address.size >= sizeof(sa_family_t) && address.family() == AF_UNSPEC;
 }
 
-vfs::Path NewPath(UnixNamespace& space, vfs::Caller& caller) {
-  return space.fs().NewPath("socket", S_IFSOCK | 0777, caller.creds());
+vfs::Path NewPath(NetNamespace& space, vfs::Caller& caller) {
+  return space.anon_fs().NewPath("socket", S_IFSOCK | 0777, caller.creds());
 }
 
 // Linux: unix_create.
@@ -45,10 +42,18 @@ Result<int> TypeOf(int type, int protocol) {
 
 }  // namespace
 
-UnixSocket::UnixSocket(vfs::Path path, Ref<UnixEndpoint> endpoint, uint32_t flags)
-    : Socket(std::move(path), AF_UNIX, endpoint->type(), 0, flags), end_(std::move(endpoint)) {}
+UnixSocket::UnixSocket(NetNamespace& space, vfs::Path path, Ref<UnixEndpoint> endpoint,
+                       uint32_t flags)
+    : Socket(std::move(path), AF_UNIX, endpoint->type(), 0, flags),
+      space_(&space),
+      end_(std::move(endpoint)) {
+  end_->SetFile(*this);
+}
 
-UnixSocket::~UnixSocket() { end_->Close(); }
+UnixSocket::~UnixSocket() {
+  end_->Close();
+  end_->space().in_flight().OnClose();
+}
 
 // Linux: unix_find_other.
 Result<Ref<UnixEndpoint>> UnixSocket::Find(const SocketCaller& caller, const UnixName& name) {
@@ -68,7 +73,7 @@ Result<Ref<UnixEndpoint>> UnixSocket::Find(const SocketCaller& caller, const Uni
   return Ref<UnixEndpoint>(endpoint);
 }
 
-Result<void> UnixSocket::Bind(const SocketCaller& caller, std::string_view address) {
+Result<void> UnixSocket::Bind(const SocketCaller& caller, const Address& address) {
   UnixName name = TRY(ParseUnixName(address));
   if (name.kind == UnixName::Kind::kPath) return BindPath(caller, std::move(name));
   if (name.kind == UnixName::Kind::kUnnamed && end_->name().kind != UnixName::Kind::kUnnamed) {
@@ -88,35 +93,20 @@ Result<void> UnixSocket::BindPath(const SocketCaller& caller, UnixName name) {
   return {};
 }
 
-Result<void> UnixSocket::Connect(const SocketCaller& caller, std::string_view address) {
+Result<void> UnixSocket::TryConnect(const SocketCaller& caller, const Address& address,
+                                    ConnectWait& wait) {
   if (!end_->connection_oriented() && IsUnspecified(address)) return end_->SetPeer({});
   const UnixName name = TRY(ParseUnixName(address));
   if (name.kind == UnixName::Kind::kUnnamed) return Fail(EINVAL);
-  const bool needs_name =
-      options().pass_credentials.load() && end_->name().kind == UnixName::Kind::kUnnamed;
-  if (needs_name) TRY(end_->SetName({}));
-  if (end_->connection_oriented()) return ConnectStream(caller, name);
-  Ref<UnixEndpoint> other = TRY(Find(caller, name));
-  return end_->SetPeer(std::move(other));
-}
-
-// Sleeps while the listener's backlog is full.
-Result<void> UnixSocket::ConnectStream(const SocketCaller& caller, const UnixName& name) {
-  const uint64_t timeout = options().send_timeout_ns.load();
-  const sched::Deadline deadline = DeadlineAfter(timeout);
-  for (;;) {
-    const Ref<UnixEndpoint> listener = TRY(Find(caller, name));
-    const auto attempt = [&] {
-      return listener->ConnectFrom(*end_, EffectiveOf(caller.caller), caller.caller.creds().groups);
-    };
-    Result<void> connected = attempt();
-    if (connected || connected.error().code() != EAGAIN || nonblocking()) return connected;
-    sched::FiberWaiter waiter(listener->waiters(), sched::kAllEvents);
-    connected = attempt();
-    if (connected || connected.error().code() != EAGAIN) return connected;
-    const sched::WakeReason reason = sched::Suspend(deadline, sched::Sleep::kInterruptible);
-    if (reason != sched::WakeReason::kWoken) return Fail(EndOfSleep(reason, timeout != 0));
+  if (passes_credentials() && end_->name().kind == UnixName::Kind::kUnnamed) {
+    TRY(end_->SetName({}));
   }
+  Ref<UnixEndpoint> other = TRY(Find(caller, name));
+  if (!end_->connection_oriented()) return end_->SetPeer(std::move(other));
+  // EAGAIN: its backlog is full.
+  wait.holder = other;
+  wait.queue = &other->waiters();
+  return other->ConnectFrom(*end_, EffectiveOf(caller.caller), caller.caller.creds().groups);
 }
 
 Result<void> UnixSocket::Listen(vfs::Caller& caller, int backlog) {
@@ -144,7 +134,7 @@ Result<std::vector<uint32_t>> UnixSocket::PeerGroups() {
 
 Result<Ref<Socket>> UnixSocket::TryAccept(vfs::Caller& caller, uint32_t flags) {
   Ref<UnixEndpoint> end = TRY(end_->Accept());
-  auto socket = MakeRef<UnixSocket>(NewPath(end_->space(), caller), std::move(end), flags);
+  auto socket = MakeRef<UnixSocket>(*space_, NewPath(*space_, caller), std::move(end), flags);
   return Ref<Socket>(std::move(socket));
 }
 
@@ -158,7 +148,12 @@ Result<size_t> UnixSocket::TrySend(const SocketCaller& caller, SendRequest& requ
 }
 
 Result<size_t> UnixSocket::Dispatch(const SocketCaller& caller, SendRequest& request) {
-  const UnixEndpoint::Outgoing message{request.data, request.control};
+  const auth::Credentials& creds = caller.caller.creds();
+  const bool exempt = creds.Has(CAP_SYS_RESOURCE) || creds.Has(CAP_SYS_ADMIN);
+  const UnixEndpoint::Outgoing message{
+      request.data,
+      request.control,
+      {.user = creds.uid, .limit = exempt ? ~uint64_t{0} : caller.file_limit}};
   if (type() == SOCK_STREAM) {
     if (!request.address.empty()) return Fail(end_->connected() ? EISCONN : EOPNOTSUPP);
     return end_->SendStream(message);
@@ -173,11 +168,11 @@ Result<size_t> UnixSocket::Dispatch(const SocketCaller& caller, SendRequest& req
 }
 
 Result<Received> UnixSocket::TryReceive(vfs::Caller&, mm::IoSequence& to, int flags) {
-  end_->pass_credentials() = options().pass_credentials.load();
+  end_->pass_credentials() = passes_credentials();
   return type() == SOCK_STREAM ? end_->ReceiveStream(to, flags) : end_->ReceivePacket(to, flags);
 }
 
-Result<uint64_t> UnixSocket::Ioctl(vfs::Caller& caller, uint64_t command, uint64_t argument) {
+Result<uint64_t> UnixSocket::FamilyIoctl(vfs::Caller& caller, uint64_t command, uint64_t argument) {
   size_t bytes = 0;
   switch (command) {
     case SIOCINQ:  // FIONREAD
@@ -195,22 +190,21 @@ Result<uint64_t> UnixSocket::Ioctl(vfs::Caller& caller, uint64_t command, uint64
   return 0;
 }
 
-Result<Ref<Socket>> MakeUnixSocket(UnixNamespace& space, vfs::Caller& caller, int type,
-                                   int protocol, uint32_t flags) {
+Result<Ref<Socket>> MakeUnixSocket(NetNamespace& space, vfs::Caller& caller, int type, int protocol,
+                                   uint32_t flags) {
   const int kind = TRY(TypeOf(type, protocol));
-  auto socket =
-      MakeRef<UnixSocket>(NewPath(space, caller), MakeRef<UnixEndpoint>(space, kind), flags);
-  return Ref<Socket>(std::move(socket));
+  auto end = MakeRef<UnixEndpoint>(space.unix_names(), kind);
+  return Ref<Socket>(MakeRef<UnixSocket>(space, NewPath(space, caller), std::move(end), flags));
 }
 
-Result<SocketPair> MakeUnixPair(UnixNamespace& space, vfs::Caller& caller, int type, int protocol,
+Result<SocketPair> MakeUnixPair(NetNamespace& space, vfs::Caller& caller, int type, int protocol,
                                 uint32_t flags) {
   const int kind = TRY(TypeOf(type, protocol));
-  auto a = MakeRef<UnixEndpoint>(space, kind);
-  auto b = MakeRef<UnixEndpoint>(space, kind);
+  auto a = MakeRef<UnixEndpoint>(space.unix_names(), kind);
+  auto b = MakeRef<UnixEndpoint>(space.unix_names(), kind);
   UnixEndpoint::MakePair(*a, *b, EffectiveOf(caller));
-  return SocketPair{MakeRef<UnixSocket>(NewPath(space, caller), std::move(a), flags),
-                    MakeRef<UnixSocket>(NewPath(space, caller), std::move(b), flags)};
+  return SocketPair{MakeRef<UnixSocket>(space, NewPath(space, caller), std::move(a), flags),
+                    MakeRef<UnixSocket>(space, NewPath(space, caller), std::move(b), flags)};
 }
 
 }  // namespace skep::net

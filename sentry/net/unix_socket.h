@@ -1,6 +1,8 @@
 // AF_UNIX sockets: the open file over a UnixEndpoint (Linux: net/unix/af_unix.c).
 #pragma once
 
+#include "sentry/net/families.h"
+#include "sentry/net/net_namespace.h"
 #include "sentry/net/socket.h"
 #include "sentry/net/unix_endpoint.h"
 
@@ -8,11 +10,12 @@ namespace skep::net {
 
 class UnixSocket final : public Socket {
  public:
-  UnixSocket(vfs::Path path, Ref<UnixEndpoint> endpoint, uint32_t flags);
+  UnixSocket(NetNamespace& space, vfs::Path path, Ref<UnixEndpoint> endpoint, uint32_t flags);
   ~UnixSocket() override;
 
-  Result<void> Bind(const SocketCaller& caller, std::string_view address) override;
-  Result<void> Connect(const SocketCaller& caller, std::string_view address) override;
+  Result<void> Bind(const SocketCaller& caller, const Address& address) override;
+  Result<void> TryConnect(const SocketCaller& caller, const Address& address,
+                          ConnectWait& wait) override;
   Result<void> Listen(vfs::Caller& caller, int backlog) override;
   Result<void> Shutdown(int how) override;
   Result<Address> LocalName() override;
@@ -22,7 +25,6 @@ class UnixSocket final : public Socket {
   Result<size_t> TrySend(const SocketCaller& caller, SendRequest& request) override;
   Result<Received> TryReceive(vfs::Caller& caller, mm::IoSequence& to, int flags) override;
 
-  Result<uint64_t> Ioctl(vfs::Caller& caller, uint64_t command, uint64_t argument) override;
   vfs::EventMask Poll(vfs::EventMask wanted) override { return end_->Poll(wanted); }
   sched::WaitQueue* Waiters() override { return &end_->waiters(); }
   UnixEndpoint& endpoint() { return *end_; }
@@ -32,25 +34,24 @@ class UnixSocket final : public Socket {
   bool IsListening() override { return end_->listening(); }
   Result<ucred> PeerCredentials() override { return end_->peer_credentials(); }
   Result<std::vector<uint32_t>> PeerGroups() override;
+  NetNamespace& net_namespace() override { return *space_; }
+  Result<uint64_t> FamilyIoctl(vfs::Caller& caller, uint64_t command, uint64_t argument) override;
   void OnOptionsChanged() override { end_->send_buffer() = options().send_buffer.load(); }
 
  private:
   Result<Ref<UnixEndpoint>> Find(const SocketCaller& caller, const UnixName& name);
-  Result<void> ConnectStream(const SocketCaller& caller, const UnixName& name);
   Result<void> BindPath(const SocketCaller& caller, UnixName name);
   Result<size_t> Dispatch(const SocketCaller& caller, SendRequest& request);
 
+  const Ref<NetNamespace> space_;
   const Ref<UnixEndpoint> end_;
 };
 
 // socket(2). `type` without SOCK_NONBLOCK and SOCK_CLOEXEC; flags: O_NONBLOCK or 0.
 // EPROTONOSUPPORT, ESOCKTNOSUPPORT.
-Result<Ref<Socket>> MakeUnixSocket(UnixNamespace& space, vfs::Caller& caller, int type,
-                                   int protocol, uint32_t flags);
-struct SocketPair {
-  Ref<Socket> first, second;
-};
-Result<SocketPair> MakeUnixPair(UnixNamespace& space, vfs::Caller& caller, int type, int protocol,
+Result<Ref<Socket>> MakeUnixSocket(NetNamespace& space, vfs::Caller& caller, int type, int protocol,
+                                   uint32_t flags);
+Result<SocketPair> MakeUnixPair(NetNamespace& space, vfs::Caller& caller, int type, int protocol,
                                 uint32_t flags);
 
 }  // namespace skep::net

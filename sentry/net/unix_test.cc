@@ -4,8 +4,7 @@
 #include <cstring>
 
 #include "sentry/net/control.h"
-#include "sentry/net/unix_socket.h"
-#include "sentry/vfs/test_caller.h"
+#include "sentry/net/unix_test_util.h"
 
 namespace skep::net {
 namespace {
@@ -20,42 +19,9 @@ using vfs::TryWrite;
 const auto* const kEnvironment =
     ::testing::AddGlobalTestEnvironment(new arena::ArenaTestEnvironment);
 
-Address Abstract(std::string_view name) {
-  Address address(2, '\0');
-  address[0] = AF_UNIX;
-  address += '\0';
-  address += name;
-  return address;
-}
-
-struct UnixTest : ::testing::Test {
-  vfs::AnonFs fs{20};
-  UnixNamespace space{fs};
-  TestCaller caller;
-  UnixTest() { fs.IncRef(); }
-
-  Ref<Socket> New(int type, uint32_t flags = O_NONBLOCK) {
-    return MakeUnixSocket(space, caller, type, 0, flags).value();
-  }
-  SocketPair Pair(int type, uint32_t flags = O_NONBLOCK) {
-    return MakeUnixPair(space, caller, type, 0, flags).value();
-  }
-  SocketCaller Who() { return {caller, nullptr}; }
-  Result<size_t> Send(Socket& socket, std::string_view text, int flags = 0, Address to = {},
-                      Control control = {}) {
-    mm::IoSequence data = mm::IoSequence::FromKernel(std::as_bytes(std::span(text)));
-    SendRequest request{data, std::move(to), std::move(control), flags};
-    return socket.Send(Who(), request);
-  }
-  Result<Received> Receive(Socket& socket, std::string& text, int flags = 0) {
-    mm::IoSequence to = mm::IoSequence::FromKernel(std::as_writable_bytes(std::span(text)));
-    return socket.Receive(caller, to, flags);
-  }
-};
-
 TEST_F(UnixTest, CreationErrors) {
-  EXPECT_EQ(CodeOf(MakeUnixSocket(space, caller, SOCK_STREAM, 5, 0)), EPROTONOSUPPORT);
-  EXPECT_EQ(CodeOf(MakeUnixSocket(space, caller, SOCK_RDM, 0, 0)), ESOCKTNOSUPPORT);
+  EXPECT_EQ(CodeOf(MakeUnixSocket(*space, caller, SOCK_STREAM, 5, 0)), EPROTONOSUPPORT);
+  EXPECT_EQ(CodeOf(MakeUnixSocket(*space, caller, SOCK_RDM, 0, 0)), ESOCKTNOSUPPORT);
   EXPECT_EQ(New(SOCK_RAW)->type(), SOCK_DGRAM);
 }
 
@@ -137,15 +103,16 @@ TEST_F(UnixTest, StreamConnections) {
     EXPECT_EQ(TryRead(caller, *accepted, 9).value(), "early");
     EXPECT_EQ(client->PeerName().value(), Abstract("s"));
     EXPECT_EQ(accepted->LocalName().value(), Abstract("s"));
-    EXPECT_EQ(accepted->PeerName().value().size(), 2U);
+    EXPECT_EQ(accepted->PeerName().value().size, 2U);
     EXPECT_EQ(CodeOf(late->PeerName()), ENOTCONN);
     EXPECT_EQ(CodeOf(late->Connect(Who(), Abstract("s"))), 0);
     server = {};  // what was not accepted is reset
     EXPECT_EQ(CodeOf(TryRead(caller, *late, 1)), ECONNRESET);
     EXPECT_EQ(TryRead(caller, *late, 1).value(), "");
     ucred credentials{};
-    const std::string option = client->GetOption(caller, SOL_SOCKET, SO_PEERCRED).value();
-    memcpy(&credentials, option.data(), sizeof credentials);
+    OptionReply option(sizeof credentials);
+    EXPECT_TRUE(client->GetOption(caller, SOL_SOCKET, SO_PEERCRED, option));
+    memcpy(&credentials, option.bytes().data(), sizeof credentials);
     EXPECT_EQ(credentials.pid, caller.process);
   });
 }
@@ -284,8 +251,9 @@ TEST_F(UnixTest, Options) {
   };
   const auto get = [&](int name) {
     int value = -1;
-    const std::string bytes = socket->GetOption(caller, SOL_SOCKET, name).value();
-    memcpy(&value, bytes.data(), sizeof value);
+    OptionReply reply(sizeof value);
+    EXPECT_TRUE(socket->GetOption(caller, SOL_SOCKET, name, reply));
+    memcpy(&value, reply.bytes().data(), sizeof value);
     return value;
   };
   EXPECT_EQ(get(SO_TYPE), SOCK_STREAM);

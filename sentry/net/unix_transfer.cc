@@ -41,7 +41,7 @@ UnixEndpoint::Packet::~Packet() {
 }
 
 void UnixEndpoint::Packet::DropFiles() {
-  sender->space_.RemoveInFlight(std::exchange(in_flight, 0));
+  sender->space_.in_flight().Remove(in_flight);
   control.files.clear();
 }
 
@@ -55,17 +55,18 @@ bool UnixEndpoint::Writable() const {
   return charged_.load() * 4 <= static_cast<size_t>(send_buffer_.load());
 }
 
-Result<UnixEndpoint::PacketPtr> UnixEndpoint::MakePacket(Outgoing& message, size_t size) {
+Result<UnixEndpoint::PacketPtr> UnixEndpoint::MakePacket(Outgoing& message, size_t size,
+                                                         UnixEndpoint& to) {
   auto packet = std::make_unique<Packet>(Ref<UnixEndpoint>(this), size);
   mm::IoSequence part = message.data.TakeFirst(size);
   const mm::CopyResult copied = part.CopyIn({packet->data.get(), size});
   if (copied.fault != 0) return Fail(copied.fault);
-  const size_t files = message.control.files.size();
-  TRY(space_.AddInFlight(files));
-  packet->in_flight = files;
   packet->control.credentials = message.control.credentials;
-  packet->control.files = std::move(message.control.files);
-  message.control.files.clear();
+  if (!message.control.files.empty()) {
+    TRY(space_.in_flight().Add(packet->in_flight, message.sender, message.control.files, to));
+    packet->control.files = std::move(message.control.files);
+    message.control.files.clear();
+  }
   return packet;
 }
 
@@ -94,7 +95,7 @@ Result<size_t> UnixEndpoint::SendStream(Outgoing message) {
     if (!step) break;
     const auto half = static_cast<size_t>(send_buffer_.load() / 2);
     const size_t size = std::min({message.data.size(), kStreamChunk, half});
-    Result<PacketPtr> packet = MakePacket(message, size);
+    Result<PacketPtr> packet = MakePacket(message, size, *other);
     step = packet ? other->Enqueue(std::move(*packet), *this)
                   : Result<void>(Fail(packet.error().code()));
     if (!step) break;
@@ -117,7 +118,7 @@ Result<size_t> UnixEndpoint::SendPacket(Outgoing message, Ref<UnixEndpoint> to) 
   if (size + kPacketMargin > static_cast<size_t>(send_buffer_.load())) return Fail(EMSGSIZE);
   TRY(CheckSend());
   if (to->BlocksSender(*this)) return Fail(EAGAIN);
-  PacketPtr packet = TRY(MakePacket(message, size));
+  PacketPtr packet = TRY(MakePacket(message, size, *to));
   const Result<void> queued = to->Enqueue(std::move(packet), *this);
   if (!queued) {
     if (queued.error().code() == ECONNREFUSED && connected_send) (void)SetPeer({});
@@ -162,6 +163,21 @@ UnixEndpoint::Packet* UnixEndpoint::At(size_t i) {
   return i < queue_.size() ? queue_[i].get() : nullptr;
 }
 
+void UnixEndpoint::DiscardMessages() {
+  std::vector<Ref<UnixEndpoint>> pending;
+  std::deque<PacketPtr> queue;
+  {
+    MutexLock lock(mutex_);
+    queue.swap(queue_);
+    pending.assign(pending_.begin(), pending_.end());
+  }
+  for (const Ref<UnixEndpoint>& end : pending) {
+    std::deque<PacketPtr> unaccepted;
+    MutexLock lock(end->mutex_);
+    unaccepted.swap(end->queue_);
+  }
+}
+
 void UnixEndpoint::PopFront() {
   PacketPtr packet;
   std::vector<Ref<UnixEndpoint>> blocked;
@@ -185,7 +201,9 @@ Result<Received> UnixEndpoint::NothingToReceive(int flags) {
 void UnixEndpoint::TakeControl(Packet& packet, Received& received, bool peek) {
   received.control.credentials = packet.control.credentials;
   if (peek) {
-    received.control.files = packet.control.files;
+    if (!packet.control.files.empty()) {
+      received.control.files = packet.sender->space_.in_flight().Copy(packet.control.files);
+    }
     return;
   }
   received.control.files = std::move(packet.control.files);

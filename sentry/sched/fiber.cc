@@ -8,6 +8,7 @@
 #include "sentry/sched/fiber_heap.h"
 #include "sentry/sched/fiber_sleep.h"
 #include "sentry/sched/fiber_state.h"
+#include "sentry/sched/release_slot.h"
 #include "sentry/sched/worker_internal.h"
 
 #ifdef SKEP_NO_ARENA
@@ -195,6 +196,12 @@ void Fiber::InterruptGuest() {
   const arena::HostScope host;
   MutexLock lock(state_->guest_lock);
   if (state_->guest != nullptr) state_->guest->Interrupt();
+}
+
+void*& ReleaseSlot() {
+  thread_local void* outside_of_fibers = nullptr;
+  Fiber* fiber = Fiber::CurrentOrNull();
+  return fiber != nullptr ? FiberAccess::StateOf(*fiber).release_list : outside_of_fibers;
 }
 
 char SleepLetterOf(const Fiber& fiber) {

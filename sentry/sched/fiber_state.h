@@ -56,6 +56,8 @@ struct Fiber::State {
   std::atomic<uint64_t> kernel_ticks{0}, guest_ticks{0}, guest_since{0};
   std::atomic<uint64_t> voluntary_switches{0}, involuntary_switches{0};
 
+  void* release_list = nullptr;  // release_slot.h
+
   // Debug builds: how many SleepLocks of each rank it holds.
   std::array<uint8_t, 8> sleep_locks{};
 };

@@ -133,7 +133,7 @@ Result<vfs::RecordLock> ToRecordLock(Task& task, vfs::File& file, const AbiFlock
     case SEEK_SET:
       break;
     case SEEK_CUR:
-      base = static_cast<int64_t>(file.position);
+      base = static_cast<int64_t>(file.PeekPosition());
       break;
     case SEEK_END:
       if (file.inode() != nullptr) {
@@ -366,7 +366,7 @@ Result<uint64_t> Ioctl(Task& task, Fd fd, uint32_t command, uint64_t argument) {
       if (file->inode() != nullptr && file->inode()->type() == S_IFREG) {
         const vfs::Attributes attributes = TRY(file->inode()->GetAttributes());
         const int64_t left =
-            static_cast<int64_t>(attributes.size) - static_cast<int64_t>(file->position);
+            static_cast<int64_t>(attributes.size) - static_cast<int64_t>(file->PeekPosition());
         TRY(task.mm->CopyOut(UserPtr<int32_t>(argument), static_cast<int32_t>(left)));
         return uint64_t{0};
       }

@@ -7,9 +7,9 @@
 
 #include "base/limits.h"
 #include "sentry/kernel/kernel.h"
-#include "sentry/net/socket.h"
 #include "sentry/syscalls/families.h"
 #include "sentry/syscalls/util.h"
+#include "sentry/vfs/blocking.h"
 #include "sentry/vfs/mount.h"
 
 namespace skep::syscalls {
@@ -18,37 +18,27 @@ namespace {
 using mm::IoSequence;
 
 Result<int64_t> ReadStream(Task& task, vfs::File& file, IoSequence& to, bool nonblocking) {
-  // Sockets have time-outs of their own (SO_RCVTIMEO).
-  if (auto* socket = dynamic_cast<net::Socket*>(&file)) {
-    const int flags = nonblocking ? MSG_DONTWAIT : 0;
-    const net::Received received = TRY(socket->Receive(task, to, flags));
-    return static_cast<int64_t>(received.size);
-  }
-  auto n = BlockUntilReady(file, EPOLLIN | EPOLLRDHUP, nonblocking || file.nonblocking(),
-                           std::nullopt, [&] { return file.Read(task, to, 0); });
+  const auto n = vfs::BlockOn(file, vfs::Direction::kRead, nonblocking || file.nonblocking(),
+                              [&] { return file.Read(task, to, 0); });
   if (!n) return std::unexpected(n.error());
   return static_cast<int64_t>(*n);
 }
 
 // A blocking write of a stream goes on until all is written or something stops it.
 Result<int64_t> WriteStream(Task& task, vfs::File& file, IoSequence& from, bool nonblocking) {
-  if (auto* socket = dynamic_cast<net::Socket*>(&file)) {
-    net::SendRequest request{.data = from, .flags = nonblocking ? MSG_DONTWAIT : 0};
-    const size_t n = TRY(socket->Send({task, task.fs.get()}, request));
-    return static_cast<int64_t>(n);
-  }
   const bool once = nonblocking || file.nonblocking();
-  int64_t done = 0;
+  uint64_t done = 0;
   for (;;) {
-    uint64_t offset = 0;
-    auto n = BlockUntilReady(file, EPOLLOUT, once, std::nullopt,
-                             [&] { return file.Write(task, from, &offset); });
+    const auto n = vfs::BlockOn(file, vfs::Direction::kWrite, once, [&] {
+      uint64_t before = done;
+      return file.Write(task, from, &before);
+    });
     if (!n) {
-      if (done != 0) return done;
+      if (done != 0) return static_cast<int64_t>(done);
       return std::unexpected(n.error());
     }
-    done += static_cast<int64_t>(*n);
-    if (once || from.empty() || *n == 0 || !file.stream()) return done;
+    done += *n;
+    if (once || from.empty() || *n == 0 || !file.stream()) return static_cast<int64_t>(done);
   }
 }
 
@@ -218,7 +208,10 @@ Result<int64_t> CopyBetween(Task& task, vfs::File& in, Cursor& from, vfs::File& 
                               : WriteAt(task, out, write_from, static_cast<int64_t>(to.offset));
     const uint64_t wrote = put ? static_cast<uint64_t>(*put) : 0;
     // What was read but not written is given back, where the file can.
-    if (wrote < n && from.at_position && in.seekable()) in.position -= n - wrote;
+    if (wrote < n && from.at_position && in.seekable()) {
+      sched::SleepLockHold hold(in.position_lock());
+      in.position -= n - wrote;
+    }
     from.offset += wrote;
     to.offset += wrote;
     done += static_cast<int64_t>(wrote);
@@ -275,8 +268,8 @@ Result<int64_t> CopyFileRange(Task& task, Fd in_fd, UserPtr<int64_t> in_offset, 
   if (in->inode()->IsDir() || out->inode()->IsDir()) return Fail(EISDIR);
   if (in->inode()->type() != S_IFREG || out->inode()->type() != S_IFREG) return Fail(EINVAL);
   if (!in->readable() || !out->writable() || (out->flags() & O_APPEND) != 0) return Fail(EBADF);
-  const uint64_t in_at = from.at_position ? in->position : from.offset;
-  const uint64_t out_at = to.at_position ? out->position : to.offset;
+  const uint64_t in_at = from.at_position ? in->PeekPosition() : from.offset;
+  const uint64_t out_at = to.at_position ? out->PeekPosition() : to.offset;
   size = TRY(CheckCopy(*in, in_at, *out, out_at, size));
   auto done = CopyBetween(task, *in, from, *out, to, std::min<uint64_t>(size, kMaxRwCount));
   if (!done) return done;

@@ -1,12 +1,11 @@
 // Sockets: addresses and messages between the guest's structures and net::Socket.
 #include <fcntl.h>
-#include <sys/un.h>
 #include <cstring>
 
 #include "base/limits.h"
 #include "sentry/kernel/kernel.h"
 #include "sentry/net/control.h"
-#include "sentry/net/unix_socket.h"
+#include "sentry/net/families.h"
 #include "sentry/syscalls/abi.h"
 #include "sentry/syscalls/families.h"
 #include "sentry/syscalls/util.h"
@@ -29,13 +28,16 @@ Result<SocketFile> SocketOf(Task& task, Fd fd) {
   return SocketFile{std::move(file), *socket};
 }
 
-net::SocketCaller CallerOf(Task& task) { return {task, task.fs.get()}; }
+net::NetNamespace& NetOf(Task& task) { return *task.kernel.network; }
+
+net::SocketCaller CallerOf(Task& task) { return {task, task.fs.get(), task.Limit(RLIMIT_NOFILE)}; }
 
 // Linux: move_addr_to_kernel.
 Result<net::Address> CopyInAddress(Task& task, UserPtr<const uint8_t> from, int32_t size) {
   if (size < 0 || static_cast<size_t>(size) > net::kMaxAddress) return Fail(EINVAL);
-  net::Address address(static_cast<size_t>(size), '\0');
-  if (task.mm->CopyIn(from.addr(), std::as_writable_bytes(std::span(address))).fault != 0) {
+  net::Address address;
+  address.size = static_cast<uint8_t>(size);
+  if (task.mm->CopyIn(from.addr(), std::as_writable_bytes(address.writable())).fault != 0) {
     return Fail(EFAULT);
   }
   return address;
@@ -46,10 +48,10 @@ Result<void> CopyOutAddress(Task& task, const net::Address& address, UserPtr<uin
                             UserPtr<uint32_t> size) {
   const auto room = static_cast<int32_t>(TRY(task.mm->CopyIn(size)));
   if (room < 0) return Fail(EINVAL);
-  const size_t n = std::min(address.size(), static_cast<size_t>(room));
-  if (task.mm->CopyOut(to.addr(), std::as_bytes(std::span(address)).first(n)).fault != 0)
+  const size_t n = std::min<size_t>(address.size, static_cast<size_t>(room));
+  if (task.mm->CopyOut(to.addr(), std::as_bytes(std::span(address.view().substr(0, n)))).fault != 0)
     return Fail(EFAULT);
-  return task.mm->CopyOut(size, static_cast<uint32_t>(address.size()));
+  return task.mm->CopyOut(size, uint32_t{address.size});
 }
 
 uint32_t FileFlags(int32_t type) { return (type & SOCK_NONBLOCK) != 0 ? O_NONBLOCK : 0; }
@@ -58,9 +60,8 @@ Result<Fd> Socket(Task& task, int32_t family, int32_t type, int32_t protocol) {
   if ((type & ~(kTypeFlags | kTypeMask)) != 0) return Fail(EINVAL);
   if (family < 0 || family > AF_MAX) return Fail(EAFNOSUPPORT);
   if ((type & kTypeMask) > SOCK_PACKET) return Fail(EINVAL);
-  if (family != AF_UNIX) return Fail(EAFNOSUPPORT);
-  Ref<net::Socket> socket = TRY(net::MakeUnixSocket(*task.kernel.unix_sockets, task,
-                                                    type & kTypeMask, protocol, FileFlags(type)));
+  Ref<net::Socket> socket =
+      TRY(net::MakeSocket(NetOf(task), task, family, type & kTypeMask, protocol, FileFlags(type)));
   return InstallFile(task, std::move(socket), (type & SOCK_CLOEXEC) != 0);
 }
 
@@ -73,10 +74,8 @@ Result<void> Socketpair(Task& task, int32_t family, int32_t type, int32_t protoc
   // Linux copies the numbers before it makes the sockets.
   TRY(task.mm->CopyOut(out, {first.fd(), second.fd()}));
   if (family < 0 || family > AF_MAX) return Fail(EAFNOSUPPORT);
-  if (family != AF_UNIX)
-    return Fail(family == AF_INET || family == AF_INET6 ? EOPNOTSUPP : EAFNOSUPPORT);
-  net::SocketPair pair = TRY(net::MakeUnixPair(*task.kernel.unix_sockets, task, type & kTypeMask,
-                                               protocol, FileFlags(type)));
+  net::SocketPair pair = TRY(
+      net::MakeSocketPair(NetOf(task), task, family, type & kTypeMask, protocol, FileFlags(type)));
   const auto cloexec = (type & SOCK_CLOEXEC) != 0 ? vfs::CloseOnExec::kYes : vfs::CloseOnExec::kNo;
   std::move(first).Commit(std::move(pair.first), cloexec);
   std::move(second).Commit(std::move(pair.second), cloexec);
@@ -172,12 +171,6 @@ Result<int64_t> SendOne(Task& task, net::Socket& socket, const AbiMsghdr& messag
   return static_cast<int64_t>(n);
 }
 
-// SO_PASSCRED.
-bool WantsCredentials(Task& task, net::Socket& socket) {
-  const auto option = socket.GetOption(task, SOL_SOCKET, SO_PASSCRED);
-  return option && !option->empty() && option->front() != 0;
-}
-
 Result<int64_t> ReceiveOne(Task& task, net::Socket& socket, UserPtr<AbiMsghdr> address,
                            uint32_t flags) {
   AbiMsghdr message = TRY(task.mm->CopyIn(address));
@@ -186,18 +179,17 @@ Result<int64_t> ReceiveOne(Task& task, net::Socket& socket, UserPtr<AbiMsghdr> a
   net::Received received = TRY(socket.Receive(task, io, static_cast<int>(flags)));
   if (message.name != 0) {
     if (static_cast<int32_t>(message.name_size) < 0) return Fail(EINVAL);
-    const size_t n = std::min<size_t>(received.address.size(), message.name_size);
-    const auto name = std::as_bytes(std::span(received.address)).first(n);
+    const size_t n = std::min<size_t>(received.address.size, message.name_size);
+    const auto name = std::as_bytes(std::span(received.address.view().substr(0, n)));
     if (task.mm->CopyOut(UserAddr{message.name}, name).fault != 0) return Fail(EFAULT);
   }
-  const bool wants_credentials = received.control.credentials && WantsCredentials(task, socket);
-  net::ControlReply control(std::move(received.control), wants_credentials, *task.files,
+  net::ControlReply control(std::move(received.control), socket.passes_credentials(), *task.files,
                             task.Limit(RLIMIT_NOFILE), message.control_size,
                             static_cast<int>(flags));
   const auto reply = std::as_bytes(std::span(control.bytes()));
   if (task.mm->CopyOut(UserAddr{message.control}, reply).fault != 0) return Fail(EFAULT);
   std::move(control).Commit();
-  message.name_size = static_cast<uint32_t>(received.address.size());
+  message.name_size = received.address.size;
   message.control_size = control.bytes().size();
   message.flags = received.flags | control.flags();
   const UserAddr base = address.addr();
@@ -289,11 +281,13 @@ Result<void> Getsockopt(Task& task, Fd fd, int32_t level, int32_t name, UserPtr<
   const SocketFile s = TRY(SocketOf(task, fd));
   const int32_t room = TRY(task.mm->CopyIn(size));
   if (room < 0) return Fail(EINVAL);
-  const std::string bytes = TRY(s.socket.GetOption(task, level, name));
-  const size_t n = std::min(bytes.size(), static_cast<size_t>(room));
-  if (task.mm->CopyOut(value.addr(), std::as_bytes(std::span(bytes)).first(n)).fault != 0)
+  net::OptionReply reply(static_cast<size_t>(room));
+  const Result<void> answered = s.socket.GetOption(task, level, name, reply);
+  if (!answered && reply.size() == static_cast<size_t>(room)) return answered;
+  if (task.mm->CopyOut(value.addr(), std::as_bytes(std::span(reply.bytes()))).fault != 0)
     return Fail(EFAULT);
-  return task.mm->CopyOut(size, static_cast<int32_t>(n));
+  TRY(task.mm->CopyOut(size, static_cast<int32_t>(reply.size())));
+  return answered;
 }
 
 constexpr Row kRows[] = {

@@ -166,7 +166,7 @@ class TestKernel {
     kernel_->vdso_clock =
         std::make_unique<kernel::VdsoClock>(kernel_->scheduler.clock(), std::move(*pages));
     kernel_->anon_fs = MakeRef<vfs::AnonFs>(9u);
-    kernel_->unix_sockets = std::make_unique<net::UnixNamespace>(*kernel_->anon_fs);
+    kernel_->network = MakeRef<net::NetNamespace>(*kernel_->anon_fs);
     kernel_->hooks.syscall = &Dispatch;
     kernel_->hooks.session_ended = [](kernel::Kernel&, int) { return 0; };
     const HostResult<void> started =

@@ -1,7 +1,6 @@
 // What several families of handlers share.
 #pragma once
 
-#include <sys/epoll.h>
 #include <functional>
 #include <span>
 #include <string>
@@ -49,27 +48,6 @@ sched::Deadline After(Task& task, uint64_t ns);
 Result<void> InstallTemporaryMask(Task& task, UserPtr<const uint64_t> set, uint64_t size);
 // The call ended otherwise than by a signal: back to the old mask at once.
 void DropTemporaryMask(Task& task);
-
-// Runs `attempt` until it yields anything but EAGAIN, sleeping on the file's wait queue between
-// tries. Interrupted with nothing done: kRestartSys. Deadline passed: EAGAIN. With O_NONBLOCK (or
-// `nonblocking`) EAGAIN goes straight to the guest.
-template <class Attempt>
-auto BlockUntilReady(vfs::File& file, vfs::EventMask events, bool nonblocking,
-                     sched::Deadline deadline, Attempt attempt) -> decltype(attempt()) {
-  auto result = attempt();
-  if (nonblocking || result || result.error().code() != EAGAIN) return result;
-  sched::WaitQueue* queue = file.Waiters();
-  if (queue == nullptr) return result;
-  sched::FiberWaiter waiter(*queue, events | EPOLLERR | EPOLLHUP);
-  for (;;) {
-    (void)file.Poll(events);  // arms what must be armed
-    result = attempt();
-    if (result || result.error().code() != EAGAIN) return result;
-    const auto reason = sched::Suspend(deadline, sched::Sleep::kInterruptible);
-    if (reason == sched::WakeReason::kInterrupted) return Fail(kRestartSys);
-    if (reason == sched::WakeReason::kTimedOut) return attempt();
-  }
-}
 
 // Publishes a new file under the lowest number.
 Result<Fd> InstallFile(Task& task, Ref<vfs::File> file, bool cloexec);

@@ -2,7 +2,8 @@
 // getdents act on; shared by dup, fork and SCM_RIGHTS.
 //
 // Operations never block on readiness: where Linux would sleep they answer EAGAIN, and the syscall
-// layer waits on Waiters() (syscalls/blocking.h). They may suspend the fiber for I/O.
+// layer waits on Waiters() as wait_policy() says (vfs/blocking.h). They may suspend the fiber for
+// I/O.
 #pragma once
 
 #include <atomic>
@@ -31,6 +32,14 @@ struct DirEntry {
 // Returns false when the caller's buffer is full (the entry was not taken).
 using DirSink = std::function<bool(const DirEntry&)>;
 
+// How a call sleeps until a file is ready.
+struct WaitPolicy {
+  sched::Deadline deadline;       // none: for ever
+  int at_deadline = EAGAIN;       // errno when it has passed
+  int interrupted = kRestartSys;  // errno when a signal ended the sleep
+};
+enum class Direction : uint8_t { kRead, kWrite };
+
 // Told once when a file has lost its last reference, before it is destroyed: the lists of those who
 // watch it without holding it (sentry/anon/epoll).
 class FileObserver : public RefCounted<FileObserver> {
@@ -40,12 +49,17 @@ class FileObserver : public RefCounted<FileObserver> {
 };
 
 class File : public RefCounted<File> {
+ private:
+  sched::SleepLock position_lock_{LockRank::kFilePosition};
+
  public:
   // flags: O_ACCMODE and status flags as open(2) got them (without O_CREAT, O_EXCL, O_NOCTTY,
   // O_TRUNC, O_CLOEXEC).
   File(Path path, uint32_t flags) : path_(std::move(path)), flags_(flags) {}
   virtual ~File();
-  // Tells the observer first, while the derived class (its wait queue) is still whole.
+  // Tells the observer first, while the derived class (its wait queue) is still whole. A file that
+  // goes because of the destruction of another (it lay in a socket's queue) waits until that one is
+  // gone: a guest chooses how long such chains are, and the stack is short.
   static void operator delete(File* file, std::destroying_delete_t);
   // The file's one observer, made by `make` at the first call.
   Ref<FileObserver> Observer(const std::function<Ref<FileObserver>()>& make);
@@ -69,7 +83,8 @@ class File : public RefCounted<File> {
   // A blocking write goes on after a partial one (pipes, sockets, ttys).
   virtual bool stream() const { return !seekable(); }
 
-  // `offset` is ignored by streams. Access mode was checked by the caller. Advance the sequence.
+  // Streams have no offset; what a write to one finds there is how much of it was written before.
+  // Access mode was checked by the caller. Advance the sequence.
   virtual Result<size_t> Read(Caller& caller, mm::IoSequence& to, uint64_t offset);  // EINVAL
   // O_APPEND is the file's business: it sets *offset to where it wrote (the start).
   virtual Result<size_t> Write(Caller& caller, mm::IoSequence& from, uint64_t* offset);  // EINVAL
@@ -78,7 +93,7 @@ class File : public RefCounted<File> {
                                    const DirSink& sink);  // ENOTDIR
   // lseek whole, under position_lock(); the default serves regular files (SEEK_DATA/SEEK_HOLE
   // through FindData).
-  virtual Result<uint64_t> Seek(int64_t offset, int whence);
+  virtual Result<uint64_t> Seek(int64_t offset, int whence) REQUIRES(position_lock_);
   virtual Result<uint64_t> FindData(uint64_t offset, bool hole);  // SEEK_DATA / SEEK_HOLE
 
   virtual Result<uint64_t> Ioctl(Caller& caller, uint64_t command, uint64_t argument);  // ENOTTY
@@ -97,10 +112,16 @@ class File : public RefCounted<File> {
   virtual EventMask Poll(EventMask wanted);
   // Whom readiness changes are told to; null: readiness never changes.
   virtual sched::WaitQueue* Waiters() { return nullptr; }
+  // How a read or write that blocks sleeps on them, from now on.
+  virtual WaitPolicy wait_policy(Direction) const { return {}; }
 
   // f_pos and its lock (Linux: f_pos_lock), for read, write, lseek, getdents.
-  sched::SleepLock& position_lock() { return position_lock_; }
-  uint64_t position = 0;  // guarded by position_lock_
+  sched::SleepLock& position_lock() RETURN_CAPABILITY(position_lock_) { return position_lock_; }
+  uint64_t position GUARDED_BY(position_lock_) = 0;
+  // A look without the lock, where Linux takes none either (fdinfo, l_whence of SEEK_CUR).
+  uint64_t PeekPosition() const NO_THREAD_SAFETY_ANALYSIS {
+    return __atomic_load_n(&position, __ATOMIC_RELAXED);
+  }
 
   // The opener's, for checks that Linux makes against file->f_cred.
   auth::CredentialsRef opener;
@@ -116,11 +137,14 @@ class File : public RefCounted<File> {
   void AllowWrites();
 
  private:
+  class ReleaseList;
+  void Destroy();
+
   const Path path_;
+  File* next_released_ = nullptr;  // in a ReleaseList
   std::atomic<uint32_t> flags_;
   bool holds_write_access_ = false;
   std::atomic<bool> denies_writes_{false};
-  sched::SleepLock position_lock_{LockRank::kFilePosition};
   std::atomic<FileObserver*> observer_{nullptr};  // counted
 };
 

@@ -292,12 +292,58 @@ TEST(Exhaustion, TimersOfOneProcess) {
   ExpectAlive();
 }
 
+// Timers of a nanosecond, as many as there may be, whose signals are blocked, ignored or handled:
+// others are served as ever.
+TEST(Exhaustion, TimersOfOneNanosecond) {
+  enum Kind { kBlocked, kIgnored, kHandled };
+  for (const Kind kind : {kBlocked, kIgnored, kHandled}) {
+    const Pipe ready = MakePipe();
+    ChildProcess attacker([&] {
+      sigset_t all;
+      sigfillset(&all);
+      if (kind == kBlocked) sigprocmask(SIG_BLOCK, &all, nullptr);
+      signal(SIGUSR1, kind == kIgnored ? SIG_IGN : [](int) {});
+      const rlimit limit = {20'000, 20'000};
+      setrlimit(RLIMIT_NOFILE, &limit);
+      const itimerspec fast = {{0, 1}, {0, 1}};
+      const itimerval fast_real = {{0, 1}, {0, 1}};
+      if (kind == kIgnored) signal(SIGALRM, SIG_IGN);
+      if (kind != kHandled) setitimer(ITIMER_REAL, &fast_real, nullptr);
+      for (int i = 0; i < 16'000; ++i) {
+        const int fd = timerfd_create(CLOCK_MONOTONIC, 0);
+        if (fd < 0) break;
+        timerfd_settime(fd, 0, &fast, nullptr);
+      }
+      sigevent event = {};
+      event.sigev_notify = SIGEV_SIGNAL;
+      event.sigev_signo = SIGUSR1;
+      int timer = 0;
+      for (int i = 0; i < 4'096; ++i) {
+        if (syscall(SYS_timer_create, CLOCK_MONOTONIC, &event, &timer) != 0) break;
+        syscall(SYS_timer_settime, timer, 0, &fast, nullptr);
+        if (i == 0 && write(ready.writer, "x", 1) != 1) _exit(1);
+      }
+      for (;;) pause();
+    });
+    char byte;
+    EXPECT_THAT(read(ready.reader, &byte, 1), SucceedsWith(1));
+    const int64_t began = NowNs(CLOCK_MONOTONIC);
+    for (int i = 0; i < 1'000; ++i) {
+      EXPECT_THAT(write(ready.writer, "x", 1), SucceedsWith(1));
+      EXPECT_THAT(read(ready.reader, &byte, 1), SucceedsWith(1));
+      if (i % 50 == 0) usleep(1000);
+    }
+    EXPECT_LT(NowNs(CLOCK_MONOTONIC) - began, int64_t{10'000'000'000}) << "kind " << kind;
+  }
+  ExpectAlive();
+}
+
 // Linux has no limit on the locks of a file (RLIMIT_LOCKS is obsolete): all are taken, and each
 // keeps others out of its byte and no other.
 TEST(Exhaustion, ThousandsOfLocksOnOneFile) {
   const TempDir dir;
   WriteFile(dir.File("f"), "");
-  constexpr off_t kLocks = 4'000;
+  constexpr off_t kLocks = 25'000;
   const auto lock = [](int fd, off_t byte) {
     struct flock range = {F_WRLCK, SEEK_SET, byte, 1, 0};
     return fcntl(fd, F_SETLK, &range);

@@ -28,7 +28,7 @@ class MemoryDevice : public vfs::File {
     from.DropFirst(n);
     return n;
   }
-  Result<uint64_t> Seek(int64_t, int) override {  // Linux: null_lseek
+  Result<uint64_t> Seek(int64_t, int) override REQUIRES(position_lock()) {  // Linux: null_lseek
     position = 0;
     return 0;
   }

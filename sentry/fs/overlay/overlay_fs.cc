@@ -88,14 +88,27 @@ void OverlayFs::NoteCopiedUp(OverlayInode& inode, const vfs::Inode& upper) {
   by_upper_[&upper] = &inode;
 }
 
-void OverlayFs::OnDestroy(OverlayInode& inode, const vfs::Inode* upper, const vfs::Inode* lower) {
+void OverlayFs::OnDestroy(OverlayInode& inode) {
   MutexLock lock(mutex_);
+  Forget(inode);
+}
+
+// Whoever finds an inode in the tables does so under mutex_: one that only the caller holds, and
+// that is no longer there, is nobody else's any more.
+Ref<OverlayInode> OverlayFs::TakeParentOfLast(OverlayInode& inode) {
+  MutexLock lock(mutex_);
+  if (inode.RefCount() != 1) return {};
+  Forget(inode);
+  return std::move(inode.parent_);
+}
+
+void OverlayFs::Forget(OverlayInode& inode) {
   const auto erase = [&](auto& table, const vfs::Inode* key) {
     const auto it = key == nullptr ? table.end() : table.find(key);
     if (it != table.end() && it->second == &inode) table.erase(it);
   };
-  erase(by_upper_, upper);
-  erase(by_lower_, lower);
+  erase(by_upper_, inode.upper_.get());
+  erase(by_lower_, inode.lower_.get());
 }
 
 }  // namespace skep::fs

@@ -38,10 +38,14 @@ class OverlayFs final : public vfs::FileSystem {
   uint64_t InoOfUpper(const vfs::Inode& upper) const;
 
   void NoteCopiedUp(OverlayInode& inode, const vfs::Inode& upper);
-  void OnDestroy(OverlayInode& inode, const vfs::Inode* upper, const vfs::Inode* lower);
+  void OnDestroy(OverlayInode& inode);
+  // Of an inode that only the caller holds: its parent, which it lets go of; it can no longer be
+  // found. None if others hold it too.
+  Ref<OverlayInode> TakeParentOfLast(OverlayInode& inode);
 
  private:
   OverlayFs(uint32_t dev_minor, Ref<vfs::FileSystem> lower, Ref<vfs::FileSystem> upper);
+  void Forget(OverlayInode& inode) REQUIRES(mutex_);
 
   const Ref<vfs::FileSystem> lower_, upper_;
   mutable Mutex mutex_{LockRank::kFile};

@@ -58,7 +58,15 @@ OverlayInode::OverlayInode(OverlayFs& fs, uint64_t ino, Ref<vfs::Inode> upper,
       upper_(std::move(upper)),
       upper_ptr_(upper_.get()) {}
 
-OverlayInode::~OverlayInode() { overlay_.OnDestroy(*this, upper_.get(), lower_.get()); }
+// Parents that only this inode held go too: in a loop, since a guest chooses how deep they nest.
+OverlayInode::~OverlayInode() {
+  overlay_.OnDestroy(*this);
+  Ref<OverlayInode> parent = std::move(parent_);
+  while (parent) {
+    Ref<OverlayInode> next = overlay_.TakeParentOfLast(*parent);
+    parent = std::move(next);
+  }
+}
 
 void OverlayInode::Pin() {
   MutexLock lock(pin_mutex_);

@@ -98,8 +98,8 @@ class OverlayInode final : public vfs::Inode {
                          std::string_view new_name, OverlayInode* target, uint32_t flags);
 
   OverlayFs& overlay_;
-  const Ref<vfs::Inode> lower_;     // of a directory: null if an opaque upper one hides it
-  const Ref<OverlayInode> parent_;  // where a copy of lower_ belongs
+  const Ref<vfs::Inode> lower_;  // of a directory: null if an opaque upper one hides it
+  Ref<OverlayInode> parent_;     // where a copy of lower_ belongs; constant until destroyed
   const std::string name_;
   sched::SleepLock copy_lock_{LockRank::kDirectory};
   Ref<vfs::Inode> upper_;  // set once, under copy_lock_

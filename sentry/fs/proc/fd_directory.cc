@@ -104,7 +104,7 @@ class FdinfoFile final : public OfSubject<PseudoFile> {
       more = fmt::format("Pid:\t{}\nNSpid:\t{}\n", pid, pid);
     }
     return fmt::format("pos:\t{}\nflags:\t0{:o}\nmnt_id:\t{}\nino:\t{}\n",
-                       file.seekable() ? file.position : 0, flags,
+                       file.seekable() ? file.PeekPosition() : 0, flags,
                        path.mount ? path.mount->id() : 0,
                        path.inode() == nullptr ? 0 : path.inode()->ino()) +
            more;

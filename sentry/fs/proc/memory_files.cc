@@ -43,7 +43,7 @@ class MemoryViewFile : public vfs::File {
     if (opened_) program_ = opened_->program.load();
   }
 
-  Result<uint64_t> Seek(int64_t offset, int whence) override {
+  Result<uint64_t> Seek(int64_t offset, int whence) override REQUIRES(position_lock()) {
     if (whence != SEEK_SET && whence != SEEK_CUR) return Fail(EINVAL);
     return File::Seek(offset, whence);
   }

@@ -41,7 +41,7 @@ class TextFile final : public vfs::File {
     return size;
   }
 
-  Result<uint64_t> Seek(int64_t offset, int whence) override {
+  Result<uint64_t> Seek(int64_t offset, int whence) override REQUIRES(position_lock()) {
     return SeekWithoutEnd(*this, offset, whence);
   }
 
