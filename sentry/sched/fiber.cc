@@ -167,7 +167,12 @@ Fiber& Fiber::Current() {
 }
 
 void Fiber::Unpark() {
-  if (state_->word.fetch_or(State::kToken, std::memory_order_acq_rel) == State::kParked) {
+  const uint32_t old = state_->word.fetch_or(State::kToken, std::memory_order_acq_rel);
+  // One that is late and is woken has something to do for somebody else: it is late no longer.
+  const bool was_late =
+      (old & State::kLate) != 0 &&
+      (state_->word.fetch_and(~State::kLate, std::memory_order_acq_rel) & State::kLate) != 0;
+  if (old == State::kParked || was_late) {
     FiberAccess::NoteWaker(*this);
     WorkerAccess::Push(worker(), *this);
   }

@@ -306,7 +306,9 @@ bool SchedulerHost::AllAtRest(std::vector<uint32_t>& epochs) {
 bool SchedulerHost::AllIdle() {
   for (const std::unique_ptr<WorkerHost>& host : workers) {
     WorkerAccess::State& w = WorkerAccess::StateOf(host->worker);
-    if (w.first_ready != nullptr || w.guests != nullptr || host->has_died.load()) return false;
+    if (w.first_ready != nullptr || w.first_late != nullptr || w.guests != nullptr ||
+        host->has_died.load())
+      return false;
     if (w.inbox.load(std::memory_order_seq_cst) != nullptr) return false;
   }
   return offload.in_progress() == 0;

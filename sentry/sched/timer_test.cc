@@ -160,5 +160,44 @@ TEST(Clock, ContinuesFromWhereItStood) {
   EXPECT_EQ(clock.ToHost(5), 0U);
 }
 
+// A crowd whose deadline passes at once does not come between two fibers that wake each other; one
+// of the crowd that is woken does not wait for the others.
+TEST(Deadline, WhoIsWokenGoesBeforeACrowdWhoseDeadlinePassed) {
+  constexpr int kCrowd = 400, kTurns = 100;
+  TestScheduler s(1);
+  s.Start();
+  std::vector<std::move_only_function<void()>> bodies;
+  const uint64_t deadline = s->clock().MonotonicNs() + 50 * kMs;
+  int late = 0, late_when_done = -1, late_when_woken = -1;
+  bool ball = false;
+  std::vector<Fiber*> players(2), crowd;
+  for (int i = 0; i < kCrowd; ++i) {
+    bodies.push_back([&, i] {
+      crowd.push_back(&Fiber::Current());
+      while (Suspend(deadline, Sleep::kUninterruptible) != WakeReason::kTimedOut) {
+      }
+      ++late;
+      if (i == kCrowd - 1) late_when_woken = late;
+    });
+  }
+  for (const bool mine : {false, true}) {
+    bodies.push_back([&, mine] {
+      players[mine ? 1 : 0] = &Fiber::Current();
+      while (players[mine ? 0 : 1] == nullptr || s->clock().MonotonicNs() < deadline) Yield();
+      if (mine) crowd.back()->Unpark();
+      for (int turn = 0; turn < kTurns; ++turn) {
+        while (ball != mine) Suspend(std::nullopt, Sleep::kUninterruptible);
+        ball = !mine;
+        players[mine ? 0 : 1]->Unpark();
+      }
+      if (mine) late_when_done = late;
+    });
+  }
+  s.RunAll(std::move(bodies));
+  EXPECT_EQ(late, kCrowd);
+  EXPECT_LT(late_when_done, kCrowd / 2);
+  EXPECT_LT(late_when_woken, kCrowd / 4);
+}
+
 }  // namespace
 }  // namespace skep::sched

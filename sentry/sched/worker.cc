@@ -15,6 +15,8 @@ namespace {
 
 // So many fibers run before the engine is asked again.
 constexpr int kBatch = 64;
+// So many fibers run before one whose deadline has passed.
+constexpr int kTurnsBeforeLate = 4;
 
 // Of this process: host state.
 std::atomic<SchedulerHost*> running_host{nullptr};
@@ -27,6 +29,16 @@ void PushReady(WorkerAccess::State& w, Fiber& fiber) {
       &fiber;
   w.last_ready = &fiber;
   w.ready_count.store(w.ready_count.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
+}
+
+void UnlinkLate(WorkerAccess::State& w, Fiber& fiber) {
+  FiberAccess::State& s = FiberAccess::StateOf(fiber);
+  if (!s.in_late_list) return;
+  s.in_late_list = false;
+  (s.previous_late != nullptr ? FiberAccess::StateOf(*s.previous_late).next_late : w.first_late) =
+      s.next_late;
+  (s.next_late != nullptr ? FiberAccess::StateOf(*s.next_late).previous_late : w.last_late) =
+      s.previous_late;
 }
 
 Fiber& PopReady(WorkerAccess::State& w) {
@@ -69,6 +81,24 @@ bool HostEvent::WaitPast(uint32_t seen, platform::Deadline deadline) {
 }
 
 void WorkerAccess::PushLocal(Worker& worker, Fiber& fiber) { PushReady(StateOf(worker), fiber); }
+
+void WorkerAccess::PushLate(Worker& worker, Fiber& fiber) {
+  State& w = StateOf(worker);
+  FiberAccess::State& s = FiberAccess::StateOf(fiber);
+  s.timed_out = true;
+  uint32_t parked = FiberAccess::State::kParked;
+  constexpr uint32_t kWoken = FiberAccess::State::kParked | FiberAccess::State::kToken;
+  s.next_late = nullptr;
+  s.previous_late = w.last_late;
+  s.in_late_list = true;
+  (w.last_late != nullptr ? FiberAccess::StateOf(*w.last_late).next_late : w.first_late) = &fiber;
+  w.last_late = &fiber;
+  // Else it has been woken already, and is ready.
+  if (!s.word.compare_exchange_strong(parked, kWoken | FiberAccess::State::kLate,
+                                      std::memory_order_acq_rel)) {
+    UnlinkLate(w, fiber);
+  }
+}
 
 void WorkerAccess::Push(Worker& worker, Fiber& fiber) {
   WorkerHost* here = ThreadWorker();
@@ -147,8 +177,7 @@ void WorkerHost::ExpireTimers() {
     MutexLock lock(w.timers.mutex());
     while (TimerNode* node = w.timers.PopExpired(now)) {
       if (node->fiber != nullptr) {
-        FiberAccess::StateOf(*node->fiber).timed_out = true;
-        node->fiber->Unpark();
+        WorkerAccess::PushLate(worker, *node->fiber);
       } else {
         w.timers.AddDue(*node->timer);
         due = true;
@@ -169,11 +198,35 @@ void WorkerHost::LookAtGuests() {
   s.guest_watch_due.store(s.guest_watch->Look(now), std::memory_order_relaxed);
 }
 
-bool WorkerHost::RunReady() {
+bool WorkerHost::HasReady() const {
+  const WorkerAccess::State& w = WorkerAccess::StateOf(worker);
+  return w.first_ready != nullptr || w.first_late != nullptr;
+}
+
+void WorkerHost::RunReady() {
   WorkerAccess::State& w = WorkerAccess::StateOf(worker);
-  int batch = std::min(w.ready_count.load(std::memory_order_relaxed), kBatch);
-  for (; batch > 0; --batch) RunFiber(PopReady(w));
-  return w.first_ready != nullptr;
+  const int batch = std::min(w.ready_count.load(std::memory_order_relaxed), kBatch);
+  for (int done = 0; done < batch; ++done) {
+    Fiber& fiber = PopReady(w);
+    UnlinkLate(w, fiber);
+    RunFiber(fiber);
+    if (done % kTurnsBeforeLate == kTurnsBeforeLate - 1) RunLate();
+  }
+  if (w.first_ready == nullptr) RunLate();
+}
+
+// One of them.
+void WorkerHost::RunLate() {
+  WorkerAccess::State& w = WorkerAccess::StateOf(worker);
+  while (Fiber* fiber = w.first_late) {
+    UnlinkLate(w, *fiber);
+    constexpr uint32_t kLate = FiberAccess::State::kLate;
+    auto& word = FiberAccess::StateOf(*fiber).word;
+    // Else it was woken meanwhile and is ready, or will be.
+    if ((word.fetch_and(~kLate, std::memory_order_acq_rel) & kLate) == 0) continue;
+    RunFiber(*fiber);
+    return;
+  }
 }
 
 void WorkerHost::OnEvent(platform::Event event) {
@@ -289,7 +342,8 @@ void WorkerHost::Loop() {
       ExpireTimers();
       LookAtGuests();
     }
-    if (!RunReady()) {
+    RunReady();
+    if (!HasReady()) {
       WaitForEvent(phase, /*block=*/true);
     } else if (w.guest_count.load(std::memory_order_relaxed) > 0 || poller.watching()) {
       WaitForEvent(phase, /*block=*/false);

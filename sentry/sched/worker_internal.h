@@ -31,6 +31,10 @@ struct Worker::State {
   // Its thread only.
   Fiber* first_ready = nullptr;
   Fiber* last_ready = nullptr;
+  // Whose deadline has passed. Very many may pass at once (a thousand threads that wait with a
+  // timeout): those that were woken, and guests that stopped, go first.
+  Fiber* first_late = nullptr;
+  Fiber* last_late = nullptr;
   Fiber* guests = nullptr;  // fibers in RunGuest
   Ref<Fiber> system;
 
@@ -75,6 +79,8 @@ struct WorkerAccess {
   static void Push(Worker& worker, Fiber& fiber);
   // Its own thread only: the same, without the detour.
   static void PushLocal(Worker& worker, Fiber& fiber);
+  // Its own thread only: the fiber's deadline has passed.
+  static void PushLate(Worker& worker, Fiber& fiber);
   // A fiber enters and leaves RunGuest. Its worker's thread only.
   static void LinkGuest(Worker& worker, Fiber& fiber);
   static void UnlinkGuest(Worker& worker, Fiber& fiber);
@@ -139,7 +145,9 @@ struct WorkerHost {
       : scheduler(owner), worker(of), poller(std::move(epoll)) {}
 
   void Loop();
-  bool RunReady();  // true: some are still ready
+  void RunReady();
+  void RunLate();
+  bool HasReady() const;
   void RunFiber(Fiber& fiber);
   void BeginTurn(Fiber& fiber);
   void EndTurn(Fiber& fiber);
