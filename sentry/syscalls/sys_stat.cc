@@ -1,5 +1,6 @@
 // Attributes of files: stat, access, permissions, owners, times, extended attributes.
 #include <fcntl.h>
+#include <linux/securebits.h>
 #include <linux/xattr.h>
 #include <sys/sysmacros.h>
 #include <unistd.h>
@@ -119,7 +120,9 @@ Result<void> Faccessat2(Task& task, Fd dir, Path path, int32_t mode, int32_t fla
   if ((flags & AT_EACCESS) == 0) {
     creds.fsuid = creds.uid;
     creds.fsgid = creds.gid;
-    creds.effective = creds.uid == 0 ? creds.permitted : 0;
+    if ((creds.securebits & SECBIT_NO_SETUID_FIXUP) == 0) {
+      creds.effective = creds.uid == 0 ? creds.permitted : 0;
+    }
   }
   const vfs::Path found =
       TRY(ResolveAt(task, dir, path, flags, FollowUnless(flags, AT_SYMLINK_NOFOLLOW)));

@@ -5,6 +5,7 @@
 #include <grp.h>
 #include <linux/capability.h>
 #include <linux/ioprio.h>
+#include <linux/securebits.h>
 #include <sched.h>
 #include <sys/klog.h>
 #include <sys/prctl.h>
@@ -368,6 +369,25 @@ TEST(OneCapability, DoesWhatItIsFor) {
   if (!HasCapability(CAP_SETFCAP)) return;
   EXPECT_EQ(WithCapability(CAP_SETFCAP, set_security), EPERM);
   EXPECT_EQ(WithCapability(CAP_SETFCAP, set_capability), 0);
+}
+
+// access(2) asks for the real user, whose capabilities are those of a real root alone.
+TEST(OneCapability, AccessAsksForTheRealUser) {
+  REQUIRE_ROOT();
+  const Scene scene("/dev/shm");
+  const auto may_read = [&] { return Code(access(scene.At("f000").c_str(), R_OK)); };
+  EXPECT_EQ(WithCapability(CAP_DAC_OVERRIDE, may_read), EACCES);
+  EXPECT_EQ(
+      WithCapability(
+          CAP_DAC_OVERRIDE,
+          [&] { return Code(faccessat(AT_FDCWD, scene.At("f000").c_str(), R_OK, AT_EACCESS)); }),
+      0);
+  EXPECT_THAT(ForkAndRun([&] {
+                ASSERT_THAT(prctl(PR_SET_SECUREBITS, SECBIT_NO_SETUID_FIXUP), Succeeds());
+                ASSERT_THAT(setresuid(kOther, kOther, kOther), Succeeds());
+                EXPECT_EQ(may_read(), 0) << "this securebit leaves them";
+              }),
+              ExitsWith(0));
 }
 
 struct ProcessRow {
