@@ -89,6 +89,7 @@ Result<void> Socket::SetSocketOption(vfs::Caller& caller, int name, std::string_
     }
     case SO_PASSCRED:
       options_.pass_credentials = number != 0;
+      OnOptionsChanged();
       return {};
     case SO_RCVLOWAT:
       options_.receive_low = number < 0 ? INT32_MAX : std::max(number, 1);

@@ -143,6 +143,7 @@ Result<void> UnixEndpoint::ConnectFrom(UnixEndpoint& client, const ucred& creden
   {
     MutexLock lock(end->mutex_);
     end->state_ = State::kConnected;
+    end->pass_credentials_ = pass_credentials_.load();
     end->peer_ = Ref<UnixEndpoint>(&client);
     end->peer_credentials_ = credentials;
     end->peer_groups_ = std::move(groups);

@@ -58,8 +58,9 @@ class UnixEndpoint final : public RefCountedAny {
   // -- data --
   struct Outgoing {
     mm::IoSequence& data;
-    Control& control;  // its credentials are there; its files go with the first packet
+    Control& control;  // its files go with the first packet
     FileSender sender;
+    ucred own;  // go along if either end has asked for credentials
   };
   // One packet, or as much of a stream as fits. EPIPE, EAGAIN, EMSGSIZE, EFAULT, ...
   Result<size_t> SendStream(Outgoing message);
@@ -80,13 +81,18 @@ class UnixEndpoint final : public RefCountedAny {
   InFlightNode& in_flight_node() { return in_flight_node_; }
   const InFlightNode& in_flight_node() const { return in_flight_node_; }
   // The open file of this endpoint is made.
-  void SetFile(vfs::File& file) { in_flight_node_.file = &file; }
+  void SetFile(vfs::File& file) {
+    in_flight_node_.file = &file;
+    has_file_ = true;
+  }
+  bool has_file() const { return has_file_.load(); }  // false: not accepted yet
 
  private:
   struct Packet;
   using PacketPtr = std::unique_ptr<Packet>;
   enum class State : uint8_t { kUnconnected, kListening, kConnected, kClosed };
 
+  ucred CredentialsFor(const Outgoing& message, UnixEndpoint& to) const;
   Result<PacketPtr> MakePacket(Outgoing& message, size_t size, UnixEndpoint& to);
   // Into this endpoint's queue, or why not.
   Result<void> Enqueue(PacketPtr packet, UnixEndpoint& from);
@@ -111,7 +117,7 @@ class UnixEndpoint final : public RefCountedAny {
   sched::SleepLock read_lock_{LockRank::kInodeIo};
   sched::WaitQueue waiters_;
   std::atomic<int> send_buffer_{kDefaultBuffer};
-  std::atomic<bool> pass_credentials_{false};
+  std::atomic<bool> pass_credentials_{false}, has_file_{false};
   std::atomic<size_t> charged_{0};  // bytes of ours in others' queues, with overhead
   InFlightNode in_flight_node_;     // before queue_: messages leave the graph when they go
 

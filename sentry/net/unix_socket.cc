@@ -48,6 +48,7 @@ UnixSocket::UnixSocket(NetNamespace& space, vfs::Path path, Ref<UnixEndpoint> en
       space_(&space),
       end_(std::move(endpoint)) {
   end_->SetFile(*this);
+  options().pass_credentials = end_->pass_credentials().load();  // the listener's
 }
 
 UnixSocket::~UnixSocket() {
@@ -85,7 +86,9 @@ Result<void> UnixSocket::Bind(const SocketCaller& caller, const Address& address
 Result<void> UnixSocket::BindPath(const SocketCaller& caller, UnixName name) {
   if (end_->name().kind != UnixName::Kind::kUnnamed) return Fail(EINVAL);
   vfs::Walker walker(caller.caller, *caller.fs);
-  const uint32_t mode = S_IFSOCK | (0777 & ~caller.fs->umask());
+  // Linux: unix_bind_bsd: fchmod of the socket counts.
+  const vfs::Attributes own = TRY(inode()->GetAttributes());
+  const uint32_t mode = S_IFSOCK | (own.mode & 07777 & ~caller.fs->umask());
   Result<vfs::Path> node = walker.MakeNode(name.text, mode);
   if (!node) return Fail(node.error().code() == EEXIST ? EADDRINUSE : node.error().code());
   TRY(end_->SetName(std::move(name)));
@@ -140,7 +143,6 @@ Result<Ref<Socket>> UnixSocket::TryAccept(vfs::Caller& caller, uint32_t flags) {
 
 Result<size_t> UnixSocket::TrySend(const SocketCaller& caller, SendRequest& request) {
   if ((request.flags & MSG_OOB) != 0) return Fail(EOPNOTSUPP);
-  if (!request.control.credentials) request.control.credentials = RealOf(caller.caller);
   const Result<size_t> sent = Dispatch(caller, request);
   const bool signals = end_->is_stream() && (request.flags & MSG_NOSIGNAL) == 0;
   if (!sent && sent.error().code() == EPIPE && signals) caller.caller.SignalSelf(SIGPIPE);
@@ -153,7 +155,8 @@ Result<size_t> UnixSocket::Dispatch(const SocketCaller& caller, SendRequest& req
   const UnixEndpoint::Outgoing message{
       request.data,
       request.control,
-      {.user = creds.uid, .limit = exempt ? ~uint64_t{0} : caller.file_limit}};
+      {.user = creds.uid, .limit = exempt ? ~uint64_t{0} : caller.file_limit},
+      RealOf(caller.caller)};
   if (type() == SOCK_STREAM) {
     if (!request.address.empty()) return Fail(end_->connected() ? EISCONN : EOPNOTSUPP);
     return end_->SendStream(message);
@@ -168,7 +171,6 @@ Result<size_t> UnixSocket::Dispatch(const SocketCaller& caller, SendRequest& req
 }
 
 Result<Received> UnixSocket::TryReceive(vfs::Caller&, mm::IoSequence& to, int flags) {
-  end_->pass_credentials() = passes_credentials();
   return type() == SOCK_STREAM ? end_->ReceiveStream(to, flags) : end_->ReceivePacket(to, flags);
 }
 

@@ -36,7 +36,10 @@ class UnixSocket final : public Socket {
   Result<std::vector<uint32_t>> PeerGroups() override;
   NetNamespace& net_namespace() override { return *space_; }
   Result<uint64_t> FamilyIoctl(vfs::Caller& caller, uint64_t command, uint64_t argument) override;
-  void OnOptionsChanged() override { end_->send_buffer() = options().send_buffer.load(); }
+  void OnOptionsChanged() override {
+    end_->send_buffer() = options().send_buffer.load();
+    end_->pass_credentials() = passes_credentials();
+  }
 
  private:
   Result<Ref<UnixEndpoint>> Find(const SocketCaller& caller, const UnixName& name);

@@ -202,6 +202,9 @@ TEST_F(UnixTest, FilesTravel) {
     SocketPair cargo = Pair(SOCK_STREAM);
     Control control;
     control.files = {cargo.first, cargo.first};
+    const int on = 1;
+    EXPECT_TRUE(pair.second->SetOption(caller, SOL_SOCKET, SO_PASSCRED,
+                                       {reinterpret_cast<const char*>(&on), sizeof on}));
     EXPECT_TRUE(Send(*pair.first, "a"));
     EXPECT_TRUE(Send(*pair.first, "with files", 0, {}, control));
     EXPECT_TRUE(Send(*pair.first, "after"));

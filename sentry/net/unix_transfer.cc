@@ -9,6 +9,7 @@ namespace skep::net {
 namespace {
 
 constexpr int kReceive = 1, kSend = 2;
+constexpr uint32_t kOverflowId = 65534;  // /proc/sys/kernel/overflowuid
 constexpr vfs::EventMask kReadable = EPOLLIN | EPOLLRDNORM | EPOLLRDBAND;
 constexpr vfs::EventMask kWritable = EPOLLOUT | EPOLLWRNORM | EPOLLWRBAND;
 constexpr size_t kStreamChunk = 32 << 10;
@@ -55,13 +56,21 @@ bool UnixEndpoint::Writable() const {
   return charged_.load() * 4 <= static_cast<size_t>(send_buffer_.load());
 }
 
+// Linux: maybe_add_creds. Of a connection that nobody has accepted yet, it is not known whether it
+// will ask.
+ucred UnixEndpoint::CredentialsFor(const Outgoing& message, UnixEndpoint& to) const {
+  if (message.control.credentials) return *message.control.credentials;
+  if (pass_credentials_.load() || to.pass_credentials_.load() || !to.has_file()) return message.own;
+  return {.pid = 0, .uid = kOverflowId, .gid = kOverflowId};
+}
+
 Result<UnixEndpoint::PacketPtr> UnixEndpoint::MakePacket(Outgoing& message, size_t size,
                                                          UnixEndpoint& to) {
   auto packet = std::make_unique<Packet>(Ref<UnixEndpoint>(this), size);
   mm::IoSequence part = message.data.TakeFirst(size);
   const mm::CopyResult copied = part.CopyIn({packet->data.get(), size});
   if (copied.fault != 0) return Fail(copied.fault);
-  packet->control.credentials = message.control.credentials;
+  packet->control.credentials = CredentialsFor(message, to);
   if (!message.control.files.empty()) {
     TRY(space_.in_flight().Add(packet->in_flight, message.sender, message.control.files, to));
     packet->control.files = std::move(message.control.files);
@@ -224,8 +233,10 @@ Result<Received> UnixEndpoint::ReceiveStream(mm::IoSequence& to, int flags) {
   for (;;) {
     Packet* packet = At(index);
     if (packet == nullptr) {
-      if (received.size == 0 && index == 0) return NothingToReceive(flags);
-      return received;
+      if (received.size != 0 || index != 0) return received;
+      Result<Received> end = NothingToReceive(flags);
+      if (end) end->control.credentials = ucred{};  // as Linux, which has read no message
+      return end;
     }
     const bool first = received.size == 0;
     if (!first && pass_credentials_.load() &&

@@ -16,8 +16,8 @@ struct Fiber::State {
   // Bits of `word`. The thread whose Unpark finds a fiber parked without a token makes it ready.
   static constexpr uint32_t kToken = 1;   // woken since it last parked
   static constexpr uint32_t kParked = 2;  // suspended, or about to be by its own thread
-  // Its deadline has passed and it is in its worker's list of late fibers. Whoever clears this makes
-  // it ready, or runs it.
+  // Its deadline has passed and it is in its worker's list of late fibers. Who clears this makes it
+  // ready, or runs it.
   static constexpr uint32_t kLate = 4;
 
   State() = default;

@@ -155,7 +155,13 @@ Result<net::Control> CopyInControl(Task& task, const AbiMsghdr& message) {
   std::string bytes(message.control_size, '\0');
   const auto room = std::as_writable_bytes(std::span(bytes));
   if (task.mm->CopyIn(UserAddr{message.control}, room).fault != 0) return Fail(EFAULT);
-  return net::ParseControl(task, *task.files, bytes);
+  net::Control control = TRY(net::ParseControl(task, *task.files, bytes));
+  // Linux: __scm_send.
+  if (control.credentials && control.credentials->pid != task.ThreadGroupId()) {
+    kernel::TasksLock lock(task.kernel);
+    if (task.kernel.FindTask(control.credentials->pid) == nullptr) return Fail(ESRCH);
+  }
+  return control;
 }
 
 Result<int64_t> SendOne(Task& task, net::Socket& socket, const AbiMsghdr& message, uint32_t flags) {
@@ -183,9 +189,10 @@ Result<int64_t> ReceiveOne(Task& task, net::Socket& socket, UserPtr<AbiMsghdr> a
     const auto name = std::as_bytes(std::span(received.address.view().substr(0, n)));
     if (task.mm->CopyOut(UserAddr{message.name}, name).fault != 0) return Fail(EFAULT);
   }
+  // Without a buffer there is room for nothing, whatever its size is said to be.
+  const uint64_t room = message.control == 0 ? 0 : message.control_size;
   net::ControlReply control(std::move(received.control), socket.passes_credentials(), *task.files,
-                            task.Limit(RLIMIT_NOFILE), message.control_size,
-                            static_cast<int>(flags));
+                            task.Limit(RLIMIT_NOFILE), room, static_cast<int>(flags));
   const auto reply = std::as_bytes(std::span(control.bytes()));
   if (task.mm->CopyOut(UserAddr{message.control}, reply).fault != 0) return Fail(EFAULT);
   std::move(control).Commit();

@@ -1,5 +1,6 @@
 // Unix stream sockets and socket pairs, passed descriptors and credentials.
 #include <fcntl.h>
+#include <net/if.h>
 #include <poll.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
@@ -8,6 +9,7 @@
 #include <sys/un.h>
 
 #include <cstring>
+#include <optional>
 #include <thread>
 
 #include "tests/util/matchers.h"
@@ -419,6 +421,152 @@ TEST(Credentials, PasscredAttachesThem) {
   ASSERT_NE(header, nullptr);
   EXPECT_EQ(header->cmsg_type, SCM_CREDENTIALS);
   EXPECT_EQ(reinterpret_cast<const ucred*>(CMSG_DATA(header))->pid, getpid());
+}
+
+struct WithCredentials {
+  long size = 0;
+  int flags = 0;
+  std::optional<ucred> sender;
+};
+WithCredentials ReceiveCredentials(int socket, size_t room = 100) {
+  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(ucred))] = {};
+  char data[100];
+  iovec vector = {data, room};
+  msghdr message = {};
+  message.msg_iov = &vector;
+  message.msg_iovlen = 1;
+  message.msg_control = control;
+  message.msg_controllen = sizeof(control);
+  WithCredentials received;
+  received.size = recvmsg(socket, &message, MSG_DONTWAIT);
+  received.flags = message.msg_flags;
+  const cmsghdr* header = CMSG_FIRSTHDR(&message);
+  if (header != nullptr && header->cmsg_type == SCM_CREDENTIALS) {
+    received.sender.emplace();
+    memcpy(&*received.sender, CMSG_DATA(header), sizeof(ucred));
+  }
+  return received;
+}
+void SetPasscred(int socket, int on) {
+  ASSERT_THAT(setsockopt(socket, SOL_SOCKET, SO_PASSCRED, &on, sizeof(on)), Succeeds());
+}
+
+TEST(Credentials, GoAlongIfEitherEndAskedWhenItWasSent) {
+  for (const int type : {SOCK_STREAM, SOCK_DGRAM, SOCK_SEQPACKET}) {
+    const Pipe pair = MakeSocketPair(type);
+    write(pair.writer, "nobody", 6);
+    SetPasscred(pair.writer, 1);
+    write(pair.writer, "sender", 6);
+    SetPasscred(pair.writer, 0);
+    SetPasscred(pair.reader, 1);
+    write(pair.writer, "reader", 6);
+    const WithCredentials unknown = ReceiveCredentials(pair.reader);
+    ASSERT_TRUE(unknown.sender);
+    EXPECT_EQ(unknown.size, 6) << "a stream is not read across a change";
+    EXPECT_EQ(unknown.sender->pid, 0);
+    EXPECT_EQ(unknown.sender->uid, 65534u);
+    EXPECT_EQ(unknown.sender->gid, 65534u);
+    const WithCredentials known = ReceiveCredentials(pair.reader);
+    ASSERT_TRUE(known.sender);
+    EXPECT_EQ(known.size, type == SOCK_STREAM ? 12 : 6);
+    EXPECT_EQ(known.sender->pid, getpid());
+    EXPECT_EQ(known.sender->uid, getuid());
+  }
+}
+
+TEST(Credentials, OfNobodyAtTheEndOfAStream) {
+  for (const int type : {SOCK_STREAM, SOCK_SEQPACKET}) {
+    Pipe pair = MakeSocketPair(type);
+    SetPasscred(pair.reader, 1);
+    pair.writer = Fd();
+    const WithCredentials end = ReceiveCredentials(pair.reader);
+    EXPECT_EQ(end.size, 0);
+    ASSERT_EQ(end.sender.has_value(), type == SOCK_STREAM);
+    EXPECT_EQ(end.sender.value_or(ucred{}).pid, 0);
+  }
+}
+
+TEST(Credentials, AnAcceptedSocketAsksAsItsListener) {
+  const Address address = Abstract("passcred");
+  const Fd server = Socket();
+  ASSERT_THAT(bind(server, address.get(), address.size), Succeeds());
+  SetPasscred(server, 1);
+  listen(server, 1);
+  const Fd client = Socket();
+  ASSERT_THAT(connect(client, address.get(), address.size), Succeeds());
+  const Fd accepted(accept(server, nullptr, nullptr));
+  int on = 0;
+  socklen_t size = sizeof(on);
+  ASSERT_THAT(getsockopt(accepted, SOL_SOCKET, SO_PASSCRED, &on, &size), Succeeds());
+  EXPECT_EQ(on, 1);
+  write(client, "x", 1);
+  const WithCredentials received = ReceiveCredentials(accepted);
+  ASSERT_TRUE(received.sender);
+  EXPECT_EQ(received.sender->pid, getpid());
+}
+
+TEST(Credentials, OfAProcessThatDoesNotExist) {
+  REQUIRE_ROOT();
+  const Pipe pair = MakeSocketPair(SOCK_STREAM);
+  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(ucred))] = {};
+  char byte = 'x';
+  iovec vector = {&byte, 1};
+  msghdr message = {};
+  message.msg_iov = &vector;
+  message.msg_iovlen = 1;
+  message.msg_control = control;
+  message.msg_controllen = sizeof(control);
+  cmsghdr* header = CMSG_FIRSTHDR(&message);
+  header->cmsg_level = SOL_SOCKET;
+  header->cmsg_type = SCM_CREDENTIALS;
+  header->cmsg_len = CMSG_LEN(sizeof(ucred));
+  const ucred claimed = {4'000'000, 0, 0};
+  memcpy(CMSG_DATA(header), &claimed, sizeof(claimed));
+  EXPECT_THAT(sendmsg(pair.writer, &message, 0), FailsWith(ESRCH));
+}
+
+TEST(Rights, WithoutABufferTheyAreDropped) {
+  const Pipe pair = MakeSocketPair(SOCK_STREAM);
+  const int lowest = LowestFreeFd();
+  ASSERT_THAT(SendFds(pair.writer, {0}), SucceedsWith(1));
+  char byte;
+  iovec vector = {&byte, 1};
+  msghdr message = {};
+  message.msg_iov = &vector;
+  message.msg_iovlen = 1;
+  message.msg_controllen = 64;
+  EXPECT_THAT(recvmsg(pair.reader, &message, 0), SucceedsWith(1));
+  EXPECT_NE(message.msg_flags & MSG_CTRUNC, 0);
+  EXPECT_EQ(LowestFreeFd(), lowest);
+}
+
+TEST(Named, ItsFileHasTheModeOfTheSocket) {
+  const TempDir dir;
+  const ScopedUmask mask(0123);
+  const Address address(dir.File("s"));
+  const Fd fd = Socket();
+  ASSERT_THAT(fchmod(fd, 0765), Succeeds());
+  ASSERT_THAT(bind(fd, address.get(), address.size), Succeeds());
+  struct stat info = {};
+  ASSERT_THAT(stat(dir.File("s").c_str(), &info), Succeeds());
+  EXPECT_EQ(info.st_mode, mode_t{S_IFSOCK | 0644});
+}
+
+TEST(Ioctl, EverySocketTellsOfInterfaces) {
+  const Fd fd = Socket();
+  ifreq request = {};
+  strcpy(request.ifr_name, "none");
+  EXPECT_THAT(ioctl(fd, SIOCGIFINDEX, &request), FailsWith(ENODEV));
+  strcpy(request.ifr_name, "lo");
+  EXPECT_THAT(ioctl(fd, SIOCGIFINDEX, &request), Succeeds());
+  EXPECT_EQ(request.ifr_ifindex, 1);
+  request = {};
+  request.ifr_ifindex = 1;
+  EXPECT_THAT(ioctl(fd, SIOCGIFNAME, &request), Succeeds());
+  EXPECT_STREQ(request.ifr_name, "lo");
+  ifconf list = {};
+  EXPECT_THAT(ioctl(fd, SIOCGIFCONF, &list), Succeeds());
+  EXPECT_GE(list.ifc_len, static_cast<int>(sizeof(ifreq)));
 }
 
 TEST(Options, TypeDomainErrorAndBuffers) {
