@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "base/host_call.h"
+#include "sentry/kernel/credentials.h"
 #include "sentry/kernel/exit.h"
 #include "sentry/kernel/pidfd.h"
 #include "sentry/kernel/signal_frame.h"
@@ -44,11 +45,7 @@ Result<void> CheckProcessLimit(Task& parent) REQUIRES(tasks) {
   const auto& creds = *parent.credentials;
   if (limit != RLIM_INFINITY && creds.uid != 0 && !creds.Has(CAP_SYS_RESOURCE) &&
       !creds.Has(CAP_SYS_ADMIN)) {
-    uint64_t count = 0;
-    for (const auto& [pid, entry] : kernel.pids) {
-      if (entry.task != nullptr && entry.task->credentials->uid == creds.uid) ++count;
-    }
-    if (count >= limit) return Fail(EAGAIN);
+    if (ThreadsOf(kernel, creds.uid) >= limit) return Fail(EAGAIN);
   }
   if (kernel.config.pids_limit != 0 && kernel.task_count >= kernel.config.pids_limit) {
     return Fail(EAGAIN);
@@ -171,6 +168,7 @@ Result<void> Publish(Task& parent, Task& child, uint64_t flags) {
   group.threads.push_back(&child);
   ++group.live;
   ++kernel.task_count;
+  parent.too_many_processes = false;
   ++kernel.forks;
   return {};
 }

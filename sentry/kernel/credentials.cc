@@ -51,7 +51,28 @@ Result<void> TakeCapabilities(vfs::Inode& inode, auth::ExecFile& file) {
 
 }  // namespace
 
+uint64_t ThreadsOf(const Kernel& kernel, uint32_t uid) {
+  uint64_t count = 0;
+  for (const auto& [pid, entry] : kernel.pids) {
+    if (entry.task != nullptr && entry.task->credentials.Get()->uid == uid) ++count;
+  }
+  return count;
+}
+
+Result<void> CheckProcessLimitOfExec(Task& task) {
+  if (!task.too_many_processes) return {};
+  TasksLock lock(task.kernel);
+  if (ThreadsOf(task.kernel, task.creds().uid) > task.Limit(RLIMIT_NPROC)) return Fail(EAGAIN);
+  task.too_many_processes = false;
+  return {};
+}
+
 void CommitCredentials(Task& task, auth::CredentialsRef changed) {
+  // Linux: flag_nproc_exceeded. No error: too many programs do not look at what setuid answers.
+  if (changed->uid != task.creds().uid) {
+    task.too_many_processes =
+        changed->uid != 0 && ThreadsOf(task.kernel, changed->uid) > task.Limit(RLIMIT_NPROC);
+  }
   if (auth::ChangesProtection(task.creds(), *changed)) {
     if (task.mm) task.mm->dumpable = mm::Dumpable::kNo;
     task.parent_death_signal.Set(0);

@@ -11,6 +11,12 @@ namespace skep::kernel {
 // by the task's own fiber.
 void CommitCredentials(Task& task, auth::CredentialsRef changed) REQUIRES(tasks);
 
+// Threads of a real user id, which RLIMIT_NPROC bounds.
+uint64_t ThreadsOf(const Kernel& kernel, uint32_t uid) REQUIRES(tasks);
+// Linux: do_execveat_common: EAGAIN for who became a user with too many processes, as long as he
+// has them.
+Result<void> CheckProcessLimitOfExec(Task& task);
+
 // Linux: bprm_creds_from_file. `file`: the program, or its interpreter if it is a script. Called
 // when the other threads of the process have ended. EPERM, EINVAL: see auth/exec_credentials.h;
 // errors of the file system.

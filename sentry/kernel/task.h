@@ -169,6 +169,9 @@ class Task final : public vfs::Caller, public RefCounted<Task> {
   stack_t alt_stack{};        // ss_flags as sigaltstack tells it back, without SS_ONSTACK
   SignalSet mask_to_restore;  // sigsuspend, pselect...: back to this after the handler
   bool restore_mask = false;
+  // It became a user who had more processes than RLIMIT_NPROC (Linux: PF_NPROC_EXCEEDED): execve
+  // fails as long as he has.
+  bool too_many_processes = false;
 
   std::atomic<uint32_t> personality{0};
   std::atomic<uint64_t> timer_slack_ns{50000};

@@ -3,6 +3,7 @@
 
 #include "base/limits.h"
 #include "sentry/kernel/clone.h"
+#include "sentry/kernel/credentials.h"
 #include "sentry/syscalls/families.h"
 #include "sentry/syscalls/util.h"
 
@@ -29,8 +30,9 @@ Result<std::vector<std::string>> CopyInStrings(Task& task, UserPtr<const uint64_
 
 Result<void> DoExec(Task& task, Fd dir, Path address, UserPtr<const uint64_t> argv,
                     UserPtr<const uint64_t> envp, int32_t flags) {
-  if ((flags & ~(AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW)) != 0) return Fail(EINVAL);
   const std::string path = TRY(CopyInPath(task, address));
+  TRY(kernel::CheckProcessLimitOfExec(task));
+  if ((flags & ~(AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW)) != 0) return Fail(EINVAL);
   vfs::Walker walker = TRY(WalkerAt(task, dir, path));
   const auto follow =
       (flags & AT_SYMLINK_NOFOLLOW) != 0 ? vfs::FollowFinal::kNo : vfs::FollowFinal::kYes;

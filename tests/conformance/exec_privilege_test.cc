@@ -245,6 +245,36 @@ TEST(ExecPrivilege, UnreadableProgramIsNotDumpable) {
   EXPECT_EQ(as_root.at("dumpable"), 1u) << "root may read it";
 }
 
+TEST(ExecPrivilege, UserWithTooManyProcessesExecutesNothing) {
+  REQUIRE_ROOT();
+  const Program program(0755);
+  constexpr uid_t kBusy = 54'323;
+  EXPECT_THAT(ForkAndRun([&] {
+                const auto sleeper = [] {
+                  BecomeUser(kBusy);
+                  for (;;) pause();
+                };
+                const auto is_busy = [&](const ChildProcess& child) {
+                  struct stat st = {};
+                  const std::string proc = "/proc/" + std::to_string(child.pid());
+                  return stat(proc.c_str(), &st) == 0 && st.st_uid == kBusy;
+                };
+                ChildProcess first(sleeper);
+                ChildProcess second(sleeper);
+                ASSERT_TRUE(WaitUntil([&] { return is_busy(first) && is_busy(second); }));
+                const rlimit one = {1, 1};
+                ASSERT_THAT(setrlimit(RLIMIT_NPROC, &one), Succeeds());
+                EXPECT_THAT(ForkAndRun([&] {
+                              BecomeUser(kBusy);
+                              EXPECT_THAT(execl(program.path().c_str(), "x", nullptr),
+                                          FailsWith(EAGAIN));
+                              EXPECT_THAT(execl("/nowhere", "x", nullptr), FailsWith(EAGAIN));
+                            }),
+                            ExitsWith(0));
+              }),
+              ExitsWith(0));
+}
+
 // The parent becomes another program; its child, whose end is announced by SIGKILL, ends after it.
 const Helper kOutliveChild("outlive_child", [](int argc, char** argv) {
   if (argc < 1) return 2;
