@@ -68,7 +68,9 @@ Result<Ref<vfs::File>> PtyTable::OpenSlave(vfs::Caller& caller, const vfs::Path&
 
 Result<Ref<vfs::File>> PtyTable::OpenControlling(vfs::Caller& caller, const vfs::Path& path,
                                                  uint32_t flags) {
-  Ref<Terminal> terminal = terminals_.Of(caller.SessionId());
+  vfs::JobControlCaller* const task = caller.job_control();
+  if (task == nullptr) return Fail(ENXIO);
+  Ref<Terminal> terminal = terminals_.Of(*task->SessionId());
   if (!terminal) return Fail(ENXIO);
   return OpenTerminal(caller, std::move(terminal), path, flags | O_NOCTTY);
 }
@@ -148,8 +150,8 @@ Result<uint64_t> PtyMaster::Ioctl(vfs::Caller& caller, uint64_t command, uint64_
     case TIOCSIG: {
       const auto signo = static_cast<int>(argument);
       if (signo < 1 || signo >= NSIG) return Fail(EINVAL);
-      const int group = table_.terminals().ForegroundOf(*terminal_);
-      if (group != 0) table_.terminals().processes().SignalGroup(group, signo);
+      const Ref<vfs::ProcessId> group = table_.terminals().ForegroundOf(*terminal_);
+      if (group) table_.terminals().processes().SignalGroup(*group, signo);
       return 0;
     }
     case TIOCSCTTY:

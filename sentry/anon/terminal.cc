@@ -34,9 +34,9 @@ void Terminal::Settle() {
   if (here != 0) waiters_.Wake(here);
   if (other != 0) other_waiters_.Wake(other);
   if (signals.empty()) return;
-  const int foreground = terminals_.ForegroundOf(*this);
-  if (foreground == 0) return;
-  for (const int signo : signals) terminals_.processes().SignalGroup(foreground, signo);
+  const Ref<vfs::ProcessId> foreground = terminals_.ForegroundOf(*this);
+  if (!foreground) return;
+  for (const int signo : signals) terminals_.processes().SignalGroup(*foreground, signo);
 }
 
 // -- output --------------------------------------------------------------------------------------
@@ -352,7 +352,7 @@ void Terminal::CloseEnd(uint64_t opened_in) {
 
 // Linux: __tty_hangup.
 void Terminal::HangUp() {
-  const int session = terminals_.Detach(*this);
+  const Ref<vfs::ProcessId> session = terminals_.Detach(*this);
   {
     MutexLock lock(mutex_);
     generation_.fetch_add(1);
@@ -363,9 +363,9 @@ void Terminal::HangUp() {
   }
   waiters_.Wake(sched::kAllEvents);
   other_waiters_.Wake(sched::kAllEvents);
-  if (session == 0) return;
-  terminals_.processes().SignalProcess(session, SIGHUP);
-  terminals_.processes().SignalProcess(session, SIGCONT);
+  if (!session) return;
+  terminals_.processes().SignalLeader(*session, SIGHUP);
+  terminals_.processes().SignalLeader(*session, SIGCONT);
 }
 
 }  // namespace skep::anon

@@ -163,8 +163,8 @@ class Terminal final : public RefCounted<Terminal> {
   std::vector<int> signals_ GUARDED_BY(mutex_);  // to the foreground group, once unlocked
 
   // Guarded by the registry's mutex.
-  int session_ = 0;
-  int foreground_ = 0;
+  Ref<vfs::ProcessId> session_;     // null: nobody's
+  Ref<vfs::ProcessId> foreground_;  // a process group, or none
 };
 
 }  // namespace skep::anon

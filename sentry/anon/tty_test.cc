@@ -18,9 +18,12 @@ using vfs::TryWrite;
 
 class TestProcesses final : public JobControl {
  public:
-  void SignalGroup(int group, int signo) override { groups.emplace_back(group, signo); }
-  void SignalProcess(int process, int signo) override { processes.emplace_back(process, signo); }
-  int SessionOfGroup(int group) override { return group == 99 ? 0 : group / 100 * 100; }
+  void SignalGroup(const vfs::ProcessId& group, int signo) override {
+    groups.emplace_back(vfs::TestProcessId::NumberOf(group), signo);
+  }
+  void SignalLeader(const vfs::ProcessId& session, int signo) override {
+    processes.emplace_back(vfs::TestProcessId::NumberOf(session), signo);
+  }
   std::vector<std::pair<int, int>> groups, processes;
 };
 using Sent = std::vector<std::pair<int, int>>;
@@ -103,7 +106,7 @@ TEST_F(TtyTest, EndOfFile) {
 }
 
 TEST_F(TtyTest, SignalsGoToTheForeground) {
-  EXPECT_EQ(terminals.Of(100), Ref<Terminal>(&terminal()));
+  EXPECT_EQ(terminals.Of(*vfs::TestProcessId::Of(100)), Ref<Terminal>(&terminal()));
   Type("lost\x03");
   EXPECT_EQ(processes.groups, (Sent{{100, SIGINT}}));
   EXPECT_EQ(Shown(), "^C");
@@ -249,8 +252,8 @@ TEST_F(TtyTest, MasterGoneHangsUp) {
 TEST_F(TtyTest, EndOfTheSession) {
   int32_t group = 130;
   EXPECT_EQ(Ioctl(*slave, TIOCSPGRP, group), 0);
-  EXPECT_EQ(terminals.EndSession(100), 130);
-  EXPECT_EQ(terminals.EndSession(100), 0);
+  EXPECT_EQ(terminals.EndSession(*vfs::TestProcessId::Of(100)), vfs::TestProcessId::Of(130));
+  EXPECT_FALSE(terminals.EndSession(*vfs::TestProcessId::Of(100)));
   // Linux: a pty is not hung up by its session's end.
   EXPECT_EQ(CodeOf(Line()), EAGAIN);
   EXPECT_EQ(CodeOf(TryRead(shell, *master, 1)), EAGAIN);
@@ -258,9 +261,9 @@ TEST_F(TtyTest, EndOfTheSession) {
   TestCaller next;
   next.process = next.group = next.session = 400;
   Ref<vfs::File> again = table.OpenSlave(next, {}, O_RDWR, 0).value();
-  EXPECT_EQ(terminals.SessionOf(terminal()), 400);
+  EXPECT_EQ(terminals.SessionOf(terminal()), vfs::TestProcessId::Of(400));
   EXPECT_EQ(CodeOf(again->Ioctl(next, TIOCNOTTY, 0)), 0);
-  EXPECT_EQ(terminals.SessionOf(terminal()), 0);
+  EXPECT_FALSE(terminals.SessionOf(terminal()));
   EXPECT_EQ(processes.groups.back(), std::pair(400, SIGCONT));
 }
 

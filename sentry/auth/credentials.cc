@@ -16,6 +16,18 @@ constexpr CapabilitySet kFileSystemCapabilities =
 
 }  // namespace
 
+bool Credentials::HasIn(const UserNamespace& space, int capability) const {
+  if (!user_namespace) return Has(capability);
+  for (const UserNamespace* s = &space; s != nullptr; s = s->parent()) {
+    if (s == user_namespace.get()) return Has(capability);
+    // Not below the own one.
+    if (s->level() <= user_namespace->level()) return false;
+    // Whoever made a namespace has all capabilities in it.
+    if (s->parent() == user_namespace.get() && s->owner() == euid) return true;
+  }
+  return false;
+}
+
 bool Credentials::InGroup(uint32_t group) const {
   return group == fsgid || std::binary_search(groups.begin(), groups.end(), group);
 }

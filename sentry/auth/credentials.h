@@ -7,6 +7,9 @@
 #include <memory>
 #include <vector>
 
+#include "base/ref.h"
+#include "sentry/auth/user_namespace.h"
+
 namespace skep::auth {
 
 using CapabilitySet = uint64_t;  // bit n: CAP_n of <linux/capability.h>
@@ -22,7 +25,13 @@ struct Credentials {
   bool keep_caps = false;     // PR_SET_KEEPCAPS
   bool no_new_privs = false;  // PR_SET_NO_NEW_PRIVS
 
+  // In which the capabilities hold; null: there are no namespaces (boot, unit tests of files).
+  Ref<UserNamespace> user_namespace;
+
+  // In its own user namespace.
   bool Has(int capability) const { return (effective >> capability & 1) != 0; }
+  // Over what belongs to another one (Linux: cap_capable).
+  bool HasIn(const UserNamespace& space, int capability) const;
   bool InGroup(uint32_t group) const;  // fsgid or a supplementary group
 };
 

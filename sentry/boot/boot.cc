@@ -187,7 +187,9 @@ void SendHostEvent(const BootConfig& config, SentryEvent::Kind kind, int status,
 
 void StartFirstProcess(Sandbox& sandbox) {
   kernel::Kernel& kernel = sandbox.kernel;
-  kernel::InitRequest request;
+  kernel::ProcessRequest request;
+  // It is a command like any other: whoever started it continues it, as a shell does.
+  request.job_control = !sandbox.config.init_is_spared;
   request.credentials = CredentialsOf(sandbox.config);
   request.limits = LimitsOf(sandbox.config);
   request.path =
@@ -197,7 +199,7 @@ void StartFirstProcess(Sandbox& sandbox) {
   request.oom_score_adj = sandbox.config.oom_score_adj;
   request.prepare = [&sandbox](kernel::Task& init) -> Result<void> {
     TRY(MountAll({sandbox.kernel, sandbox.config, sandbox.gofer, sandbox.special_files,
-                  sandbox.terminals, sandbox.gofer_trees},
+                  sandbox.terminals, *sandbox.container, sandbox.mounts, sandbox.gofer_trees},
                  init));
     return OpenStdio(sandbox, init);
   };
@@ -215,22 +217,22 @@ void StartFirstProcess(Sandbox& sandbox) {
                                  : fmt::format("cannot execute {}: {}", config.argv[0], name);
     SendHostEvent(config, SentryEvent::Kind::kFailed, error, text);
   };
-  auto started = kernel::StartInit(kernel, std::move(request));
+  auto started = sandbox.container->StartInit(std::move(request));
   if (!started) Die(sandbox.config, "cannot start the first process");
   // Tells the CLI when all is over, and ends the sentry.
-  auto watcher = sched::Fiber::Spawn(kernel.scheduler.worker(0), [&sandbox] {
-    kernel::Kernel& k = sandbox.kernel;
-    while (!k.init_exited.load()) {
-      sched::WaitUntil(k.init_queue, sched::kAllEvents, std::nullopt,
+  auto watcher = sched::Fiber::Spawn(kernel.scheduler.worker(0), [&sandbox, init = *started] {
+    while (!init->exited()) {
+      sched::WaitUntil(init->changes(), sched::kAllEvents, std::nullopt,
                        sched::Sleep::kUninterruptible,
-                       [&] { return k.init_exited.load() || k.init_stop_signal.load() != 0; });
-      if (const int signo = k.init_stop_signal.exchange(0); signo != 0) {
+                       [&] { return init->exited() || init->stopped(); });
+      if (const int signo = init->TakeStop(); signo != 0) {
         sandbox.terminals.SetConsoleInput(anon::Console::Input::kHeld);
         SendHostEvent(sandbox.config, SentryEvent::Kind::kStopped, signo, "");
       }
     }
-    sandbox.terminals.DrainConsole(k.scheduler.clock().MonotonicNs() + 1'000'000'000);
-    SendHostEvent(sandbox.config, SentryEvent::Kind::kExited, k.init_status.load(), "");
+    const uint64_t now = sandbox.kernel.scheduler.clock().MonotonicNs();
+    sandbox.terminals.DrainConsole(now + 1'000'000'000);
+    SendHostEvent(sandbox.config, SentryEvent::Kind::kExited, init->status(), "");
     _exit(0);
   });
   if (!watcher) Die(sandbox.config, "cannot start the watcher of the first process");
@@ -241,8 +243,8 @@ void ServeSignal(Sandbox& sandbox, int signo) {
   const arena::ArenaScope arena_heap;
   kernel::Kernel& kernel = sandbox.kernel;
   kernel::TasksLock lock(kernel);
-  if (!kernel.init || kernel.init->zombie) return;
-  (void)kernel::SendFromOperator(*kernel.init, signo);
+  kernel::ThreadGroup* init = sandbox.container->init();
+  if (init != nullptr) (void)kernel::SendFromOperator(*init, signo);
 }
 
 // `fg` or `bg` of the shell that started us: for all that it stopped.
@@ -252,11 +254,11 @@ void ServeContinue(Sandbox& sandbox, bool foreground) {
   using Input = anon::Console::Input;
   sandbox.terminals.SetConsoleInput(foreground ? Input::kFlowing : Input::kHeld);
   kernel::TasksLock lock(kernel);
-  if (!kernel.init || kernel.init->zombie) return;
-  kernel.ForEachInProcessGroup(kernel.init->pgid,
-                               [](kernel::ThreadGroup& group) REQUIRES(kernel::tasks) {
-                                 (void)kernel::SendFromOperator(group, SIGCONT);
-                               });
+  kernel::ThreadGroup* init = sandbox.container->init();
+  if (init == nullptr) return;
+  init->process_group->ForEach([](kernel::ThreadGroup& group) REQUIRES(kernel::tasks) {
+    (void)kernel::SendFromOperator(group, SIGCONT);
+  });
 }
 
 void ServeCheckpoint(Sandbox& sandbox, const OwnedFd& image, int maps_fd) {
@@ -308,13 +310,22 @@ const char* EngineName(platform::EngineKind engine) {
 kernel::KernelConfig KernelConfigOf(const BootConfig& config, platform::EngineKind engine) {
   kernel::KernelConfig out;
   out.workers = config.workers > 0 ? config.workers : AllowedCpus();
-  out.hostname = config.hostname;
   out.memory_limit = config.memory_limit;
-  out.pids_limit = config.pids_limit;
-  out.init_is_spared = config.init_is_spared;
   out.scrub_stacks = config.checkpoint_scan;
   out.engine_name = EngineName(engine);
   return out;
+}
+
+Ref<kernel::Container> MakeContainer(kernel::Kernel& kernel, const BootConfig& config) {
+  kernel::ContainerRequest request;
+  request.id = "init";
+  request.hostname = config.hostname;
+  if (!config.domainname.empty()) request.domainname = config.domainname;
+  request.pids_limit = config.pids_limit;
+  request.unkillable_init = config.init_is_spared;
+  auto container = kernel::Container::Make(kernel, std::move(request));
+  CHECK(container.has_value());  // the kernel has no other
+  return *container;
 }
 
 // Kernel objects that are there before the first fiber. Arena heap.
@@ -331,21 +342,13 @@ kernel::KernelConfig KernelConfigOf(const BootConfig& config, platform::EngineKi
     kernel.oom = std::make_unique<kernel::OomKiller>(kernel);
     if (!kernel.oom->Start()) Die(config, "cannot hold the memory limit");
   }
-  if (!config.domainname.empty()) {
-    kernel::TasksLock lock(kernel);
-    kernel.domainname = config.domainname;
-  }
   auto pages = OrDie(config, loader::VdsoPages::Make(*kernel.memory));
   kernel.vdso_clock =
       std::make_unique<kernel::VdsoClock>(kernel.scheduler.clock(), std::move(pages));
   kernel.anon_fs = MakeRef<vfs::AnonFs>(++kernel.last_dev_minor);
   kernel.anon_fs->SetSpecialFiles(&sandbox->special_files);
-  kernel.network = MakeRef<net::NetNamespace>(*kernel.anon_fs);
+  sandbox->container = MakeContainer(kernel, config);
   kernel.hooks.syscall = &syscalls::Dispatch;
-  kernel.boot = sandbox;
-  kernel.hooks.session_ended = [](kernel::Kernel& k, int sid) {
-    return static_cast<Sandbox*>(k.boot)->terminals.terminals().EndSession(sid);
-  };
   sandbox->terminals.RegisterDevices(sandbox->special_files.devices());
   fs::RegisterMemoryDevices(sandbox->special_files.devices(), *kernel.memory);
   arena::HostTable& table = arena::HostTable::Get();

@@ -27,9 +27,10 @@ class Mounter {
   Result<void> Root(const MountConfig& config) {
     Ref<vfs::FileSystem> root = TRY(Make(config));
     kernel::Kernel& kernel = context_.kernel;
-    kernel.mounts = MakeRef<vfs::MountNamespace>(std::move(root), Flags(config));
-    const vfs::Path path = kernel.mounts->root();
-    auto fs = MakeRef<vfs::FsContext>(kernel.mounts, path, path, context_.config.umask);
+    context_.mounts =
+        MakeRef<vfs::MountNamespace>(std::move(root), Flags(config), kernel.NextNamespaceNumber());
+    const vfs::Path path = context_.mounts->root();
+    auto fs = MakeRef<vfs::FsContext>(context_.mounts, path, path, context_.config.umask);
     kernel::TasksLock lock(kernel);
     init_.fs.Set(std::move(fs));
     return {};
@@ -38,8 +39,7 @@ class Mounter {
   Result<void> Add(const MountConfig& config) {
     Ref<vfs::FileSystem> fs = TRY(Make(config));
     const vfs::Path at = TRY(MakePoint(config.destination, fs->RootInode()->IsDir()));
-    const Ref<vfs::Mount> mount =
-        TRY(context_.kernel.mounts->Add(at, std::move(fs), Flags(config)));
+    const Ref<vfs::Mount> mount = TRY(context_.mounts->Add(at, std::move(fs), Flags(config)));
     if (config.kind == Kind::kDevpts) {
       context_.terminals.SetDevpts(devpts_, vfs::Path(mount, mount->root()));
     }
@@ -54,7 +54,7 @@ class Mounter {
     const bool directory = found->inode()->IsDir();
     if (!directory) {
       const vfs::Path null = TRY(walker.Resolve("/dev/null", {}));
-      TRY(context_.kernel.mounts->Add(*found, null.mount->fs(), MS_RDONLY, null.dentry));
+      TRY(context_.mounts->Add(*found, null.mount->fs(), MS_RDONLY, null.dentry));
       return {};
     }
     MountConfig empty;
@@ -62,7 +62,7 @@ class Mounter {
     empty.read_only = true;
     empty.mode = 0755;
     Ref<vfs::FileSystem> fs = TRY(Make(empty));
-    TRY(context_.kernel.mounts->Add(*found, std::move(fs), MS_RDONLY));
+    TRY(context_.mounts->Add(*found, std::move(fs), MS_RDONLY));
     return {};
   }
 
@@ -71,7 +71,7 @@ class Mounter {
     auto found = walker.Resolve(path, {});
     if (!found || found->inode() == nullptr) return {};
     const uint64_t flags = found->mount->flags() | MS_RDONLY;
-    TRY(context_.kernel.mounts->Add(*found, found->mount->fs(), flags, found->dentry));
+    TRY(context_.mounts->Add(*found, found->mount->fs(), flags, found->dentry));
     return {};
   }
 
@@ -127,16 +127,8 @@ class Mounter {
   }
 
   Ref<vfs::FileSystem> MakeProc() {
-    auto proc = MakeRef<fs::ProcFs>(context_.kernel, NextMinor());
-    proc->terminal_of = [&terminals = context_.terminals](int session) {
-      const anon::Terminals::Controlling found = terminals.terminals().ControllingOf(session);
-      fs::ProcFs::Terminal terminal;
-      if (found.number < 0) return terminal;
-      // Linux: new_encode_dev; the numbers of ptys are below 256.
-      terminal.device = static_cast<int>(anon::kPtyMajor << 8) | found.number;
-      terminal.foreground = found.foreground;
-      return terminal;
-    };
+    kernel::PidNamespace& pids = context_.container.pids();
+    auto proc = MakeRef<fs::ProcFs>(context_.kernel, Ref<kernel::PidNamespace>(&pids), NextMinor());
     return Ref<vfs::FileSystem>(std::move(proc));
   }
 

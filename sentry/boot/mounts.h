@@ -4,6 +4,7 @@
 #include "sentry/boot/control.h"
 #include "sentry/boot/terminals.h"
 #include "sentry/fs/gofer/gofer_fs.h"
+#include "sentry/kernel/container.h"
 #include "sentry/kernel/kernel.h"
 #include "sentry/vfs/special_files.h"
 
@@ -15,6 +16,8 @@ struct MountContext {
   fs::GoferConnection gofer;
   vfs::SpecialFiles& special_files;
   SandboxTerminals& terminals;
+  const kernel::Container& container;
+  Ref<vfs::MountNamespace>& mounts;            // is set
   std::vector<Ref<fs::GoferFs>>& gofer_trees;  // every GoferFs is noted here, for checkpoints
 };
 

@@ -7,7 +7,9 @@
 #include "sentry/boot/special_files.h"
 #include "sentry/boot/terminals.h"
 #include "sentry/fs/gofer/gofer_fs.h"
+#include "sentry/kernel/container.h"
 #include "sentry/kernel/kernel.h"
+#include "sentry/vfs/mount.h"
 
 namespace skep::boot {
 
@@ -15,6 +17,8 @@ struct Sandbox {
   explicit Sandbox(const kernel::KernelConfig& kernel_config)
       : kernel(kernel_config), terminals(kernel) {}
   kernel::Kernel kernel;
+  Ref<kernel::Container> container;
+  Ref<vfs::MountNamespace> mounts;
   SandboxTerminals terminals;
   KernelSpecialFiles special_files;
   BootConfig config;

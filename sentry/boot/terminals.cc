@@ -3,31 +3,8 @@
 #include <sys/stat.h>
 
 #include "sentry/anon/tty_file.h"
-#include "sentry/kernel/signals.h"
 
 namespace skep::boot {
-
-void KernelJobControl::SignalGroup(int process_group, int signo) {
-  kernel::TasksLock lock(kernel_);
-  kernel_.ForEachInProcessGroup(
-      process_group, [&](kernel::ThreadGroup& group)
-                         REQUIRES(kernel::tasks) { (void)kernel::SendFromTerminal(group, signo); });
-}
-
-void KernelJobControl::SignalProcess(int process, int signo) {
-  kernel::TasksLock lock(kernel_);
-  if (kernel::ThreadGroup* group = kernel_.FindGroup(process)) {
-    (void)kernel::SendFromTerminal(*group, signo);
-  }
-}
-
-int KernelJobControl::SessionOfGroup(int process_group) {
-  kernel::TasksLock lock(kernel_);
-  int session = 0;
-  kernel_.ForEachInProcessGroup(process_group, [&](kernel::ThreadGroup& group) REQUIRES(
-                                                   kernel::tasks) { session = group.sid; });
-  return session;
-}
 
 void SandboxTerminals::RegisterDevices(fs::DeviceTable& devices) {
   using Path = vfs::Path;
@@ -58,7 +35,7 @@ void SandboxTerminals::SetDevpts(Ref<fs::DevptsFs> devpts, vfs::Path root) {
 
 Result<void> SandboxTerminals::StartConsole(arena::HostFd input, arena::HostFd output,
                                             const winsize& size) {
-  auto terminal = MakeRef<anon::Terminal>(terminals_);
+  auto terminal = MakeRef<anon::Terminal>(kernel_.terminals());
   terminal->SetWindow(size);
   console_index_ = TRY(ptys_.AddTerminal(terminal, 0, 5));
   console_ = TRY(anon::Console::Start(kernel_.scheduler, std::move(terminal), input, output));

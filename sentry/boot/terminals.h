@@ -1,9 +1,8 @@
-// The sandbox's terminals: ptys, the console over the host's terminal, and what both ask of
-// processes.
+// A container's terminals: its ptys with their names, and the console over the host's terminal. Who
+// controls which is the kernel's: Kernel::terminals().
 #pragma once
 
 #include "sentry/anon/console.h"
-#include "sentry/anon/job_control.h"
 #include "sentry/anon/pty.h"
 #include "sentry/fs/dev/device_table.h"
 #include "sentry/fs/devpts/devpts.h"
@@ -11,21 +10,9 @@
 
 namespace skep::boot {
 
-class KernelJobControl final : public anon::JobControl {
- public:
-  explicit KernelJobControl(kernel::Kernel& kernel) : kernel_(kernel) {}
-  void SignalGroup(int process_group, int signo) override;
-  void SignalProcess(int process, int signo) override;
-  int SessionOfGroup(int process_group) override;
-
- private:
-  kernel::Kernel& kernel_;
-};
-
 class SandboxTerminals final : public anon::PtyDirectory {
  public:
-  explicit SandboxTerminals(kernel::Kernel& kernel)
-      : kernel_(kernel), job_control_(kernel), terminals_(job_control_), ptys_(terminals_) {
+  explicit SandboxTerminals(kernel::Kernel& kernel) : kernel_(kernel), ptys_(kernel.terminals()) {
     ptys_.SetDirectory(this);
   }
 
@@ -42,8 +29,6 @@ class SandboxTerminals final : public anon::PtyDirectory {
   void DrainConsole(sched::Deadline deadline);
   bool has_console() const { return static_cast<bool>(console_); }
 
-  anon::Terminals& terminals() { return terminals_; }
-
   // anon::PtyDirectory
   void Add(int index, uint32_t uid, uint32_t gid) override;
   void Remove(int index) override;
@@ -51,8 +36,6 @@ class SandboxTerminals final : public anon::PtyDirectory {
 
  private:
   kernel::Kernel& kernel_;
-  KernelJobControl job_control_;
-  anon::Terminals terminals_;
   anon::PtyTable ptys_;
   Ref<fs::DevptsFs> devpts_;
   vfs::Path devpts_root_;

@@ -38,12 +38,6 @@ class TestCaller final : public vfs::Caller {
   const auth::Credentials& creds() const override { return creds_; }
   mm::UserMemory& memory() override { std::abort(); }
   int ThreadGroupId() const override { return 1; }
-  int ProcessGroupId() const override { return 1; }
-  int SessionId() const override { return 1; }
-  bool IsSessionLeader() const override { return false; }
-  bool IsBlockedOrIgnored(int) const override { return false; }
-  bool InOrphanedGroup() const override { return false; }
-  void SignalGroup(int, int) override {}
   void SignalSelf(int signo) override { last_signal = signo; }
   uint64_t FileSizeLimit() const override { return file_size_limit; }
 

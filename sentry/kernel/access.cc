@@ -7,8 +7,8 @@ namespace skep::kernel {
 Result<void> MayAccess(const Task& target, const auth::Credentials& creds, const Task* task,
                        AccessIds ids) {
   if (task != nullptr && task->group.get() == target.group.get()) return {};
-  if (creds.Has(CAP_SYS_PTRACE)) return {};
   const auth::Credentials& theirs = *target.credentials.Get();
+  if (creds.HasIn(*theirs.user_namespace, CAP_SYS_PTRACE)) return {};
   const uint32_t uid = ids == AccessIds::kFs ? creds.fsuid : creds.uid;
   const uint32_t gid = ids == AccessIds::kFs ? creds.fsgid : creds.gid;
   const bool same = uid == theirs.uid && uid == theirs.euid && uid == theirs.suid &&
@@ -22,8 +22,8 @@ Result<void> MayAccess(const Task& target, const auth::Credentials& creds, const
 }
 
 Result<void> MaySchedule(const Task& target, const auth::Credentials& creds) {
-  if (creds.Has(CAP_SYS_NICE)) return {};
   const auth::Credentials& theirs = *target.credentials.Get();
+  if (creds.HasIn(*theirs.user_namespace, CAP_SYS_NICE)) return {};
   if (creds.euid != theirs.uid && creds.euid != theirs.euid) return Fail(EPERM);
   if ((theirs.permitted & ~creds.permitted) != 0) return Fail(EPERM);
   return {};

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "base/host_call.h"
+#include "sentry/kernel/container.h"
 #include "sentry/kernel/credentials.h"
 #include "sentry/kernel/exit.h"
 #include "sentry/kernel/pidfd.h"
@@ -17,9 +18,10 @@ namespace {
 constexpr uint64_t kNamespaces = CLONE_NEWNS | CLONE_NEWCGROUP | CLONE_NEWUTS | CLONE_NEWIPC |
                                  CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNET | CLONE_NEWTIME;
 
-bool IsInit(const Task& task) {
+// Its parent is outside: an init (Linux: SIGNAL_UNKILLABLE) or an exec session's first process.
+bool HasNoParent(const Task& task) {
   TasksLock lock(task.kernel);
-  return task.group == task.kernel.init;
+  return task.group->parent == nullptr;
 }
 
 // Linux: copy_process's checks, in its order.
@@ -29,7 +31,7 @@ Result<void> CheckFlags(const Task& parent, const CloneRequest& request) {
   if (has(CLONE_NEWNS | CLONE_FS) || has(CLONE_NEWUSER | CLONE_FS)) return Fail(EINVAL);
   if (has(CLONE_THREAD) && !has(CLONE_SIGHAND)) return Fail(EINVAL);
   if (has(CLONE_SIGHAND) && !has(CLONE_VM)) return Fail(EINVAL);
-  if (has(CLONE_PARENT) && IsInit(parent)) return Fail(EINVAL);
+  if (has(CLONE_PARENT) && HasNoParent(parent)) return Fail(EINVAL);
   if (has(CLONE_THREAD) && (flags & (CLONE_NEWUSER | CLONE_NEWPID)) != 0) return Fail(EINVAL);
   if (has(CLONE_PIDFD) && (flags & (CLONE_DETACHED | CLONE_THREAD)) != 0) return Fail(EINVAL);
   if ((flags & kNamespaces) != 0) {
@@ -45,10 +47,7 @@ Result<void> CheckProcessLimit(Task& parent) REQUIRES(tasks) {
   const auto& creds = *parent.credentials;
   if (limit != RLIM_INFINITY && creds.uid != 0 && !creds.Has(CAP_SYS_RESOURCE) &&
       !creds.Has(CAP_SYS_ADMIN)) {
-    if (ThreadsOf(kernel, creds.uid) >= limit) return Fail(EAGAIN);
-  }
-  if (kernel.config.pids_limit != 0 && kernel.task_count >= kernel.config.pids_limit) {
-    return Fail(EAGAIN);
+    if (ThreadsOf(kernel, creds) >= limit) return Fail(EAGAIN);
   }
   return {};
 }
@@ -83,7 +82,7 @@ Result<void> CopyRegisters(Task& parent, Task& child, const CloneRequest& reques
 
 Ref<ThreadGroup> NewGroup(Task& parent, const CloneRequest& request) {
   Kernel& kernel = parent.kernel;
-  auto group = MakeRef<ThreadGroup>(kernel);
+  auto group = MakeRef<ThreadGroup>(kernel, parent.group->container);
   ThreadGroup& old = *parent.group;
   auto own_handlers = MakeRef<SignalHandlers>();
   TasksLock lock(kernel);
@@ -121,6 +120,7 @@ void CopyRest(Task& parent, Task& child, const CloneRequest& request) {
   // Linux: sas_ss_reset: a thread in the same memory does not share the alternate stack.
   if ((flags & (CLONE_VM | CLONE_VFORK)) != CLONE_VM) child.alt_stack = parent.alt_stack;
   TasksLock lock(parent.kernel);
+  child.namespaces.Set(parent.namespaces.Get());
   child.fs.Set(std::move(fs));
   child.files.Set(std::move(files));
   child.executable.Set(parent.executable.Get());
@@ -150,24 +150,27 @@ Result<void> Publish(Task& parent, Task& child, uint64_t flags) {
   if ((flags & CLONE_THREAD) == 0 && HasDeliverable(parent)) return Fail(kRestartNoIntr);
   // A sibling's execve ends the threads that there are: there must be no more of them.
   if (parent.group->exiting || parent.fiber->killed()) return Fail(kKilled);
-  const int pid = TRY(kernel.AllocatePid());
-  child.tid = pid;
-  auto& entry = kernel.pids[pid];
-  entry.task = &child;
   ThreadGroup& group = *child.group;
+  TRY(group.container->AddTask());
+  Result<Ref<Pid>> pid = Pid::Allocate(*parent.namespaces->pids_of_children);
+  if (!pid) {
+    group.container->RemoveTask();
+    return std::unexpected(pid.error());
+  }
   if ((flags & CLONE_THREAD) == 0) {
-    entry.group = &group;
-    group.tgid = pid;
-    group.leader = Ref<Task>(&child);
-    kernel.JoinProcessGroup(group, parent.group->pgid);
-    kernel.JoinSession(group, parent.group->sid);
+    PublishLeader(child, *pid);
+    group.JoinProcessGroup(parent.group->process_group);
     group.parent = (flags & CLONE_PARENT) != 0 ? parent.group->parent : parent.group.get();
     group.parent_thread = (flags & CLONE_PARENT) != 0 ? parent.group->parent_thread : &parent;
-    group.parent->children.push_back(child.group);
+    // It may have ended since CheckFlags.
+    if (group.parent != nullptr) group.parent->children.push_back(child.group);
+  } else {
+    child.pid = *pid;
+    child.tid = (*pid)->number();
+    (*pid)->SetTask(&child);
+    group.threads.push_back(&child);
+    ++group.live;
   }
-  group.threads.push_back(&child);
-  ++group.live;
-  ++kernel.task_count;
   parent.too_many_processes = false;
   ++kernel.forks;
   return {};
@@ -195,7 +198,7 @@ void Unpublish(Task& child) {
   group.parent_thread = nullptr;
   if (parent == nullptr) return;
   std::erase_if(parent->children, [&](const Ref<ThreadGroup>& g) { return g.get() == &group; });
-  parent->child_queue.Wake(sched::kAllEvents, 1 << 30);  // another thread may wait for it
+  parent->child_queue.WakeAll();  // another thread may wait for it
 }
 
 Result<int> Clone(Task& parent, const CloneRequest& request) {

@@ -25,21 +25,6 @@ Result<int> Clone(Task& parent, const CloneRequest& request);
 // has no such child and hears of no exit. On the child's fiber, before its parent is woken.
 void Unpublish(Task& child);
 
-// The sandbox's first process. The caller is boot (arena heap).
-struct InitRequest {
-  auth::CredentialsRef credentials;
-  Limits limits;
-  std::string path;
-  std::vector<std::string> argv, envp;
-  int oom_score_adj = 0;
-  // Runs first on init's fiber: mounts, task.fs and task.files.
-  std::move_only_function<Result<void>(Task& init)> prepare;
-  // Runs on init's fiber before its first instruction; `error`: 0, or the errno of the step that
-  // failed (init then exits with 127).
-  std::move_only_function<void(int error, bool in_prepare)> started;
-};
-Result<Ref<Task>> StartInit(Kernel& kernel, InitRequest request);
-
 // execve(2) past argument copying: everything from preparation to the new registers.
 Result<void> Exec(Task& task, loader::Program program);
 

@@ -48,9 +48,7 @@ void SettleShared(Kernel& kernel, Task& task) REQUIRES(tasks) {
   if (static_cast<size_t>(mm.users.load()) <= task.group->threads.size()) {
     for (Task* t : task.group->threads) add(*t);
   } else {
-    for (auto& [pid, entry] : kernel.pids) {
-      if (entry.task != nullptr) add(*entry.task);
-    }
+    kernel.pid_namespace->ForEachTask(add);
   }
   const uint64_t now = SpaceTime(mm);
   if (now == 0) {
@@ -90,9 +88,9 @@ void SettleUsage(Task& task) {
 void SettleLastUsage(Task& task) { (void)SettleFiber(task); }
 
 void SettleEverybody(Kernel& kernel) {
-  for (auto& [pid, entry] : kernel.pids) {
-    if (entry.group != nullptr && !entry.group->threads.empty()) (void)UsageOf(*entry.group);
-  }
+  kernel.pid_namespace->ForEachGroup([](ThreadGroup& group) REQUIRES(tasks) {
+    if (!group.threads.empty()) (void)UsageOf(group);
+  });
 }
 
 Usage UsageOf(Task& task) {
@@ -129,11 +127,12 @@ Result<uint64_t> ReadCpuClock(Task& caller, const CpuClock& clock) {
   TasksLock lock(kernel);
   Usage usage;
   if (clock.thread) {
-    Task* task = clock.id == 0 ? &caller : kernel.FindTask(clock.id);
+    Task* task = clock.id == 0 ? &caller : caller.pid_namespace().FindTask(clock.id);
     if (task == nullptr || task->group != caller.group) return Fail(EINVAL);
     usage = UsageOf(*task);
   } else {
-    ThreadGroup* group = clock.id == 0 ? caller.group.get() : kernel.FindGroup(clock.id);
+    ThreadGroup* group =
+        clock.id == 0 ? caller.group.get() : caller.pid_namespace().FindGroup(clock.id);
     if (group == nullptr) return Fail(EINVAL);
     usage = UsageOf(*group);
   }

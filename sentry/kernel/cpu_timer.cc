@@ -88,7 +88,8 @@ void OnTimer(ThreadGroup& group) {
   if (group.exiting || group.threads.empty()) return;
   const Usage used = UsageOf(group);
   if (used.user_ns + used.system_ns == group.cpu_seen_ns) {
-    // Set first, then looked: a thread does it the other way round.
+    // Set the flag, then check for running guests. A thread checks in the opposite order, so one of
+    // the two sees the other.
     group.cpu_watch_wanted.store(true, std::memory_order_seq_cst);
     if (!AnyInGuest(group)) return;
     group.cpu_watch_wanted.store(false, std::memory_order_seq_cst);
@@ -100,7 +101,7 @@ void OnTimer(ThreadGroup& group) {
 
 void WatchCpuTime(ThreadGroup& group) {
   group.cpu_watch_wanted.store(true, std::memory_order_seq_cst);
-  // Whose guest runs does not pass by here: it is made to.
+  // A thread whose guest is running does not come here by itself: interrupt it.
   for (Task* task : group.threads) {
     if (task->in_guest.load(std::memory_order_seq_cst)) {
       task->fiber->StopGuest();

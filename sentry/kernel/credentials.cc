@@ -12,12 +12,11 @@ namespace {
 bool SharesFs(Task& task) {
   Kernel& kernel = task.kernel;
   TasksLock lock(kernel);
-  for (const auto& [pid, entry] : kernel.pids) {
-    const Task* other = entry.task;
-    if (other != nullptr && other->group != task.group && other->fs.Get() == task.fs.Get())
-      return true;
-  }
-  return false;
+  bool shares = false;
+  kernel.pid_namespace->ForEachTask([&](const Task& other) REQUIRES(tasks) {
+    shares = shares || (other.group != task.group && other.fs.Get() == task.fs.Get());
+  });
+  return shares;
 }
 
 bool MayBeSetId(const vfs::File& file) {
@@ -51,18 +50,19 @@ Result<void> TakeCapabilities(vfs::Inode& inode, auth::ExecFile& file) {
 
 }  // namespace
 
-uint64_t ThreadsOf(const Kernel& kernel, uint32_t uid) {
+uint64_t ThreadsOf(const Kernel& kernel, const auth::Credentials& user) {
   uint64_t count = 0;
-  for (const auto& [pid, entry] : kernel.pids) {
-    if (entry.task != nullptr && entry.task->credentials.Get()->uid == uid) ++count;
-  }
+  kernel.pid_namespace->ForEachTask([&](const Task& task) REQUIRES(tasks) {
+    const auth::Credentials& other = *task.credentials.Get();
+    if (other.uid == user.uid && other.user_namespace == user.user_namespace) ++count;
+  });
   return count;
 }
 
 Result<void> CheckProcessLimitOfExec(Task& task) {
   if (!task.too_many_processes) return {};
   TasksLock lock(task.kernel);
-  if (ThreadsOf(task.kernel, task.creds().uid) > task.Limit(RLIMIT_NPROC)) return Fail(EAGAIN);
+  if (ThreadsOf(task.kernel, task.creds()) > task.Limit(RLIMIT_NPROC)) return Fail(EAGAIN);
   task.too_many_processes = false;
   return {};
 }
@@ -71,7 +71,7 @@ void CommitCredentials(Task& task, auth::CredentialsRef changed) {
   // Linux: flag_nproc_exceeded. No error: too many programs do not look at what setuid answers.
   if (changed->uid != task.creds().uid) {
     task.too_many_processes =
-        changed->uid != 0 && ThreadsOf(task.kernel, changed->uid) > task.Limit(RLIMIT_NPROC);
+        changed->uid != 0 && ThreadsOf(task.kernel, *changed) > task.Limit(RLIMIT_NPROC);
   }
   if (auth::ChangesProtection(task.creds(), *changed)) {
     if (task.mm) task.mm->dumpable = mm::Dumpable::kNo;

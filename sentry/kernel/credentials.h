@@ -11,8 +11,8 @@ namespace skep::kernel {
 // by the task's own fiber.
 void CommitCredentials(Task& task, auth::CredentialsRef changed) REQUIRES(tasks);
 
-// Threads of a real user id, which RLIMIT_NPROC bounds.
-uint64_t ThreadsOf(const Kernel& kernel, uint32_t uid) REQUIRES(tasks);
+// Threads of these credentials' real user in its user namespace, which RLIMIT_NPROC bounds.
+uint64_t ThreadsOf(const Kernel& kernel, const auth::Credentials& user) REQUIRES(tasks);
 // Linux: do_execveat_common: EAGAIN for who became a user with too many processes, as long as he
 // has them.
 Result<void> CheckProcessLimitOfExec(Task& task);

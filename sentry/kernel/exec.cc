@@ -1,4 +1,4 @@
-// execve(2) from the point where the arguments are in the kernel (Linux: fs/exec.c), and init.
+// execve(2) from the point where the arguments are in the kernel (Linux: fs/exec.c).
 #include <sys/auxv.h>
 #include <sys/personality.h>
 #include <algorithm>
@@ -52,10 +52,9 @@ Result<bool> EndOtherThreads(Task& task) {
   group.exec_by = nullptr;
   if (end != sched::WakeReason::kWoken || group.exiting) return Fail(kKilled);
   if (!task.IsLeader()) {
-    const int old_tid = task.tid;
-    kernel.pids[group.tgid].task = &task;
-    kernel.pids[old_tid].task = nullptr;
-    kernel.DropPidIfEmpty(old_tid);
+    group.pid->SetTask(&task);
+    task.pid->SetTask(nullptr);
+    task.pid = group.pid;
     task.tid = group.tgid;
     group.leader = Ref<Task>(&task);
   }
@@ -134,8 +133,8 @@ Result<void> ReplaceMemory(Task& task) {
   {
     TasksLock lock(kernel);
     SettleUsage(task);
-    // Who looks at this program's memory now (/proc/<pid>/mem, process_vm_writev) may be in the
-    // middle of it and must not get to the next one's; who comes later is asked for his rights.
+    // Reuse the address space only if nobody else holds it: a reader of /proc/<pid>/mem must not
+    // see the next program. Later readers pass the permission check again.
     reuse = task.mm && task.mm->users.load() == 1 && task.mm->RefCount() == 1 && task.context_ref;
     if (reuse) task.mm->dumpable = mm::Dumpable::kNo;  // until ChangeIdentity
   }
@@ -240,72 +239,6 @@ Result<void> Exec(Task& task, loader::Program program) {
   }
   task.keep_registers = true;
   return {};
-}
-
-namespace {
-
-// The body of init's fiber up to its first instruction.
-Result<void> LoadInit(Task& task, InitRequest& request) {
-  vfs::Walker walker(task, *task.fs);
-  const vfs::Path path = TRY(walker.Resolve(request.path, {}));
-  Ref<vfs::File> file = TRY(loader::OpenExecutable(walker, path));
-  loader::Program program = TRY(loader::Prepare(walker, file, request.path, std::move(request.argv),
-                                                std::move(request.envp)));
-  TRY(Exec(task, std::move(program)));
-  task.keep_registers = false;
-  return {};
-}
-
-void RunInit(Task& task, InitRequest request) {
-  sched::Fiber::Current().cookie = &task;
-  const Result<void> prepared = request.prepare(task);
-  if (task.kernel.strace) task.kernel.strace->Started(task, request.path, request.argv);
-  const Result<void> loaded = prepared ? LoadInit(task, request) : prepared;
-  request.started(loaded ? 0 : loaded.error().code(), !prepared);
-  if (loaded) {
-    task.Main();
-    return;
-  }
-  ExitGroup(task, 127);
-  ExitTask(task);
-}
-
-}  // namespace
-
-Result<Ref<Task>> StartInit(Kernel& kernel, InitRequest request) {
-  auto task = MakeRef<Task>(kernel);
-  task->group = MakeRef<ThreadGroup>(kernel);
-  ThreadGroup& group = *task->group;
-  group.start_ns = kernel.scheduler.clock().MonotonicNs();
-  {
-    TasksLock lock(kernel);
-    group.handlers = MakeRef<SignalHandlers>();
-    group.limits.SetAll(request.limits);
-    group.oom_score_adj = request.oom_score_adj;
-    task->credentials.Set(std::move(request.credentials));
-    const int pid = TRY(kernel.AllocatePid());
-    task->tid = group.tgid = pid;
-    group.leader = task;
-    group.threads.push_back(task.get());
-    group.live = 1;
-    group.cpu_watch_wanted = group.limits.Soft(RLIMIT_CPU) != RLIM_INFINITY;
-    kernel.pids[pid].task = task.get();
-    kernel.pids[pid].group = &group;
-    kernel.JoinProcessGroup(group, pid);
-    kernel.JoinSession(group, pid);
-    kernel.init = task->group;
-    ++kernel.task_count;
-  }
-  // The fiber may run on another thread before Spawn returns: it waits for its own reference.
-  auto body = [task, request = std::move(request)]() mutable {
-    sched::WaitUntil(task->started_queue, sched::kAllEvents, std::nullopt,
-                     sched::Sleep::kUninterruptible, [&] { return task->may_start.load(); });
-    RunInit(*task, std::move(request));
-  };
-  task->fiber = TRY(sched::Fiber::Spawn(kernel.scheduler.worker(0), std::move(body)));
-  task->may_start = true;
-  task->started_queue.Wake();
-  return task;
 }
 
 }  // namespace skep::kernel

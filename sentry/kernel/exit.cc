@@ -3,8 +3,10 @@
 #include <algorithm>
 
 #include "sentry/arena/arena.h"
+#include "sentry/kernel/container.h"
 #include "sentry/kernel/cpu_time.h"
 #include "sentry/kernel/cpu_timer.h"
+#include "sentry/kernel/job_control.h"
 #include "sentry/kernel/posix_timer.h"
 #include "sentry/kernel/signals.h"
 
@@ -17,7 +19,7 @@ void SendDeathSignals(Task& task) REQUIRES(tasks) {
     child->parent_thread = nullptr;
     for (Task* t : child->threads) {
       if (const int signo = t->parent_death_signal.Get(); signo != 0) {
-        const siginfo_t info = MakeUserInfo(signo, SI_USER, task.tid, task.creds().uid);
+        const siginfo_t info = MakeInfoFrom(task, *child, signo, SI_USER);
         (void)SendToGroup(*child, info);
       }
     }
@@ -25,11 +27,14 @@ void SendDeathSignals(Task& task) REQUIRES(tasks) {
 }
 
 // Who adopts the children of a dying process (Linux: find_new_reaper).
-ThreadGroup* ReaperFor(Kernel& kernel, ThreadGroup& dying) REQUIRES(tasks) {
+// Null: nobody, its pid namespace has ended.
+ThreadGroup* ReaperFor(const ThreadGroup& dying) REQUIRES(tasks) {
+  const PidNamespace& pids = dying.pid_namespace();
   for (ThreadGroup* g = dying.parent; g != nullptr; g = g->parent) {
+    if (&g->pid_namespace() != &pids) break;
     if (g->is_subreaper && !g->exiting && !g->zombie) return g;
   }
-  return kernel.init.get();
+  return pids.reaper() == &dying ? nullptr : pids.reaper();
 }
 
 void Reap(ThreadGroup& group) REQUIRES(tasks);
@@ -47,7 +52,7 @@ bool NotifyParentOfExit(ThreadGroup& group) REQUIRES(tasks) {
   if (signo != 0 && !(signo == SIGCHLD && action.IsIgnored())) {
     const int status = group.exit_status;
     siginfo_t info = MakeInfo(signo, CLD_EXITED);
-    info.si_pid = group.tgid;
+    info.si_pid = parent->NumberOf(*group.pid);
     info.si_uid = group.leader->credentials->uid;
     if ((status & 0x7f) == 0) {
       info.si_status = status >> 8 & 0xff;
@@ -60,74 +65,78 @@ bool NotifyParentOfExit(ThreadGroup& group) REQUIRES(tasks) {
   return unwanted;
 }
 
-void Reparent(Kernel& kernel, ThreadGroup& dying) REQUIRES(tasks) {
-  ThreadGroup* reaper = ReaperFor(kernel, dying);
+void Reparent(ThreadGroup& dying) REQUIRES(tasks) {
+  ThreadGroup* const reaper = ReaperFor(dying);
   std::list<Ref<ThreadGroup>> children = std::move(dying.children);
   dying.children.clear();
-  std::vector<int> cut_off;  // process groups that may lose their last link to the session's others
+  // Process groups that may lose their last link to the others of the session.
+  std::vector<Ref<ProcessGroup>> cut_off;
   for (Ref<ThreadGroup>& child : children) {
-    if (reaper == &dying || reaper == nullptr) {
-      child->parent = nullptr;
+    ThreadGroup& adopted = *child;
+    const bool zombie = adopted.zombie;
+    adopted.parent = reaper;
+    adopted.parent_thread = nullptr;
+    if (reaper == nullptr) {
+      if (zombie) Reap(adopted);
       continue;
     }
-    child->parent = reaper;
-    child->parent_thread = reaper->leader.get();
-    child->exit_signal = SIGCHLD;
-    const bool zombie = child->zombie;
-    if (!zombie && child->pgid != dying.pgid && child->sid == dying.sid) {
-      cut_off.push_back(child->pgid);
+    adopted.parent_thread = reaper->leader.get();
+    adopted.exit_signal = SIGCHLD;
+    if (!zombie && adopted.process_group != dying.process_group &&
+        &adopted.session() == &dying.session()) {
+      cut_off.push_back(adopted.process_group);
     }
-    ThreadGroup& adopted = *child;
     reaper->children.push_back(std::move(child));
     if (zombie && NotifyParentOfExit(adopted)) Reap(adopted);
   }
-  if (reaper != nullptr && reaper != &dying) reaper->child_queue.WakeAll();
-  for (const int pgid : cut_off) {
-    if (IsOrphaned(kernel, pgid, nullptr) && HasStopped(kernel, pgid)) HangUpOrphan(kernel, pgid);
+  if (reaper != nullptr) reaper->child_queue.WakeAll();
+  for (const Ref<ProcessGroup>& group : cut_off) {
+    if (IsOrphaned(*group, nullptr) && HasStopped(*group)) HangUpOrphan(*group);
   }
 }
 
 // A session's leader is going: its terminal is let go, and the foreground group will be hung up.
 void EndSession(ThreadGroup& group) EXCLUDES(tasks) {
   Kernel& kernel = group.kernel;
-  if (kernel.hooks.session_ended == nullptr) return;
   {
     TasksLock lock(kernel);
-    if (group.sid != group.tgid) return;
+    if (!group.IsSessionLeader()) return;
   }
-  const int foreground = kernel.hooks.session_ended(kernel, group.tgid);
+  const Ref<vfs::ProcessId> foreground = kernel.terminals().EndSession(*group.pid);
   TasksLock lock(kernel);
-  group.hang_up = foreground;
+  group.hang_up = Ref<Pid>(static_cast<Pid*>(foreground.get()));
+}
+
+// One that the outside has started: with an init its container ends, and the pid namespace that it
+// is the reaper of (Linux: zap_pid_ns_processes).
+void EndStarted(ThreadGroup& group) REQUIRES(tasks) {
+  if (group.pid_namespace().reaper() == &group) group.pid_namespace().Zap();
+  const Ref<StartedProcess> started = group.started;
+  if (!started) return;
+  if (started->is_init()) group.container->KillAll();
+  started->NoteExit(group.exit_status);
 }
 
 // The last thread is gone.
-void BecomeZombie(Kernel& kernel, ThreadGroup& group) REQUIRES(tasks) {
+void BecomeZombie(ThreadGroup& group) REQUIRES(tasks) {
   group.zombie = true;
   group.exit_watch.WakeAll();
   group.stopped = false;
   group.stop_signal = 0;
   group.pending.Discard(SignalSet::All());
-  const bool orphaned_before = IsOrphaned(kernel, group.pgid, nullptr);
-  if (group.hang_up != 0) {
-    kernel.ForEachInProcessGroup(group.hang_up, [](ThreadGroup& g) REQUIRES(tasks) {
-      (void)SendToGroup(g, MakeInfo(SIGHUP, SI_KERNEL));
-    });
-  }
-  Reparent(kernel, group);
-  if (!orphaned_before && IsOrphaned(kernel, group.pgid, &group) &&
-      HasStopped(kernel, group.pgid)) {
-    HangUpOrphan(kernel, group.pgid);
-  }
-  if (&group == kernel.init.get()) {
-    // Linux: zap_pid_ns_processes: the sandbox ends with its init.
-    for (auto& [pid, entry] : kernel.pids) {
-      if (entry.group != nullptr && entry.group != &group) StartGroupExit(*entry.group, SIGKILL);
+  const Ref<ProcessGroup> own = group.process_group;
+  const bool orphaned_before = IsOrphaned(*own, nullptr);
+  if (group.hang_up) {
+    if (const ProcessGroup* foreground = group.hang_up->process_group()) {
+      foreground->ForEach([](ThreadGroup& g) REQUIRES(tasks) {
+        (void)SendToGroup(g, MakeInfo(SIGHUP, SI_KERNEL));
+      });
     }
-    kernel.init_status = group.exit_status;
-    kernel.init_exited = true;
-    kernel.init_queue.WakeAll();
-    return;
+    group.hang_up = {};
   }
+  Reparent(group);
+  if (!orphaned_before && IsOrphaned(*own, &group) && HasStopped(*own)) HangUpOrphan(*own);
+  EndStarted(group);
   ThreadGroup* parent = group.parent;
   const bool unwanted = parent == nullptr || NotifyParentOfExit(group);
   if (unwanted) Reap(group);
@@ -135,18 +144,15 @@ void BecomeZombie(Kernel& kernel, ThreadGroup& group) REQUIRES(tasks) {
 }
 
 void Reap(ThreadGroup& group) {
-  Kernel& kernel = group.kernel;
   if (group.reaped) return;
   group.reaped = true;
   const Ref<ThreadGroup> hold(&group);
   if (ThreadGroup* parent = group.parent; parent != nullptr) {
     std::erase_if(parent->children, [&](const Ref<ThreadGroup>& g) { return g.get() == &group; });
   }
-  kernel.LeaveProcessGroup(group);
-  auto& entry = kernel.pids[group.tgid];
-  entry.group = nullptr;
-  entry.task = nullptr;
-  kernel.DropPidIfEmpty(group.tgid);
+  group.LeaveProcessGroup();
+  group.pid->SetTask(nullptr);
+  group.pid->SetGroup(nullptr);
   group.leader = {};
 }
 
@@ -154,11 +160,12 @@ bool Matches(const ThreadGroup& child, const Task& task, const WaitRequest& requ
     REQUIRES(tasks) {
   switch (request.type) {
     case P_PID:
-      if (request.process ? &child != request.process.get() : child.tgid != request.id)
+      if (request.process ? &child != request.process.get() : child.pid.get() != request.id.get()) {
         return false;
+      }
       break;
     case P_PGID:
-      if (child.pgid != request.id) return false;
+      if (child.process_group->id() != request.id) return false;
       break;
     default:
       break;
@@ -171,7 +178,7 @@ bool Matches(const ThreadGroup& child, const Task& task, const WaitRequest& requ
 
 siginfo_t ChildInfo(const ThreadGroup& child, int code, int status) REQUIRES(tasks) {
   siginfo_t info = MakeInfo(SIGCHLD, code);
-  info.si_pid = child.tgid;
+  info.si_pid = child.parent->NumberOf(*child.pid);
   info.si_uid = child.leader->credentials->uid;
   info.si_status = status;
   return info;
@@ -180,7 +187,7 @@ siginfo_t ChildInfo(const ThreadGroup& child, int code, int status) REQUIRES(tas
 // Whether `child` has something to report; takes the report unless WNOWAIT.
 bool Report(ThreadGroup& child, const WaitRequest& request, WaitedFor& out) REQUIRES(tasks) {
   const bool keep = (request.options & WNOWAIT) != 0;
-  out.pid = child.tgid;
+  out.pid = child.parent->NumberOf(*child.pid);
   if ((request.options & WEXITED) != 0 && child.zombie) {
     const int status = child.exit_status;
     out.status = status;
@@ -260,7 +267,7 @@ void LeaveFutexes(Task& task) {
                         static_cast<uint32_t>(task.tid));
   }
   task.left_futexes = true;
-  task.kernel.pi_futexes.OwnerLeaves(static_cast<uint32_t>(task.tid));
+  task.pid_namespace().pi_futexes().OwnerLeaves(static_cast<uint32_t>(task.tid));
   const uint64_t clear = std::exchange(task.clear_child_tid, 0);
   if (clear == 0 || task.mm->users.load() <= 1) return;
   (void)task.mm->CopyOut(mm::UserPtr<int32_t>(clear), 0);
@@ -316,19 +323,14 @@ void ExitTask(Task& task) {
   SendDeathSignals(task);
   task.exited = true;
   task.state_letter = 'Z';
-  --kernel.task_count;
   SettleLastUsage(task);
   task.usage.max_rss = resident;
   group->dead_threads.Add(task.usage);
   kernel.ended.Add(task.usage);
   std::erase(group->threads, &task);
-  if (!task.IsLeader()) {
-    auto& entry = kernel.pids[task.tid];
-    entry.task = nullptr;
-    kernel.DropPidIfEmpty(task.tid);
-  }
+  if (!task.IsLeader()) task.pid->SetTask(nullptr);
   if (group->threads.empty()) {
-    BecomeZombie(kernel, *group);
+    BecomeZombie(*group);
   } else {
     // A stop may have waited for this thread; execve certainly does.
     group->exec_queue.Wake();
@@ -340,14 +342,14 @@ void ExitTask(Task& task) {
       NotifyParentOfStop(*group, false);
     }
   }
-  if (kernel.task_count == 0) kernel.empty_queue.Wake();
+  group->container->RemoveTask();
 }
 
 Result<WaitedFor> WaitForChild(Task& task, const WaitRequest& request) {
   Kernel& kernel = task.kernel;
   ThreadGroup& group = *task.group;
   std::optional<Result<WaitedFor>> answer;
-  const auto look = [&] {
+  const auto attempt = [&] {
     TasksLock lock(kernel);
     bool any = false;
     WaitedFor found;
@@ -370,7 +372,7 @@ Result<WaitedFor> WaitForChild(Task& task, const WaitRequest& request) {
     return false;
   };
   const auto end = sched::WaitUntil(group.child_queue, sched::kAllEvents, std::nullopt,
-                                    sched::Sleep::kInterruptible, look);
+                                    sched::Sleep::kInterruptible, attempt);
   if (answer) return *answer;
   (void)end;
   return Fail(kRestartSys);

@@ -28,10 +28,10 @@ void ReplaceFiles(Task& task, Ref<vfs::FdTable> own);
 
 struct WaitRequest {
   idtype_t type = P_ALL;
-  int id = 0;                // pid or pgid
+  Ref<Pid> id;               // the process or the process group; null: there is no such
   Ref<ThreadGroup> process;  // of P_PIDFD: with type P_PID, instead of id
-  int options =
-      0;  // WEXITED, WSTOPPED, WCONTINUED, WNOHANG, WNOWAIT, __WALL, __WCLONE, __WNOTHREAD
+  // WEXITED, WSTOPPED, WCONTINUED, WNOHANG, WNOWAIT, __WALL, __WCLONE, __WNOTHREAD
+  int options = 0;
 };
 struct WaitedFor {
   int pid = 0;       // 0: WNOHANG and nothing to report

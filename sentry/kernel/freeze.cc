@@ -11,12 +11,12 @@ namespace {
 
 // Those that live; under `tasks` they cannot be on their way to or from being.
 std::vector<Ref<Task>> AllTasks(Kernel& kernel) {
-  std::vector<Ref<Task>> tasks;
+  std::vector<Ref<Task>> all;
   TasksLock lock(kernel);
-  for (const auto& [pid, entry] : kernel.pids) {
-    if (entry.task != nullptr && entry.task->fiber) tasks.push_back(Ref<Task>(entry.task));
-  }
-  return tasks;
+  kernel.pid_namespace->ForEachTask([&](Task& task) {
+    if (task.fiber) all.push_back(Ref<Task>(&task));
+  });
+  return all;
 }
 
 Result<void> SaveContext(Task& task) {

@@ -5,6 +5,7 @@
 
 #include "base/host_call.h"
 #include "base/limits.h"
+#include "sentry/kernel/container.h"
 #include "sentry/kernel/oom.h"
 #include "sentry/kernel/posix_timer.h"
 #include "sentry/kernel/signal_source.h"
@@ -19,72 +20,31 @@ Kernel::Kernel(const KernelConfig& config_in)
       signal_source(std::make_unique<KernelSignalSource>()),
       boot_realtime_ns(host::RealtimeNs()),
       boot_monotonic_ns(scheduler.clock().MonotonicNs()),
-      hostname(config_in.hostname) {}
+      // Linux: the numbers of the initial namespaces, PROC_USER_INIT_INO and PROC_PID_INIT_INO.
+      user_namespace(MakeRef<auth::UserNamespace>(Ref<auth::UserNamespace>(), 0u, 0xeffffffdu)),
+      pid_namespace(MakeRef<PidNamespace>(Ref<PidNamespace>(), user_namespace, 0xeffffffcu)),
+      in_flight_(MakeRef<net::InFlight>()),
+      terminal_processes_(*this),
+      terminals_(terminal_processes_) {}
 
 Kernel::~Kernel() = default;
 
-Task* Kernel::FindTask(int tid) {
-  const auto it = pids.find(tid);
-  return it == pids.end() ? nullptr : it->second.task;
+Ref<NetNamespace> Kernel::NewNetNamespace(const Ref<auth::UserNamespace>& owner) {
+  return MakeRef<NetNamespace>(owner, NextNamespaceNumber(),
+                               MakeRef<net::NetNamespace>(*anon_fs, in_flight_));
 }
 
-ThreadGroup* Kernel::FindGroup(int tgid) {
-  const auto it = pids.find(tgid);
-  return it == pids.end() ? nullptr : it->second.group;
+void Kernel::TerminalProcesses::SignalGroup(const vfs::ProcessId& group, int signo) {
+  TasksLock lock(kernel_);
+  const ProcessGroup* found = static_cast<const Pid&>(group).process_group();
+  if (found == nullptr) return;
+  found->ForEach([&](ThreadGroup& g) REQUIRES(tasks) { (void)SendFromTerminal(g, signo); });
 }
 
-// Linux: alloc_pid hands out ascending numbers and starts again at 300 after the highest.
-Result<int> Kernel::AllocatePid() {
-  constexpr int kReserved = 300;
-  constexpr int kHighest = 32768;  // sysctl kernel.pid_max's usual value
-  for (int tries = 0; tries < kHighest; ++tries) {
-    int pid = last_pid + 1;
-    if (pid >= kHighest) pid = kReserved;
-    last_pid = pid;
-    const auto it = pids.find(pid);
-    if (it == pids.end() || it->second.empty()) return pid;
-  }
-  return Fail(EAGAIN);
-}
-
-void Kernel::DropPidIfEmpty(int pid) {
-  const auto it = pids.find(pid);
-  if (it != pids.end() && it->second.empty()) pids.erase(it);
-}
-
-void Kernel::JoinProcessGroup(ThreadGroup& group, int pgid) {
-  const int old = group.pgid;
-  group.pgid = pgid;
-  ++pids[pgid].group_members;
-  if (old != 0) {
-    --pids[old].group_members;
-    DropPidIfEmpty(old);
-  }
-}
-
-void Kernel::JoinSession(ThreadGroup& group, int sid) {
-  const int old = group.sid;
-  group.sid = sid;
-  ++pids[sid].session_members;
-  if (old != 0) {
-    --pids[old].session_members;
-    DropPidIfEmpty(old);
-  }
-}
-
-void Kernel::LeaveProcessGroup(ThreadGroup& group) {
-  --pids[group.pgid].group_members;
-  DropPidIfEmpty(group.pgid);
-  --pids[group.sid].session_members;
-  DropPidIfEmpty(group.sid);
-}
-
-void Kernel::ForEachInProcessGroup(int pgid, const std::function<void(ThreadGroup&)>& fn) {
-  const auto it = pids.find(pgid);
-  if (it == pids.end() || it->second.group_members == 0) return;
-  for (auto& [pid, entry] : pids) {
-    if (entry.group != nullptr && entry.group->pgid == pgid) fn(*entry.group);
-  }
+void Kernel::TerminalProcesses::SignalLeader(const vfs::ProcessId& session, int signo) {
+  TasksLock lock(kernel_);
+  ThreadGroup* leader = static_cast<const Pid&>(session).group();
+  if (leader != nullptr) (void)SendFromTerminal(*leader, signo);
 }
 
 void Usage::Add(const Usage& o) {
@@ -114,8 +74,23 @@ Limits Limits::Default() {
   return limits;
 }
 
+ThreadGroup::ThreadGroup(Kernel& kernel_in, Ref<Container> container_in)
+    : kernel(kernel_in), container(std::move(container_in)) {}
 ThreadGroup::~ThreadGroup() = default;
+
+Task::Task(Kernel& kernel_in) : kernel(kernel_in) {}
 Task::~Task() = default;
+
+void PublishLeader(Task& leader, const Ref<Pid>& pid) {
+  ThreadGroup& group = *leader.group;
+  leader.pid = group.pid = pid;
+  leader.tid = group.tgid = pid->number();
+  group.leader = Ref<Task>(&leader);
+  group.threads.push_back(&leader);
+  group.live = 1;
+  pid->SetTask(&leader);
+  pid->SetGroup(&group);
+}
 
 mm::MemoryLimits Task::MemoryLimits() const {
   mm::MemoryLimits limits;
@@ -124,38 +99,6 @@ mm::MemoryLimits Task::MemoryLimits() const {
   limits.stack = Limit(RLIMIT_STACK);
   limits.locked = creds().Has(CAP_IPC_LOCK) ? ~uint64_t{0} : Limit(RLIMIT_MEMLOCK);
   return limits;
-}
-
-int Task::ProcessGroupId() const {
-  TasksLock lock(kernel);
-  return group->pgid;
-}
-
-int Task::SessionId() const {
-  TasksLock lock(kernel);
-  return group->sid;
-}
-
-bool Task::IsSessionLeader() const {
-  TasksLock lock(kernel);
-  return group->sid == group->tgid;
-}
-
-bool Task::IsBlockedOrIgnored(int signo) const {
-  TasksLock lock(kernel);
-  return blocked.Get().Has(signo) || group->handlers->Of(signo).IsIgnored();
-}
-
-bool Task::InOrphanedGroup() const {
-  TasksLock lock(kernel);
-  return IsOrphaned(kernel, group->pgid, nullptr);
-}
-
-void Task::SignalGroup(int process_group, int signo) {
-  TasksLock lock(kernel);
-  kernel.ForEachInProcessGroup(process_group, [&](ThreadGroup& g) REQUIRES(tasks) {
-    (void)SendToGroup(g, MakeInfo(signo, SI_KERNEL));
-  });
 }
 
 void Task::SignalSelf(int signo) {

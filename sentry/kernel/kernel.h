@@ -6,30 +6,23 @@
 #include <map>
 #include <memory>
 #include <string>
-#include <unordered_map>
+#include <vector>
 
 #include "base/mutex.h"
 #include "sentry/anon/epoll.h"
+#include "sentry/anon/job_control.h"
 #include "sentry/ipc/futex.h"
-#include "sentry/ipc/pi_futex.h"
+#include "sentry/kernel/namespaces.h"
 #include "sentry/kernel/task.h"
 #include "sentry/mm/memory_file.h"
-#include "sentry/net/net_namespace.h"
 #include "sentry/sched/scheduler.h"
 #include "sentry/vfs/anon_fs.h"
-#include "sentry/vfs/mount.h"
 
 namespace skep::kernel {
 
 struct KernelConfig {
   int workers = 1;
-  std::string hostname = "skep";
   uint64_t memory_limit = 0;  // bytes; 0: none
-  uint64_t pids_limit = 0;    // tasks; 0: none
-  // The first process is the init of a container: as in a pid namespace, signals from inside that
-  // it does not catch leave it alone. If not, it is a command like any other: a signal may end it
-  // or stop it, and whoever started the sandbox is told.
-  bool init_is_spared = true;
   std::string engine_name;
   bool scrub_stacks = false;  // checkpoint tests: no stale words of the host's in fibers' stacks
 };
@@ -40,9 +33,6 @@ struct Hooks {
   // Executes a system call; kernel/run_loop.cc deals with the result.
   Result<uint64_t> (*syscall)(Task& task, uint64_t number, const std::array<uint64_t, 6>& args,
                               bool compat) = nullptr;
-  // A session's leader is going: its terminal is let go; the foreground group to hang up, or 0.
-  // Called without locks.
-  int (*session_ended)(Kernel& kernel, int sid) = nullptr;
 };
 
 // Who is told what guests do (--strace); syscalls/strace.h.
@@ -72,53 +62,28 @@ class Kernel {
   std::unique_ptr<mm::MemoryFile> memory;
   std::unique_ptr<OomKiller> oom;  // null: there is no memory limit
   ipc::FutexTable futexes;
-  ipc::PiFutexTable pi_futexes;
-  Ref<vfs::MountNamespace> mounts;
   std::unique_ptr<VdsoClock> vdso_clock;
   std::unique_ptr<KernelSignalSource> signal_source;  // signalfd reads from it
-  void* boot = nullptr;                // what boot keeps beside the kernel, for its hooks
-  std::unique_ptr<StraceSink> strace;  // null: off
+  std::unique_ptr<StraceSink> strace;                 // null: off
   uint64_t boot_realtime_ns = 0, boot_monotonic_ns = 0;
   Ref<vfs::AnonFs> anon_fs;  // pipes, sockets, eventfds, ...
   anon::EpollNesting epoll_nesting;
-  Ref<net::NetNamespace> network;
   uint32_t last_dev_minor = 20;  // of anonymous devices (boot)
   std::atomic<uint64_t> forks{0};
 
-  struct PidEntry {
-    Task* task = nullptr;          // the thread with this id
-    ThreadGroup* group = nullptr;  // the process (alive or zombie) with this id
-    int group_members = 0;         // processes whose pgid this is
-    int session_members = 0;       // processes whose sid this is
-    bool empty() const {
-      return task == nullptr && group == nullptr && group_members == 0 && session_members == 0;
-    }
-  };
-  std::map<int, PidEntry> pids GUARDED_BY(tasks);
-  int last_pid GUARDED_BY(tasks) = 0;
-  Ref<ThreadGroup> init GUARDED_BY(tasks);
+  // The first of each kind, which those of containers descend from. Every process of the kernel has
+  // a number in pid_namespace; no guest is in it.
+  const Ref<auth::UserNamespace> user_namespace;
+  const Ref<PidNamespace> pid_namespace;
+  uint64_t NextNamespaceNumber() { return next_namespace_.fetch_add(1); }
+  Ref<NetNamespace> NewNetNamespace(const Ref<auth::UserNamespace>& owner);
+
+  std::map<std::string, Ref<Container>> containers GUARDED_BY(tasks);  // by id
   size_t task_count GUARDED_BY(tasks) = 0;
   Usage ended GUARDED_BY(tasks);  // of all threads that are gone
-  std::string hostname GUARDED_BY(tasks), domainname GUARDED_BY(tasks) = "(none)";
 
-  Task* FindTask(int tid) REQUIRES(tasks);
-  ThreadGroup* FindGroup(int tgid) REQUIRES(tasks);
-  Result<int> AllocatePid() REQUIRES(tasks);  // EAGAIN
-  void DropPidIfEmpty(int pid) REQUIRES(tasks);
-  void JoinProcessGroup(ThreadGroup& group, int pgid) REQUIRES(tasks);
-  void JoinSession(ThreadGroup& group, int sid) REQUIRES(tasks);
-  void LeaveProcessGroup(ThreadGroup& group) REQUIRES(tasks);
-  // Calls fn(ThreadGroup&) for each member of a process group.
-  void ForEachInProcessGroup(int pgid, const std::function<void(ThreadGroup&)>& fn) REQUIRES(tasks);
-
-  // The exit status of init, once it is gone: what `skep do` returns.
-  std::atomic<bool> init_exited{false};
-  std::atomic<int> init_status{0};
-  // An init that is not spared was stopped by this signal (0: it was not, or that has been told).
-  std::atomic<int> init_stop_signal{0};
-  sched::WaitQueue init_queue;
-  // After init: no task is left.
-  sched::WaitQueue empty_queue;
+  // Who controls which terminal. Terminals::processes() is the kernel's own.
+  anon::Terminals& terminals() { return terminals_; }
 
   // membarrier(2) (kernel/membarrier.h): how many wait in the queue for guests to stop once.
   std::atomic<int> barriers_wanted{0};
@@ -131,7 +96,23 @@ class Kernel {
 
  private:
   friend class TasksLock;
+  // What terminals ask of processes.
+  class TerminalProcesses final : public anon::JobControl {
+   public:
+    explicit TerminalProcesses(Kernel& kernel) : kernel_(kernel) {}
+    void SignalGroup(const vfs::ProcessId& group, int signo) override;
+    void SignalLeader(const vfs::ProcessId& session, int signo) override;
+
+   private:
+    Kernel& kernel_;
+  };
+
   TasksMutex tasks_mutex_;
+  std::atomic<uint64_t> next_namespace_{0xf0000000};  // Linux: PROC_DYNAMIC_FIRST
+  // One for all, since sockets may be sent from one network namespace to another.
+  const Ref<net::InFlight> in_flight_;
+  TerminalProcesses terminal_processes_;
+  anon::Terminals terminals_;
 };
 
 inline TasksLock::TasksLock(const Kernel& kernel) : mutex_(kernel.tasks_mutex_) {

@@ -14,8 +14,9 @@ constexpr int kOffered = MEMBARRIER_CMD_GLOBAL | MEMBARRIER_CMD_GLOBAL_EXPEDITED
                          MEMBARRIER_CMD_PRIVATE_EXPEDITED |
                          MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED;
 
-// A guest that stops and goes on passes a barrier of the host's. Who does not run does so before it
-// runs again. `mm`: whose threads; null: everybody's.
+// A guest that stops and goes on passes a barrier of the host's. A thread
+// that is not running will execute a barrier before it runs again. `mm`: whose threads; null:
+// everybody's.
 void Barrier(Task& caller, const mm::MemoryManager* mm) {
   Kernel& kernel = caller.kernel;
   struct Running {
@@ -26,13 +27,11 @@ void Barrier(Task& caller, const mm::MemoryManager* mm) {
   kernel.barriers_wanted.fetch_add(1, std::memory_order_seq_cst);
   {
     TasksLock lock(kernel);
-    for (auto& [pid, entry] : kernel.pids) {
-      Task* task = entry.task;
-      if (task == nullptr || task == &caller || (mm != nullptr && task->mm.Get().get() != mm))
-        continue;
-      if (!task->in_guest.load(std::memory_order_seq_cst) || !task->fiber) continue;
-      running.push_back({Ref<Task>(task), task->guest_runs.load(std::memory_order_relaxed)});
-    }
+    kernel.pid_namespace->ForEachTask([&](Task& task) REQUIRES(tasks) {
+      if (&task == &caller || (mm != nullptr && task.mm.Get().get() != mm)) return;
+      if (!task.in_guest.load(std::memory_order_seq_cst) || !task.fiber) return;
+      running.push_back({Ref<Task>(&task), task.guest_runs.load(std::memory_order_relaxed)});
+    });
   }
   for (const Running& r : running) r.task->fiber->StopGuest();
   sched::WaitUntil(kernel.barrier_queue, sched::kAllEvents, std::nullopt, sched::Sleep::kKillable,

@@ -80,9 +80,9 @@ void OomKiller::Serve() {
 void OomKiller::Pause() {
   paused_.store(true, std::memory_order_seq_cst);
   TasksLock lock(kernel_);
-  for (const auto& [pid, entry] : kernel_.pids) {
-    if (entry.task != nullptr && entry.task->fiber) entry.task->fiber->StopGuest();
-  }
+  kernel_.pid_namespace->ForEachTask([](Task& task) {
+    if (task.fiber) task.fiber->StopGuest();
+  });
 }
 
 void OomKiller::Unpause() {
@@ -98,18 +98,17 @@ void OomKiller::WaitWhilePaused() {
 std::vector<OomKiller::Candidate> OomKiller::Candidates() {
   std::vector<Candidate> candidates;
   TasksLock lock(kernel_);
-  for (const auto& [pid, entry] : kernel_.pids) {
-    ThreadGroup* const group = entry.group;
-    if (group == nullptr || group->zombie) continue;
-    Candidate candidate = {Ref<ThreadGroup>(group), {}, group->oom_score_adj, group->exiting};
+  kernel_.pid_namespace->ForEachGroup([&](ThreadGroup& group) REQUIRES(tasks) {
+    if (group.zombie) return;
+    Candidate candidate = {Ref<ThreadGroup>(&group), {}, group.oom_score_adj, group.exiting};
     int64_t kernel_bytes = 0;
-    for (Task* task : group->threads) {
+    for (Task* task : group.threads) {
       if (!candidate.mm) candidate.mm = task->mm.Get();
       if (task->fiber) kernel_bytes += sched::HeapBytesOf(*task->fiber);
     }
     candidate.bytes = static_cast<uint64_t>(std::max<int64_t>(kernel_bytes, 0));
     if (candidate.mm) candidates.push_back(std::move(candidate));
-  }
+  });
   return candidates;
 }
 
@@ -119,7 +118,9 @@ const OomKiller::Candidate* OomKiller::Choose(std::vector<Candidate>& candidates
   // One that is ending anyway, and may wait for memory in the host.
   for (const Candidate& c : candidates) {
     const auto keeps = [&](const Candidate& other) { return other.mm == c.mm && !other.exiting; };
-    if (!c.exiting || std::count(victims_.begin(), victims_.end(), c.group->tgid) != 0) continue;
+    if (!c.exiting ||
+        std::count(victims_.begin(), victims_.end(), c.group->pid->global_number()) != 0)
+      continue;
     if (std::none_of(candidates.begin(), candidates.end(), keeps)) return &c;
   }
   const auto total = static_cast<int64_t>(kernel_.config.memory_limit);
@@ -143,7 +144,7 @@ bool OomKiller::KillOne() {
   std::vector<Candidate> candidates = Candidates();
   const Candidate* const worst = Choose(candidates);
   if (worst == nullptr) return false;
-  victims_.push_back(worst->group->tgid);
+  victims_.push_back(worst->group->pid->global_number());
   if (!worst->exiting) {
     const arena::HostScope host;
     SKEP_LOG(kWarning, "the memory limit is reached: process {} with {} KiB is killed",

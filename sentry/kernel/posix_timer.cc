@@ -46,11 +46,11 @@ void SendSignalOf(PosixTimer& timer) REQUIRES(tasks) {
     (void)SendToGroup(*timer.group, info, Ref<PosixTimer>(&timer));
     return;
   }
-  Task* thread = timer.group->kernel.FindTask(timer.thread);
+  Task* thread = timer.group->pid_namespace().FindTask(timer.thread);
   if (thread == nullptr || thread->group.get() != timer.group) return;
   (void)thread->pending.Add(info, ~size_t{0}, Ref<PosixTimer>(&timer));
   if (!thread->blocked.Get().Has(timer.signo) || thread->sigwait_set.Has(timer.signo))
-    MakeLook(*thread);
+    NotifyWork(*thread);
 }
 
 // Linux: posix_timer_fn. While its signal is pending an interval timer stands still: SignalTaken
@@ -123,7 +123,7 @@ Result<CpuClock> OwnCpuClock(Task& task, clockid_t id) {
     clock.id = clock.thread ? task.tid.load() : task.group->tgid;
     return clock;
   }
-  const Task* target = task.kernel.FindTask(clock.id);
+  const Task* target = task.pid_namespace().FindTask(clock.id);
   if (target == nullptr || target->group != task.group) return Fail(EINVAL);
   if (!clock.thread && clock.id != task.group->tgid) return Fail(EINVAL);
   return clock;
@@ -156,7 +156,7 @@ Result<uint64_t> ClockNow(Task& task, clockid_t clock) {
 uint64_t CpuTimeFor(const PosixTimer& timer, const Usage& process) {
   Usage usage = process;
   if (timer.cpu_clock->thread) {
-    Task* thread = timer.group->kernel.FindTask(timer.cpu_clock->id);
+    Task* thread = timer.group->pid_namespace().FindTask(timer.cpu_clock->id);
     if (thread == nullptr || thread->group.get() != timer.group) return 0;
     usage = UsageOf(*thread);
   }
@@ -196,7 +196,7 @@ Result<int> CreatePosixTimer(Task& task, clockid_t clock, const sigevent* event)
     if (kind == SIGEV_THREAD_ID) {
       timer->thread = event->_sigev_un._tid;
       TasksLock lock(kernel);
-      Task* thread = kernel.FindTask(timer->thread);
+      Task* thread = task.pid_namespace().FindTask(timer->thread);
       if (thread == nullptr || thread->group != task.group) return Fail(EINVAL);
     }
   }

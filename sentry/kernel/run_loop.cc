@@ -8,6 +8,7 @@
 #include "sentry/kernel/cpu_time.h"
 #include "sentry/kernel/cpu_timer.h"
 #include "sentry/kernel/exit.h"
+#include "sentry/kernel/job_control.h"
 #include "sentry/kernel/kernel.h"
 #include "sentry/kernel/oom.h"
 #include "sentry/kernel/posix_timer.h"
@@ -28,7 +29,8 @@ bool IsRestart(int code) {
          code == kRestartBlock;
 }
 
-// Field by field: what lies between them is the engine's, and may be a pointer of the host's.
+// Copied field by field: the variant's padding comes from the engine and may contain a host
+// pointer.
 void CopyStop(const platform::Stop& from, platform::Stop& to) {
   if (const auto* call = std::get_if<platform::SyscallStop>(&from)) {
     auto& copy = to.emplace<platform::SyscallStop>();
@@ -96,9 +98,9 @@ void Task::Main() {
   sched::Fiber::Current().cookie = this;
   if (Start()) {
     for (;;) {
-      if (ShouldLook()) {
+      if (HasPendingWork()) {
         if (kernel.config.scrub_stacks) sched::ScrubStack();
-        if (!HandleLook()) break;
+        if (!HandlePendingWork()) break;
       }
       if (!RunToStop()) {
         TasksLock lock(kernel);
@@ -111,7 +113,8 @@ void Task::Main() {
   ExitTask(*this);
 }
 
-// Apart: a fiber that sleeps in a call must have no pointer to an engine's object in its frames.
+// Not inlined, so that a fiber sleeping in a system call has no engine pointers in its frames: they
+// would not survive a checkpoint.
 [[gnu::noinline]] bool Task::RunToStop() {
   platform::Context& c = context();
   sched::MaybeMove(c);
@@ -130,8 +133,8 @@ void Task::Main() {
   return lives;
 }
 
-bool Task::ShouldLook() const {
-  return look.load(std::memory_order_seq_cst) || fiber->interrupted() || fiber->killed() ||
+bool Task::HasPendingWork() const {
+  return work_pending.load(std::memory_order_seq_cst) || fiber->interrupted() || fiber->killed() ||
          fiber->guest_stop_wanted() || kernel.freezing.load() ||
          (kernel.oom && kernel.oom->paused());
 }
@@ -194,7 +197,7 @@ void Task::HandleSyscall(const platform::SyscallStop& stop) {
   kernel.vdso_clock->RefreshIfStale();
   pending_result = kernel.hooks.syscall(*this, stop.number, stop.args, stop.compat);
   if (keep_registers) in_syscall.store(false, std::memory_order_relaxed);
-  if (Calling() && !ShouldLook()) FinishCall();
+  if (Calling() && !HasPendingWork()) FinishCall();
 }
 
 // The result becomes rax, or the call is restarted as if nothing had happened.
@@ -234,10 +237,10 @@ void Task::RestartWithoutHandler() {
   if (platform::Registers* r = LoadRegisters()) ApplyRestart(*r, false, true);
 }
 
-bool Task::HandleLook() {
+bool Task::HandlePendingWork() {
   for (;;) {
     fiber->ClearInterrupt();
-    look.store(false, std::memory_order_seq_cst);
+    work_pending.store(false, std::memory_order_seq_cst);
     if (fiber->killed()) return false;
     if (kernel.freezing.load()) {
       WaitForThaw(*this);
@@ -283,7 +286,7 @@ bool Task::TakeSignal() {
     action = stored;
     const bool caught = action.IsCaught();
     if (caught && (action.flags & SA_RESETHAND) != 0) stored.handler = SignalAction::kDefault;
-    if (!caught) orphaned = IsOrphaned(kernel, group->pgid, nullptr);
+    if (!caught) orphaned = IsOrphaned(*group->process_group, nullptr);
   }
   took_signal_ = true;
   const int signo = item->info.si_signo;

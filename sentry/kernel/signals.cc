@@ -3,6 +3,7 @@
 #include <linux/capability.h>
 #include <algorithm>
 
+#include "sentry/kernel/container.h"
 #include "sentry/kernel/posix_timer.h"
 #include "sentry/kernel/signal_source.h"
 
@@ -15,8 +16,7 @@ bool IsIgnored(const Task& task, int signo, bool forced) REQUIRES(tasks) {
   const SignalAction& action = group.handlers->Of(signo);
   // Blocked signals are never ignored: the disposition may have changed when they are taken.
   if (task.blocked.Get().Has(signo) || task.sigwait_set.Has(signo)) return false;
-  const bool spared = task.kernel.config.init_is_spared && &group == task.kernel.init.get();
-  if (!forced && spared && action.IsDefault()) return true;
+  if (!forced && group.unkillable && action.IsDefault()) return true;
   if (action.IsIgnored()) return true;
   if (!action.IsDefault()) return false;
   const DefaultAction d = DefaultActionOf(signo);
@@ -73,13 +73,13 @@ void Complete(ThreadGroup& group, Task* chosen, int signo) REQUIRES(tasks) {
     StartGroupExit(group, signo);
     return;
   }
-  MakeLook(*chosen);
+  NotifyWork(*chosen);
 }
 
 }  // namespace
 
-void MakeLook(Task& task) {
-  task.look.store(true, std::memory_order_seq_cst);
+void NotifyWork(Task& task) {
+  task.work_pending.store(true, std::memory_order_seq_cst);
   if (task.fiber) task.fiber->Interrupt();
 }
 
@@ -155,17 +155,21 @@ void ForceSignal(Task& task, siginfo_t info) {
     return;
   }
   task.pending.Add(info, ~size_t{0});
-  MakeLook(task);
+  NotifyWork(task);
+}
+
+siginfo_t MakeInfoFrom(const Task& sender, const ThreadGroup& receiver, int signo, int code) {
+  return MakeUserInfo(signo, code, receiver.NumberOf(*sender.group->pid), sender.creds().uid);
 }
 
 Result<void> MayKill(const Task& sender, const ThreadGroup& target, int signo) {
   const auth::Credentials& from = *sender.credentials;
-  if (sender.group.get() == &target || from.Has(CAP_KILL)) return {};
-  const auth::Credentials& to = *target.leader->credentials;
+  const auth::Credentials& to = *target.leader->credentials.Get();
+  if (sender.group.get() == &target || from.HasIn(*to.user_namespace, CAP_KILL)) return {};
   if (from.euid == to.suid || from.euid == to.uid || from.uid == to.suid || from.uid == to.uid) {
     return {};
   }
-  if (signo == SIGCONT && sender.group->sid == target.sid) return {};
+  if (signo == SIGCONT && &sender.group->session() == &target.session()) return {};
   return Fail(EPERM);
 }
 
@@ -178,7 +182,7 @@ void StartGroupExit(ThreadGroup& group, int wait_status) {
   group.stopped = false;
   group.stop_queue.WakeAll();
   for (Task* t : group.threads) {
-    t->look.store(true, std::memory_order_seq_cst);
+    t->work_pending.store(true, std::memory_order_seq_cst);
     if (t->fiber) t->fiber->Kill();
   }
   group.exec_queue.Wake();
@@ -187,16 +191,15 @@ void StartGroupExit(ThreadGroup& group, int wait_status) {
 void NotifyParentOfStop(ThreadGroup& group, bool continued) {
   ThreadGroup* parent = group.parent;
   if (parent == nullptr) {
-    Kernel& kernel = group.kernel;
-    if (&group != kernel.init.get() || kernel.config.init_is_spared) return;
-    kernel.init_stop_signal = continued ? 0 : group.stop_signal;
-    kernel.init_queue.WakeAll();
+    if (group.started && group.started->job_control()) {
+      group.started->NoteStop(continued ? 0 : group.stop_signal);
+    }
     return;
   }
   const SignalAction& action = parent->handlers->Of(SIGCHLD);
   if (!action.IsIgnored() && (action.flags & SA_NOCLDSTOP) == 0) {
     siginfo_t info = MakeInfo(SIGCHLD, continued ? CLD_CONTINUED : CLD_STOPPED);
-    info.si_pid = group.tgid;
+    info.si_pid = parent->NumberOf(*group.pid);
     info.si_uid = group.leader->credentials->uid;
     info.si_status = continued ? SIGCONT : group.stop_signal;
     (void)SendToGroup(*parent, info);
@@ -210,7 +213,7 @@ void StartGroupStop(Task& by, int signo) {
   group.stop_signal = signo;
   group.continue_unreported = false;
   for (Task* t : group.threads) {
-    if (t != &by) MakeLook(*t);
+    if (t != &by) NotifyWork(*t);
   }
 }
 
@@ -240,34 +243,6 @@ void SleepStopped(Task& task) {
   task.state_letter = 'R';
 }
 
-bool IsOrphaned(Kernel& kernel, int pgid, const ThreadGroup* ignored) {
-  bool orphaned = true;
-  kernel.ForEachInProcessGroup(pgid, [&](ThreadGroup& g) REQUIRES(tasks) {
-    if (&g == ignored || g.zombie) return;
-    if (g.parent == nullptr) {
-      // The parent is outside: who started the sandbox, and can continue it.
-      if (&g == kernel.init.get() && !kernel.config.init_is_spared) orphaned = false;
-      return;
-    }
-    if (g.parent->pgid != g.pgid && g.parent->sid == g.sid) orphaned = false;
-  });
-  return orphaned;
-}
-
-bool HasStopped(Kernel& kernel, int pgid) {
-  bool stopped = false;
-  kernel.ForEachInProcessGroup(
-      pgid, [&](ThreadGroup& g) REQUIRES(tasks) { stopped = stopped || g.stopped; });
-  return stopped;
-}
-
-void HangUpOrphan(Kernel& kernel, int pgid) {
-  kernel.ForEachInProcessGroup(pgid, [](ThreadGroup& g) REQUIRES(tasks) {
-    (void)SendToGroup(g, MakeInfo(SIGHUP, SI_KERNEL));
-    (void)SendToGroup(g, MakeInfo(SIGCONT, SI_KERNEL));
-  });
-}
-
 void SetBlocked(Task& task, SignalSet blocked) {
   TasksLock lock(task.kernel);
   const SignalSet newly = blocked & ~task.blocked.Get() & ~kUnblockable;
@@ -277,10 +252,10 @@ void SetBlocked(Task& task, SignalSet blocked) {
   const SignalSet orphaned = task.group->pending.set() & newly;
   if (!orphaned.empty()) {
     for (Task* t : task.group->threads) {
-      if (t != &task && !(orphaned & ~t->blocked.Get()).empty()) MakeLook(*t);
+      if (t != &task && !(orphaned & ~t->blocked.Get()).empty()) NotifyWork(*t);
     }
   }
-  if (HasDeliverable(task)) MakeLook(task);
+  if (HasDeliverable(task)) NotifyWork(task);
 }
 
 }  // namespace skep::kernel

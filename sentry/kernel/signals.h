@@ -19,13 +19,16 @@ Result<void> SendFromTerminal(ThreadGroup& group, int signo) REQUIRES(tasks);
 // A signal that cannot be blocked or ignored away: faults, SIGKILL of the sandbox's operator.
 void ForceSignal(Task& task, siginfo_t info) REQUIRES(tasks);
 
+// What a signal of `sender` says of it to a process: its number as that process sees it.
+siginfo_t MakeInfoFrom(const Task& sender, const ThreadGroup& receiver, int signo, int code);
+
 // kill(2) permission (Linux: kill_ok_by_cred, SIGCONT within the session). EPERM.
 Result<void> MayKill(const Task& sender, const ThreadGroup& target, int signo) REQUIRES(tasks);
 
 // All threads end with this wait status (exit_group, fatal signal).
 void StartGroupExit(ThreadGroup& group, int wait_status) REQUIRES(tasks);
 // The thread should look at its signals, stop state and exit state before its guest goes on.
-void MakeLook(Task& task);
+void NotifyWork(Task& task);
 // Something that `task` would act on is pending.
 bool HasDeliverable(const Task& task) REQUIRES(tasks);
 
@@ -35,11 +38,6 @@ void NotifyParentOfStop(ThreadGroup& group, bool continued) REQUIRES(tasks);
 void SleepStopped(Task& task);
 // A stop signal's default action.
 void StartGroupStop(Task& by, int signo) REQUIRES(tasks);
-
-// Orphaned process groups (Linux: will_become_orphaned_pgrp).
-bool IsOrphaned(Kernel& kernel, int pgid, const ThreadGroup* ignored) REQUIRES(tasks);
-bool HasStopped(Kernel& kernel, int pgid) REQUIRES(tasks);
-void HangUpOrphan(Kernel& kernel, int pgid) REQUIRES(tasks);
 
 // sigprocmask & co: sets the own task's mask.
 void SetBlocked(Task& task, SignalSet blocked);

@@ -1,8 +1,8 @@
 // Task: a guest thread; ThreadGroup: a process. Composed of parts with owners.
 //
-// Who holds whom: the Kernel's tables hold Tasks until they are reaped; Task -> ThreadGroup;
-// ThreadGroup -> process group and session by number; parents point to children by bare pointer and
-// children to parents likewise, both under `tasks`.
+// Who holds whom: fibers hold Tasks until they have ended, a ThreadGroup its leader until it is
+// reaped; Task -> ThreadGroup -> ProcessGroup -> Session, Container; parents hold children,
+// children point to parents by bare pointer, both under `tasks`.
 //
 // Locks: GUARDED_BY(tasks) (kernel/tasks_lock.h; sections are short and two workers rarely meet
 // there). OwnFiberWrites: the task's own fiber writes it under `tasks` and reads it without.
@@ -23,6 +23,7 @@
 #include "sentry/arena/host_table.h"
 #include "sentry/auth/credentials.h"
 #include "sentry/kernel/limits.h"
+#include "sentry/kernel/pid.h"
 #include "sentry/kernel/signal.h"
 #include "sentry/kernel/tasks_lock.h"
 #include "sentry/mm/memory_manager.h"
@@ -35,10 +36,13 @@
 
 namespace skep::kernel {
 
+class Container;
 class Kernel;
 class Task;
 class ThreadGroup;
 class PosixTimer;
+class StartedProcess;
+struct Namespaces;
 
 // Dispositions; shared by the threads of a group and by CLONE_SIGHAND (Linux: sighand_struct).
 struct SignalHandlers : RefCounted<SignalHandlers> {
@@ -55,20 +59,27 @@ struct Usage {  // ns
 
 class ThreadGroup final : public RefCounted<ThreadGroup> {
  public:
-  explicit ThreadGroup(Kernel& kernel_in) : kernel(kernel_in) {}
+  ThreadGroup(Kernel& kernel_in, Ref<Container> container_in);
   ~ThreadGroup();
 
   Kernel& kernel;
   // Constant.
-  int tgid = 0;
+  const Ref<Container> container;
+  Ref<Pid> pid;
+  int tgid = 0;           // pid->number(): as it sees itself
   uint64_t start_ns = 0;  // monotonic
 
   Ref<Task> leader GUARDED_BY(tasks);            // also while a zombie; cut when reaped
   std::vector<Task*> threads GUARDED_BY(tasks);  // alive (not yet past ExitTask)
   // Of those, the ones that have not begun to exit (Linux: live).
   size_t live GUARDED_BY(tasks) = 0;
-  int pgid GUARDED_BY(tasks) = 0, sid GUARDED_BY(tasks) = 0;
-  ThreadGroup* parent GUARDED_BY(tasks) = nullptr;  // null: the sandbox's init
+  Ref<ProcessGroup> process_group GUARDED_BY(tasks);  // null once reaped
+  ThreadGroup* parent GUARDED_BY(tasks) = nullptr;    // null: outside the sandbox, or gone
+  // The outside has started it: a container's init, an exec session's first process.
+  Ref<StartedProcess> started GUARDED_BY(tasks);
+  // A pid namespace's init: signals from inside that it does not catch leave it alone (Linux:
+  // SIGNAL_UNKILLABLE).
+  bool unkillable GUARDED_BY(tasks) = false;
   // The thread that forked it, for PDEATHSIG and __WNOTHREAD; null: gone.
   Task* parent_thread GUARDED_BY(tasks) = nullptr;
   std::list<Ref<ThreadGroup>> children GUARDED_BY(tasks);  // alive and zombies
@@ -84,8 +95,8 @@ class ThreadGroup final : public RefCounted<ThreadGroup> {
   // The wait status, once exiting or the last thread is gone.
   int exit_status GUARDED_BY(tasks) = 0;
   Task* exec_by GUARDED_BY(tasks) = nullptr;  // this thread's execve is ending the others
-  // A session's leader that ends: the foreground group of its terminal, or 0.
-  int hang_up GUARDED_BY(tasks) = 0;
+  // A session's leader that ends: the foreground group of its terminal, or none.
+  Ref<Pid> hang_up GUARDED_BY(tasks);
   // All threads are gone; waits for its parent. Written under `tasks`.
   std::atomic<bool> zombie{false};
   bool reaped GUARDED_BY(tasks) = false;
@@ -123,6 +134,21 @@ class ThreadGroup final : public RefCounted<ThreadGroup> {
   sched::WaitQueue exit_watch;  // pidfds: it has become a zombie
 
   int oom_score_adj GUARDED_BY(tasks) = 0;
+
+  PidNamespace& pid_namespace() const { return pid->space(); }
+  // As it sees that process, thread, group or session; 0: it cannot.
+  int NumberOf(const Pid& other) const { return other.NumberIn(pid_namespace()); }
+
+  Session& session() const REQUIRES(tasks) { return process_group->session(); }
+  bool IsSessionLeader() const REQUIRES(tasks) { return session().id() == pid; }
+  // Leaves the group that it is in, if any.
+  void JoinProcessGroup(Ref<ProcessGroup> joined) REQUIRES(tasks);
+  void LeaveProcessGroup() REQUIRES(tasks);
+
+ private:
+  friend class ProcessGroup;
+  ThreadGroup* next_in_group_ GUARDED_BY(tasks) = nullptr;
+  ThreadGroup* previous_in_group_ GUARDED_BY(tasks) = nullptr;
 };
 
 // What restart_syscall(2) goes on with.
@@ -135,13 +161,15 @@ struct RestartBlock {
   uint32_t flags = 0;
 };
 
-class Task final : public vfs::Caller, public RefCounted<Task> {
+class Task final : public vfs::Caller, public vfs::JobControlCaller, public RefCounted<Task> {
  public:
-  explicit Task(Kernel& kernel_in) : kernel(kernel_in) {}
+  explicit Task(Kernel& kernel_in);
   ~Task();
 
   Kernel& kernel;
-  // Its own execve changes it, under `tasks`, when another thread led the process.
+  // Its own execve changes them, when another thread led the process. tid: pid->number(), as the
+  // thread sees itself.
+  Ref<Pid> pid GUARDED_BY(tasks);
   std::atomic<int> tid{0};
   Ref<ThreadGroup> group;
   Ref<sched::Fiber> fiber;
@@ -149,6 +177,7 @@ class Task final : public vfs::Caller, public RefCounted<Task> {
   OwnFiberWrites<Ref<mm::MemoryManager>> mm;
   OwnFiberWrites<Ref<vfs::FsContext>> fs;
   OwnFiberWrites<vfs::FdTableHold> files;
+  OwnFiberWrites<Ref<Namespaces>> namespaces;
   OwnFiberWrites<SignalSet> blocked;
   OwnFiberWrites<auth::CredentialsRef> credentials;  // published whole
   OwnFiberWrites<Ref<vfs::File>> executable;         // /proc/<pid>/exe
@@ -200,21 +229,29 @@ class Task final : public vfs::Caller, public RefCounted<Task> {
   // vfork: the child wakes its parent when it releases the memory.
   std::atomic<bool> vfork_pending{false};
   sched::WaitQueue vfork_queue;
-  std::atomic<bool> look{false};  // a pending signal, stop, exit or freeze may want the run loop
+  std::atomic<bool> work_pending{false};
   std::atomic<char> state_letter{'R'};  // for /proc
 
   // -- vfs::Caller --
   const auth::Credentials& creds() const override { return *credentials.Mine(); }
   mm::UserMemory& memory() override { return *mm; }
   int ThreadGroupId() const override { return group->tgid; }
-  int ProcessGroupId() const override;
-  int SessionId() const override;
+  int NumberOf(const vfs::ProcessId& id) const override;
+  vfs::JobControlCaller* job_control() override { return this; }
+  void SignalSelf(int signo) override;
+  uint64_t FileSizeLimit() const override { return Limit(RLIMIT_FSIZE); }
+
+  // -- vfs::JobControlCaller --
+  Ref<vfs::ProcessId> ProcessGroupId() const override;
+  Ref<vfs::ProcessId> SessionId() const override;
   bool IsSessionLeader() const override;
   bool IsBlockedOrIgnored(int signo) const override;
   bool InOrphanedGroup() const override;
-  void SignalGroup(int process_group, int signo) override;
-  void SignalSelf(int signo) override;
-  uint64_t FileSizeLimit() const override { return Limit(RLIMIT_FSIZE); }
+  void SignalOwnGroup(int signo) override;
+  Result<Ref<vfs::ProcessId>> FindProcessGroup(int number,
+                                               const vfs::ProcessId& session) const override;
+
+  PidNamespace& pid_namespace() const { return group->pid_namespace(); }
 
   uint64_t Limit(int resource) const { return group->limits.Soft(resource); }
   mm::MemoryLimits MemoryLimits() const;
@@ -226,7 +263,7 @@ class Task final : public vfs::Caller, public RefCounted<Task> {
   // kernel/run_loop.cc: the body of the fiber.
   void Main();
   // Signals, stops, exits and freezes before the guest goes on. False: the task is to end.
-  bool HandleLook();
+  bool HandlePendingWork();
   // What the call in progress answered; becomes rax when the guest goes on.
   Result<uint64_t> pending_result = uint64_t{0};
   // The call has set all registers itself (rt_sigreturn, execve): rax is left alone.
@@ -241,7 +278,7 @@ class Task final : public vfs::Caller, public RefCounted<Task> {
  private:
   bool Start();
   bool Calling() const { return in_syscall.load(std::memory_order_relaxed); }
-  bool ShouldLook() const;
+  bool HasPendingWork() const;
   bool RunToStop();  // false: the guest's memory died
   void HandleStop(const platform::Stop& stop);
   void HandleFault(const platform::FaultStop& fault);
@@ -254,6 +291,9 @@ class Task final : public vfs::Caller, public RefCounted<Task> {
   void ApplyRestart(platform::Registers& registers, bool handler, bool restartable);
   bool took_signal_ = false;
 };
+
+// A process's first thread gets their number, and the process is there.
+void PublishLeader(Task& leader, const Ref<Pid>& pid) REQUIRES(tasks);
 
 // The Task that the current fiber executes for.
 Task& CurrentTask();

@@ -21,7 +21,7 @@ size_t TaskCount(TestKernel& kernel) {
 }
 size_t PidCount(TestKernel& kernel) {
   kernel::TasksLock lock(kernel.kernel());
-  return kernel.kernel().pids.size();
+  return kernel.kernel().pid_namespace->size();
 }
 Guest NewThread(TestKernel& kernel, Guest& parent) {
   return kernel.Find(static_cast<int>(parent.Run(SYS_clone, {kThread, parent.Allocate(4096)})));

@@ -228,7 +228,7 @@ class Simulation {
     ASSERT_EQ(init_.Run(SYS_read, {lock_, out, 8}), 8) << "seed " << seed_;
     kernel::TasksLock lock(kernel_.kernel());
     EXPECT_EQ(kernel_.kernel().task_count, 1U) << "seed " << seed_;
-    EXPECT_EQ(kernel_.kernel().pids.size(), 1U) << "seed " << seed_;
+    EXPECT_EQ(kernel_.kernel().pid_namespace->size(), 1U) << "seed " << seed_;
   }
 
   const uint64_t seed_;

@@ -211,7 +211,7 @@ Result<void> Capget(Task& task, UserPtr<AbiCapHeader> address, UserPtr<AbiCapDat
   auth::CredentialsRef creds;
   {
     TasksLock lock(task.kernel);
-    Task* target = header.pid == 0 ? &task : task.kernel.FindTask(header.pid);
+    Task* target = header.pid == 0 ? &task : task.pid_namespace().FindTask(header.pid);
     if (target == nullptr) return Fail(ESRCH);
     creds = target->credentials.Get();
   }
@@ -258,7 +258,7 @@ Result<void> Prlimit64(Task& task, int32_t pid, uint32_t resource, UserPtr<const
   rlimit before{};
   {
     TasksLock lock(task.kernel);
-    Task* target = pid == 0 ? &task : task.kernel.FindTask(pid);
+    Task* target = pid == 0 ? &task : task.pid_namespace().FindTask(pid);
     if (target == nullptr) return Fail(ESRCH);
     const Credentials &mine = task.creds(), &theirs = *target->credentials.Get();
     const bool same = mine.uid == theirs.euid && mine.uid == theirs.suid &&

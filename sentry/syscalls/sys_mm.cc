@@ -171,12 +171,11 @@ namespace {
 // FUTEX_LOCK_PI and its family.
 Result<int64_t> PiFutex(Task& task, const ipc::FutexAt& first, int32_t op, uint32_t value,
                         uint64_t timeout, const ipc::FutexAt& second, uint32_t value3) {
-  kernel::Kernel& kernel = task.kernel;
-  ipc::PiFutexTable& table = kernel.pi_futexes;
+  ipc::PiFutexTable& table = task.pid_namespace().pi_futexes();
   const auto tid = static_cast<uint32_t>(task.tid);
-  const ipc::PiFutexTable::IsAlive alive = [&kernel](uint32_t owner) {
-    TasksLock lock(kernel);
-    const Task* found = kernel.FindTask(static_cast<int>(owner));
+  const ipc::PiFutexTable::IsAlive alive = [&task](uint32_t owner) {
+    TasksLock lock(task.kernel);
+    const Task* found = task.pid_namespace().FindTask(static_cast<int>(owner));
     return found != nullptr && !found->left_futexes.load();
   };
   const int32_t command = op & FUTEX_CMD_MASK;
@@ -256,7 +255,7 @@ Result<int64_t> ProcessVm(Task& task, int32_t pid, UserPtr<const iovec> local, u
   Ref<mm::MemoryManager> memory;
   {
     TasksLock lock(task.kernel);
-    Task* target = task.kernel.FindTask(pid);
+    Task* target = task.pid_namespace().FindTask(pid);
     if (target == nullptr || !target->mm) return Fail(ESRCH);
     TRY(kernel::MayAccess(*target, task.creds(), &task, kernel::AccessIds::kReal));
     memory = target->mm.Get();

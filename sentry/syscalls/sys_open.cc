@@ -148,7 +148,7 @@ Result<vfs::RecordLock> ToRecordLock(Task& task, vfs::File& file, const AbiFlock
   if (__builtin_add_overflow(base, in.start, &start)) return Fail(EOVERFLOW);
   if (start < 0) return Fail(EINVAL);
   vfs::RecordLock lock;
-  lock.pid = task.group->tgid;
+  lock.process = task.group->pid;
   int64_t end = INT64_MAX;
   if (in.length > 0) {
     if (__builtin_add_overflow(start, in.length - 1, &end)) return Fail(EOVERFLOW);
@@ -199,14 +199,14 @@ Result<int64_t> RecordLockCall(Task& task, vfs::File& file, int32_t command, uin
       out.length = conflict->end == vfs::kLockEnd
                        ? 0
                        : static_cast<int64_t>(conflict->end - conflict->start + 1);
-      out.pid = conflict->pid;
+      out.pid = conflict->process ? task.NumberOf(*conflict->process) : -1;
     }
     TRY(task.mm->CopyOut(address, out));
     return 0;
   }
   if (lock.type == vfs::LockType::kRead && !file.readable()) return Fail(EBADF);
   if (lock.type == vfs::LockType::kWrite && !file.writable()) return Fail(EBADF);
-  if (ofd) lock.pid = -1;
+  if (ofd) lock.process = {};
   TRY(locks.SetRecord(owner, lock, wait ? vfs::LockWait::kYes : vfs::LockWait::kNo));
   return 0;
 }
@@ -227,33 +227,59 @@ Result<int64_t> PipeSizeCall(Task& task, vfs::File& file, int32_t command, uint6
   return static_cast<int64_t>(size);
 }
 
+// Linux: f_getown_ex. The number is 0 once nobody bears it.
+struct AbiOwner {
+  int32_t type, pid;
+};
+AbiOwner OwnerOf(Task& task, vfs::File& file) {
+  const vfs::FileOwner owner = file.owner();
+  if (!owner.id) return {};
+  const auto& pid = static_cast<const kernel::Pid&>(*owner.id);
+  TasksLock lock(task.kernel);
+  const bool alive = owner.type == F_OWNER_PGRP  ? pid.process_group() != nullptr
+                     : owner.type == F_OWNER_PID ? pid.group() != nullptr
+                                                 : pid.task() != nullptr;
+  return {owner.type, alive ? task.NumberOf(pid) : 0};
+}
+
+// Linux: f_setown_ex. ESRCH: there is no such process; 0 is nobody.
+Result<void> SetOwner(Task& task, vfs::File& file, const AbiOwner& owner) {
+  if (owner.type < F_OWNER_TID || owner.type > F_OWNER_PGRP) return Fail(EINVAL);
+  Ref<kernel::Pid> found;
+  if (owner.pid != 0) {
+    TasksLock lock(task.kernel);
+    found = Ref<kernel::Pid>(task.pid_namespace().Find(owner.pid));
+    if (!found) return Fail(ESRCH);
+  }
+  file.SetOwner({std::move(found), owner.type});
+  return {};
+}
+
 Result<int64_t> OwnerCall(Task& task, vfs::File& file, int32_t command, uint64_t argument) {
-  struct AbiOwner {
-    int32_t type, pid;
-  };
   switch (command) {
-    case F_GETOWN:
-      return file.owner.load();
-    case F_SETOWN:
-      file.owner = static_cast<int>(argument);
+    case F_GETOWN: {
+      const AbiOwner owner = OwnerOf(task, file);
+      return owner.type == F_OWNER_PGRP ? -owner.pid : owner.pid;
+    }
+    case F_SETOWN: {
+      const auto who = static_cast<int32_t>(argument);
+      if (who == INT32_MIN) return Fail(EINVAL);
+      TRY(SetOwner(task, file,
+                   who < 0 ? AbiOwner{F_OWNER_PGRP, -who} : AbiOwner{F_OWNER_PID, who}));
       return 0;
+    }
     case F_GETSIG:
       return file.signal.load();
     case F_SETSIG:
       if (argument > static_cast<uint64_t>(kernel::kSignals)) return Fail(EINVAL);
       file.signal = static_cast<int>(argument);
       return 0;
-    case F_GETOWN_EX: {
-      const int owner = file.owner.load();
-      TRY(task.mm->CopyOut(
-          UserPtr<AbiOwner>(argument),
-          AbiOwner{owner < 0 ? F_OWNER_PGRP : F_OWNER_PID, owner < 0 ? -owner : owner}));
+    case F_GETOWN_EX:
+      TRY(task.mm->CopyOut(UserPtr<AbiOwner>(argument), OwnerOf(task, file)));
       return 0;
-    }
     default: {
       const AbiOwner owner = TRY(task.mm->CopyIn(UserPtr<const AbiOwner>(argument)));
-      if (owner.type < F_OWNER_TID || owner.type > F_OWNER_PGRP) return Fail(EINVAL);
-      file.owner = owner.type == F_OWNER_PGRP ? -owner.pid : owner.pid;
+      TRY(SetOwner(task, file, owner));
       return 0;
     }
   }

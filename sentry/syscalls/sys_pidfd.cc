@@ -18,8 +18,8 @@ Result<Fd> PidfdOpen(Task& task, int32_t pid, uint32_t flags) {
   Ref<ThreadGroup> group;
   {
     TasksLock lock(task.kernel);
-    group = Ref<ThreadGroup>(task.kernel.FindGroup(pid));
-    if (!group) return Fail(task.kernel.FindTask(pid) != nullptr ? EINVAL : ESRCH);
+    group = Ref<ThreadGroup>(task.pid_namespace().FindGroup(pid));
+    if (!group) return Fail(task.pid_namespace().FindTask(pid) != nullptr ? EINVAL : ESRCH);
   }
   return InstallFile(task, kernel::MakePidFd(task.kernel, std::move(group), flags), true);
 }
@@ -28,7 +28,7 @@ Result<void> PidfdSendSignal(Task& task, Fd fd, SignalNumber signo, UserPtr<cons
                              uint32_t flags) {
   if (flags != 0) return Fail(EINVAL);
   const Ref<ThreadGroup> group = TRY(kernel::ProcessOf(*task.files, fd.value));
-  siginfo_t sent = kernel::MakeUserInfo(signo.value, SI_USER, task.group->tgid, task.creds().uid);
+  siginfo_t sent = kernel::MakeInfoFrom(task, *group, signo.value, SI_USER);
   if (!info.is_null()) {
     sent = TRY(task.mm->CopyIn(info));
     if (sent.si_signo != signo.value) return Fail(EINVAL);

@@ -8,6 +8,7 @@
 
 #include "sentry/kernel/clone.h"
 #include "sentry/kernel/exit.h"
+#include "sentry/kernel/job_control.h"
 #include "sentry/kernel/kernel.h"
 #include "sentry/kernel/pidfd.h"
 #include "sentry/kernel/signals.h"
@@ -105,6 +106,19 @@ Result<KeepRegisters> ExitGroupCall(Task& task, int32_t code) {
   return Fail(kKilled);
 }
 
+// Null: nobody has this number.
+Ref<kernel::Pid> FindPid(Task& task, int32_t number) {
+  TasksLock lock(task.kernel);
+  return Ref<kernel::Pid>(task.pid_namespace().Find(number));
+}
+
+// 0: the caller's own group.
+Ref<kernel::Pid> ProcessGroupPid(Task& task, int32_t number) {
+  if (number != 0) return FindPid(task, number);
+  TasksLock lock(task.kernel);
+  return task.group->process_group->id();
+}
+
 Result<int32_t> Wait4(Task& task, int32_t pid, UserPtr<int32_t> status, int32_t options,
                       UserPtr<rusage> usage) {
   constexpr int32_t kAllowed = WNOHANG | WUNTRACED | WCONTINUED | __WNOTHREAD | __WCLONE | __WALL;
@@ -114,10 +128,10 @@ Result<int32_t> Wait4(Task& task, int32_t pid, UserPtr<int32_t> status, int32_t 
   request.options = options | WEXITED;
   if (pid > 0) {
     request.type = P_PID;
-    request.id = pid;
+    request.id = FindPid(task, pid);
   } else if (pid != -1) {
     request.type = P_PGID;
-    request.id = pid == 0 ? task.ProcessGroupId() : -pid;
+    request.id = ProcessGroupPid(task, pid == 0 ? 0 : -pid);
   }
   const kernel::WaitedFor waited = TRY(kernel::WaitForChild(task, request));
   if (waited.pid == 0) return 0;
@@ -141,12 +155,12 @@ Result<void> Waitid(Task& task, int32_t type, int32_t id, UserPtr<siginfo_t> inf
     case P_PID:
       if (id <= 0) return Fail(EINVAL);
       request.type = P_PID;
-      request.id = id;
+      request.id = FindPid(task, id);
       break;
     case P_PGID:
       if (id < 0) return Fail(EINVAL);
       request.type = P_PGID;
-      request.id = id == 0 ? task.ProcessGroupId() : id;
+      request.id = ProcessGroupPid(task, id);
       break;
     case kPidFd: {
       if (id < 0) return Fail(EINVAL);
@@ -174,13 +188,14 @@ Result<int32_t> GetTid(Task& task) { return task.tid; }
 
 Result<int32_t> GetPpid(Task& task) {
   TasksLock lock(task.kernel);
-  return task.group->parent == nullptr ? 0 : task.group->parent->tgid;
+  return task.group->parent == nullptr ? 0 : task.NumberOf(*task.group->parent->pid);
 }
 
 Result<ThreadGroup*> GroupOf(Task& task, int32_t pid) REQUIRES(tasks) {
   if (pid == 0) return task.group.get();
-  Task* found = task.kernel.FindTask(pid);
-  ThreadGroup* group = found != nullptr ? found->group.get() : task.kernel.FindGroup(pid);
+  const kernel::PidNamespace& pids = task.pid_namespace();
+  Task* found = pids.FindTask(pid);
+  ThreadGroup* group = found != nullptr ? found->group.get() : pids.FindGroup(pid);
   if (group == nullptr) return Fail(ESRCH);
   return group;
 }
@@ -188,55 +203,22 @@ Result<ThreadGroup*> GroupOf(Task& task, int32_t pid) REQUIRES(tasks) {
 Result<int32_t> GetPgid(Task& task, int32_t pid) {
   TasksLock lock(task.kernel);
   ThreadGroup* group = TRY(GroupOf(task, pid));
-  return group->pgid;
+  return task.NumberOf(*group->process_group->id());
 }
 
-Result<int32_t> GetPgrp(Task& task) { return task.ProcessGroupId(); }
+Result<int32_t> GetPgrp(Task& task) { return GetPgid(task, 0); }
 
 Result<int32_t> GetSid(Task& task, int32_t pid) {
   TasksLock lock(task.kernel);
   ThreadGroup* group = TRY(GroupOf(task, pid));
-  return group->sid;
+  return task.NumberOf(*group->session().id());
 }
 
-// Linux: kernel/sys.c, setpgid, with its order of checks.
 Result<void> SetPgid(Task& task, int32_t pid, int32_t pgid) {
-  kernel::Kernel& kernel = task.kernel;
-  TasksLock lock(kernel);
-  ThreadGroup& self = *task.group;
-  if (pid == 0) pid = self.tgid;
-  if (pgid == 0) pgid = pid;
-  if (pgid < 0) return Fail(EINVAL);
-  ThreadGroup* target = kernel.FindGroup(pid);
-  if (target == nullptr) return Fail(kernel.FindTask(pid) != nullptr ? EINVAL : ESRCH);
-  if (target->parent == &self) {
-    if (target->sid != self.sid) return Fail(EPERM);
-    if (target->has_exec) return Fail(EACCES);
-  } else if (target != &self) {
-    return Fail(ESRCH);
-  }
-  if (target->sid == target->tgid) return Fail(EPERM);
-  if (pgid != pid) {
-    bool found = false;
-    kernel.ForEachInProcessGroup(
-        pgid, [&](ThreadGroup& g) REQUIRES(tasks) { found = found || g.sid == self.sid; });
-    if (!found) return Fail(EPERM);
-  }
-  if (target->pgid != pgid) kernel.JoinProcessGroup(*target, pgid);
-  return {};
+  return kernel::SetProcessGroup(task, pid, pgid);
 }
 
-Result<int32_t> SetSid(Task& task) {
-  kernel::Kernel& kernel = task.kernel;
-  TasksLock lock(kernel);
-  ThreadGroup& self = *task.group;
-  if (self.sid == self.tgid) return Fail(EPERM);
-  const auto it = kernel.pids.find(self.tgid);
-  if (it != kernel.pids.end() && it->second.group_members != 0) return Fail(EPERM);
-  kernel.JoinSession(self, self.tgid);
-  kernel.JoinProcessGroup(self, self.tgid);
-  return self.tgid;
-}
+Result<int32_t> SetSid(Task& task) { return kernel::NewSession(task); }
 
 Result<int32_t> SetTidAddress(Task& task, uint64_t address) {
   task.clear_child_tid = address;
@@ -254,7 +236,7 @@ Result<void> GetRobustList(Task& task, int32_t pid, UserPtr<uint64_t> head,
   uint64_t value = 0;
   {
     TasksLock lock(task.kernel);
-    Task* target = pid == 0 ? &task : task.kernel.FindTask(pid);
+    Task* target = pid == 0 ? &task : task.pid_namespace().FindTask(pid);
     if (target == nullptr) return Fail(ESRCH);
     if (target != &task && target->group != task.group &&
         !kernel::MayKill(task, *target->group, 0)) {

@@ -15,7 +15,7 @@ namespace {
 
 // Linux: find_process_by_pid.
 Result<Task*> Find(Task& task, int32_t pid) REQUIRES(tasks) {
-  Task* target = pid == 0 ? &task : task.kernel.FindTask(pid);
+  Task* target = pid == 0 ? &task : task.pid_namespace().FindTask(pid);
   if (target == nullptr) return Fail(ESRCH);
   return target;
 }
@@ -25,18 +25,27 @@ Result<Task*> Find(Task& task, int32_t pid) REQUIRES(tasks) {
 enum class Whom : uint8_t { kGroup, kUser };
 template <class Visit>
 void ForEachNamed(Task& task, Whom whom, uint32_t who, Visit visit) REQUIRES(tasks) {
-  for (const auto& [pid, entry] : task.kernel.pids) {
-    if (entry.task == nullptr) continue;
-    const bool named = whom == Whom::kGroup ? static_cast<uint32_t>(entry.task->group->pgid) == who
-                                            : entry.task->credentials.Get()->uid == who;
-    if (named && !visit(*entry.task)) return;
+  const kernel::PidNamespace& pids = task.pid_namespace();
+  if (whom == Whom::kUser) {
+    pids.ForEach([&](kernel::Pid& pid) REQUIRES(tasks) {
+      Task* const named = pid.task();
+      return named == nullptr || named->credentials.Get()->uid != who || visit(*named);
+    });
+    return;
   }
+  const kernel::ProcessGroup* group = pids.FindProcessGroup(static_cast<int>(who));
+  if (group == nullptr) return;
+  bool more = true;
+  group->ForEach([&](kernel::ThreadGroup& member) REQUIRES(tasks) {
+    for (Task* thread : member.threads) more = more && visit(*thread);
+  });
 }
 
 // 0 is the caller's own group or real user id.
 uint32_t Named(const Task& task, Whom whom, int32_t who) REQUIRES(tasks) {
   if (who != 0) return static_cast<uint32_t>(who);
-  return whom == Whom::kGroup ? static_cast<uint32_t>(task.group->pgid) : task.creds().uid;
+  if (whom == Whom::kUser) return task.creds().uid;
+  return static_cast<uint32_t>(task.NumberOf(*task.group->process_group->id()));
 }
 
 // ioprio_set(2) takes user id 0 for what it says.
@@ -163,8 +172,7 @@ Result<int32_t> GetPriority(Task& task, int32_t which, int32_t who) {
   if (which < PRIO_PROCESS || which > PRIO_USER) return Fail(EINVAL);
   TasksLock lock(task.kernel);
   if (which == PRIO_PROCESS) {
-    Task* target = who == 0 ? &task : task.kernel.FindTask(who);
-    if (target == nullptr) return Fail(ESRCH);
+    const Task* target = TRY(Find(task, who));
     return 20 - target->nice;
   }
   int best = -1;

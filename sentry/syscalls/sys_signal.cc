@@ -177,71 +177,82 @@ Result<void> Sigaltstack(Task& task, UserPtr<const AbiStack> stack, UserPtr<AbiS
 
 bool IsSignal(int32_t signo) { return signo >= 0 && signo <= kernel::kSignals; }
 
-Result<void> SendTo(Task& task, ThreadGroup& group, const siginfo_t& info) REQUIRES(tasks) {
-  TRY(kernel::MayKill(task, group, info.si_signo));
-  if (info.si_signo == 0) return {};
-  return kernel::SendToGroup(group, info);
+// `info`: what the sender says; null: as kill(2) says it.
+Result<void> SendTo(Task& task, ThreadGroup& group, int signo, const siginfo_t* info = nullptr)
+    REQUIRES(tasks) {
+  TRY(kernel::MayKill(task, group, signo));
+  if (signo == 0) return {};
+  return kernel::SendToGroup(
+      group, info != nullptr ? *info : kernel::MakeInfoFrom(task, group, signo, SI_USER));
 }
 
-siginfo_t UserInfo(Task& task, int32_t signo, int code) {
-  return kernel::MakeUserInfo(signo, code, task.group->tgid, task.creds().uid);
+// The process with a thread of this number, as the caller sees it.
+ThreadGroup* ProcessOfThread(const Task& task, int32_t pid) REQUIRES(tasks) {
+  const Task* thread = task.pid_namespace().FindTask(pid);
+  return thread != nullptr ? thread->group.get() : task.pid_namespace().FindGroup(pid);
 }
 
-// Linux: kill_something_info.
-Result<void> Kill(Task& task, int32_t pid, SignalNumber signo) {
-  const siginfo_t info = UserInfo(task, signo.value, SI_USER);
-  kernel::Kernel& kernel = task.kernel;
-  TasksLock lock(kernel);
-  if (pid > 0) {
-    Task* thread = kernel.FindTask(pid);
-    ThreadGroup* group = thread != nullptr ? thread->group.get() : kernel.FindGroup(pid);
-    if (group == nullptr) return Fail(ESRCH);
-    if (!IsSignal(signo.value)) return Fail(EINVAL);
-    return SendTo(task, *group, info);
-  }
-  if (pid == INT32_MIN) return Fail(ESRCH);
-  if (pid == -1) {
-    int found = 0;
-    Result<void> last{};
-    for (auto& [id, entry] : kernel.pids) {
-      ThreadGroup* group = entry.group;
-      if (group == nullptr || group->tgid == 1 || group == task.group.get()) continue;
-      ++found;
-      if (!IsSignal(signo.value)) return Fail(EINVAL);
-      auto sent = SendTo(task, *group, info);
-      if (!sent && sent.error().code() != EPERM) last = sent;
-    }
-    if (found == 0) return Fail(ESRCH);
-    return last;
-  }
-  const int pgid = pid == 0 ? task.group->pgid : -pid;
-  bool any = false, sent_one = false;
+// All that the caller may signal, but itself and its namespace's init.
+Result<void> KillAll(Task& task, int32_t signo) REQUIRES(tasks) {
+  int found = 0;
   Result<void> last{};
-  if (!IsSignal(signo.value)) {
-    kernel.ForEachInProcessGroup(pgid, [&](ThreadGroup&) { any = true; });
-    return Fail(any ? EINVAL : ESRCH);
-  }
-  kernel.ForEachInProcessGroup(pgid, [&](ThreadGroup& group) REQUIRES(tasks) {
-    any = true;
-    auto sent = SendTo(task, group, info);
+  task.pid_namespace().ForEachGroup([&](ThreadGroup& group) REQUIRES(tasks) {
+    if (task.NumberOf(*group.pid) == 1 || &group == task.group.get()) return;
+    ++found;
+    if (!IsSignal(signo)) return;
+    const auto sent = SendTo(task, group, signo);
+    if (!sent && sent.error().code() != EPERM) last = sent;
+  });
+  if (found == 0) return Fail(ESRCH);
+  if (!IsSignal(signo)) return Fail(EINVAL);
+  return last;
+}
+
+Result<void> KillProcessGroup(Task& task, const kernel::ProcessGroup* group, int32_t signo)
+    REQUIRES(tasks) {
+  if (group == nullptr) return Fail(ESRCH);
+  if (!IsSignal(signo)) return Fail(EINVAL);
+  bool sent_one = false;
+  Result<void> last{};
+  group->ForEach([&](ThreadGroup& member) REQUIRES(tasks) {
+    const auto sent = SendTo(task, member, signo);
     sent_one = sent_one || sent.has_value();
     if (!sent) last = sent;
   });
   if (sent_one) return {};
-  if (!any) return Fail(ESRCH);
   return last;
 }
 
+// Linux: kill_something_info.
+Result<void> Kill(Task& task, int32_t pid, SignalNumber signo) {
+  TasksLock lock(task.kernel);
+  if (pid > 0) {
+    ThreadGroup* group = ProcessOfThread(task, pid);
+    if (group == nullptr) return Fail(ESRCH);
+    if (!IsSignal(signo.value)) return Fail(EINVAL);
+    return SendTo(task, *group, signo.value);
+  }
+  if (pid == INT32_MIN) return Fail(ESRCH);
+  if (pid == -1) return KillAll(task, signo.value);
+  const kernel::ProcessGroup* group =
+      pid == 0 ? task.group->process_group.get() : task.pid_namespace().FindProcessGroup(-pid);
+  return KillProcessGroup(task, group, signo.value);
+}
+
+// `info`: null: as tkill(2) says it.
 Result<void> SendToThread(Task& task, int32_t tgid, int32_t tid, int32_t signo,
-                          const siginfo_t& info) {
-  kernel::Kernel& kernel = task.kernel;
-  TasksLock lock(kernel);
-  Task* thread = kernel.FindTask(tid);
-  if (thread == nullptr || (tgid > 0 && thread->group->tgid != tgid)) return Fail(ESRCH);
+                          const siginfo_t* info = nullptr) {
+  TasksLock lock(task.kernel);
+  Task* thread = task.pid_namespace().FindTask(tid);
+  if (thread == nullptr || (tgid > 0 && task.NumberOf(*thread->group->pid) != tgid)) {
+    return Fail(ESRCH);
+  }
   if (!IsSignal(signo)) return Fail(EINVAL);
-  TRY(kernel::MayKill(task, *thread->group, signo));
+  ThreadGroup& group = *thread->group;
+  TRY(kernel::MayKill(task, group, signo));
   if (signo == 0) return {};
-  return kernel::SendToTask(*thread, info);
+  return kernel::SendToTask(
+      *thread, info != nullptr ? *info : kernel::MakeInfoFrom(task, group, signo, SI_TKILL));
 }
 
 // Linux: only a process itself may forge what the kernel or tkill would say.
@@ -257,25 +268,23 @@ Result<siginfo_t> CopyInInfo(Task& task, SignalNumber signo, UserPtr<const sigin
 
 Result<void> Tkill(Task& task, int32_t tid, SignalNumber signo) {
   if (tid <= 0) return Fail(EINVAL);
-  return SendToThread(task, 0, tid, signo.value, UserInfo(task, signo.value, SI_TKILL));
+  return SendToThread(task, 0, tid, signo.value);
 }
 
 Result<void> Tgkill(Task& task, int32_t tgid, int32_t tid, SignalNumber signo) {
   if (tid <= 0 || tgid <= 0) return Fail(EINVAL);
-  return SendToThread(task, tgid, tid, signo.value, UserInfo(task, signo.value, SI_TKILL));
+  return SendToThread(task, tgid, tid, signo.value);
 }
 
 Result<void> RtSigqueueinfo(Task& task, int32_t tgid, SignalNumber signo,
                             UserPtr<const siginfo_t> address) {
   const siginfo_t info = TRY(CopyInInfo(task, signo, address));
   if (!MayForge(task, info, tgid)) return Fail(EPERM);
-  kernel::Kernel& kernel = task.kernel;
-  TasksLock lock(kernel);
-  Task* thread = kernel.FindTask(tgid);
-  ThreadGroup* group = thread != nullptr ? thread->group.get() : kernel.FindGroup(tgid);
+  TasksLock lock(task.kernel);
+  ThreadGroup* group = ProcessOfThread(task, tgid);
   if (group == nullptr) return Fail(ESRCH);
   if (!IsSignal(signo.value)) return Fail(EINVAL);
-  return SendTo(task, *group, info);
+  return SendTo(task, *group, signo.value, &info);
 }
 
 Result<void> RtTgsigqueueinfo(Task& task, int32_t tgid, int32_t tid, SignalNumber signo,
@@ -283,7 +292,7 @@ Result<void> RtTgsigqueueinfo(Task& task, int32_t tgid, int32_t tid, SignalNumbe
   const siginfo_t info = TRY(CopyInInfo(task, signo, address));
   if (tid <= 0 || tgid <= 0) return Fail(EINVAL);
   if (!MayForge(task, info, tgid)) return Fail(EPERM);
-  return SendToThread(task, tgid, tid, signo.value, info);
+  return SendToThread(task, tgid, tid, signo.value, &info);
 }
 
 constexpr Row kRows[] = {

@@ -28,7 +28,7 @@ Result<SocketFile> SocketOf(Task& task, Fd fd) {
   return SocketFile{std::move(file), *socket};
 }
 
-net::NetNamespace& NetOf(Task& task) { return *task.kernel.network; }
+net::NetNamespace& NetOf(Task& task) { return task.namespaces->net->sockets(); }
 
 net::SocketCaller CallerOf(Task& task) { return {task, task.fs.get(), task.Limit(RLIMIT_NOFILE)}; }
 

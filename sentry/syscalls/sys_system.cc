@@ -23,16 +23,13 @@ Result<void> Uname(Task& task, UserPtr<utsname> address) {
   put(out.release, kernel::kRelease);
   put(out.version, kernel::kVersion);
   put(out.machine, "x86_64");
-  {
-    TasksLock lock(task.kernel);
-    put(out.nodename, task.kernel.hostname);
-    put(out.domainname, task.kernel.domainname);
-  }
+  put(out.nodename, task.namespaces->uts->hostname());
+  put(out.domainname, task.namespaces->uts->domainname());
   return task.mm->CopyOut(address, out);
 }
 
 Result<std::string> CopyInName(Task& task, UserPtr<const char> name, int32_t size) {
-  if (!task.creds().Has(CAP_SYS_ADMIN)) return Fail(EPERM);
+  if (!task.creds().HasIn(task.namespaces->uts->owner(), CAP_SYS_ADMIN)) return Fail(EPERM);
   if (size < 0 || size > 64) return Fail(EINVAL);
   std::string text(static_cast<size_t>(size), '\0');
   TRY(task.mm->CopyInArray(name, std::span<char>(text)));
@@ -41,15 +38,13 @@ Result<std::string> CopyInName(Task& task, UserPtr<const char> name, int32_t siz
 
 Result<void> Sethostname(Task& task, UserPtr<const char> name, int32_t size) {
   std::string text = TRY(CopyInName(task, name, size));
-  TasksLock lock(task.kernel);
-  task.kernel.hostname = std::move(text);
+  task.namespaces->uts->SetHostname(std::move(text));
   return {};
 }
 
 Result<void> Setdomainname(Task& task, UserPtr<const char> name, int32_t size) {
   std::string text = TRY(CopyInName(task, name, size));
-  TasksLock lock(task.kernel);
-  task.kernel.domainname = std::move(text);
+  task.namespaces->uts->SetDomainname(std::move(text));
   return {};
 }
 

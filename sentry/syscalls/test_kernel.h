@@ -29,6 +29,7 @@
 #include "sentry/arena/arena_test_environment.h"
 #include "sentry/fs/tmpfs/tmpfs.h"
 #include "sentry/kernel/clone.h"
+#include "sentry/kernel/container.h"
 #include "sentry/kernel/kernel.h"
 #include "sentry/kernel/signal_source.h"
 #include "sentry/kernel/signals.h"
@@ -166,9 +167,8 @@ class TestKernel {
     kernel_->vdso_clock =
         std::make_unique<kernel::VdsoClock>(kernel_->scheduler.clock(), std::move(*pages));
     kernel_->anon_fs = MakeRef<vfs::AnonFs>(9u);
-    kernel_->network = MakeRef<net::NetNamespace>(*kernel_->anon_fs);
+    container_ = kernel::Container::Make(*kernel_, {.id = "test"}).value();
     kernel_->hooks.syscall = &Dispatch;
-    kernel_->hooks.session_ended = [](kernel::Kernel&, int) { return 0; };
     const HostResult<void> started =
         kernel_->scheduler.Start([this](int) -> HostResult<std::unique_ptr<platform::Engine>> {
           auto engine = std::make_unique<FakeEngine>();
@@ -183,9 +183,7 @@ class TestKernel {
   ~TestKernel() {
     {
       kernel::TasksLock lock(*kernel_);
-      for (auto& [pid, entry] : kernel_->pids) {
-        if (entry.group != nullptr) kernel::StartGroupExit(*entry.group, SIGKILL);
-      }
+      container_->KillAll();
     }
     EXPECT_TRUE(WaitFor([&] {
       kernel::TasksLock lock(*kernel_);
@@ -195,7 +193,9 @@ class TestKernel {
     OnFiber([] {});
     kernel_->scheduler.Stop();
     const arena::ArenaScope arena;
-    kernel_->mounts = {};
+    mounts_ = {};
+    EXPECT_TRUE(container_->Remove());
+    container_ = {};
     kernel_->anon_fs = {};
     kernel_.reset();
   }
@@ -208,7 +208,7 @@ class TestKernel {
     Ref<Task> task;
     {
       kernel::TasksLock lock(*kernel_);
-      Task* found = kernel_->FindTask(tid);
+      Task* found = container_->pids().FindTask(tid);
       if (found != nullptr) task = Ref<Task>(found);
     }
     CHECK(task);
@@ -276,7 +276,7 @@ class TestKernel {
 
   void StartInit() {
     const arena::ArenaScope arena;
-    kernel::InitRequest request;
+    kernel::ProcessRequest request;
     auth::Credentials root;
     root.permitted = root.effective = root.bounding = auth::kAllCapabilities;
     request.credentials = std::make_shared<const auth::Credentials>(root);
@@ -288,7 +288,11 @@ class TestKernel {
       start_error_ = error;
       start_told_ = true;
     };
-    init_ = kernel::StartInit(*kernel_, std::move(request)).value();
+    const Ref<kernel::StartedProcess> started = container_->StartInit(std::move(request)).value();
+    {
+      kernel::TasksLock lock(*kernel_);
+      init_ = started->group()->leader;
+    }
     CHECK(WaitFor([&] { return start_told_.load(); }));
     CHECK(start_error_ == 0);
   }
@@ -297,11 +301,11 @@ class TestKernel {
     Ref<vfs::FileSystem> root =
         MakeRef<fs::TmpFs>(*kernel_->memory, fs::TmpFsOptions{.dev_minor = 10, .mode = 0755});
     root->source = "none";
-    kernel_->mounts = MakeRef<vfs::MountNamespace>(std::move(root));
-    const vfs::Path top = kernel_->mounts->root();
+    mounts_ = MakeRef<vfs::MountNamespace>(std::move(root));
+    const vfs::Path top = mounts_->root();
     {
       kernel::TasksLock lock(*kernel_);
-      init.fs.Set(MakeRef<vfs::FsContext>(kernel_->mounts, top, top, 022u));
+      init.fs.Set(MakeRef<vfs::FsContext>(mounts_, top, top, 022u));
       init.files.Set(vfs::FdTableHold(MakeRef<vfs::FdTable>()));
     }
     vfs::Walker walker(init, *init.fs);
@@ -316,6 +320,8 @@ class TestKernel {
 
   std::unique_ptr<kernel::Kernel> kernel_;
   FakeEngine* engine_ = nullptr;
+  Ref<kernel::Container> container_;
+  Ref<vfs::MountNamespace> mounts_;
   Ref<Task> init_;
   std::atomic<bool> start_told_{false};
   int start_error_ = 0;

@@ -17,6 +17,16 @@ File::~File() {
   AllowWrites();
 }
 
+FileOwner File::owner() const {
+  MutexLock lock(owner_mutex_);
+  return owner_;
+}
+
+void File::SetOwner(FileOwner owner) {
+  MutexLock lock(owner_mutex_);
+  std::swap(owner_, owner);
+}
+
 Result<void> File::DenyWrites() {
   TRY(inode()->DenyWriteAccess());
   denies_writes_ = true;

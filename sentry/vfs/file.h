@@ -48,6 +48,12 @@ class FileObserver : public RefCounted<FileObserver> {
   virtual void OnLastReference() = 0;
 };
 
+// Who gets a file's signals (Linux: struct fown_struct). `type`: F_OWNER_*; null: nobody.
+struct FileOwner {
+  Ref<ProcessId> id;
+  int type = 0;
+};
+
 class File : public RefCounted<File> {
  private:
   sched::SleepLock position_lock_{LockRank::kFilePosition};
@@ -127,7 +133,9 @@ class File : public RefCounted<File> {
   auth::CredentialsRef opener;
 
   // F_SETOWN and F_SETSIG, kept and told back.
-  std::atomic<int> owner{0}, signal{0};
+  FileOwner owner() const;
+  void SetOwner(FileOwner owner);
+  std::atomic<int> signal{0};
 
   // The inode's write access (ETXTBSY) is held since open and goes with the file.
   void SetHoldsWriteAccess() { holds_write_access_ = true; }
@@ -144,6 +152,8 @@ class File : public RefCounted<File> {
   File* next_released_ = nullptr;  // in a ReleaseList
   std::atomic<uint32_t> flags_;
   bool holds_write_access_ = false;
+  mutable Mutex owner_mutex_{LockRank::kFile};
+  FileOwner owner_ GUARDED_BY(owner_mutex_);
   std::atomic<bool> denies_writes_{false};
   std::atomic<FileObserver*> observer_{nullptr};  // counted
 };

@@ -15,8 +15,10 @@
 #include <vector>
 
 #include "base/mutex.h"
+#include "base/ref.h"
 #include "base/result.h"
 #include "sentry/sched/wait_queue.h"
+#include "sentry/vfs/process_id.h"
 
 namespace skep::vfs {
 
@@ -32,7 +34,7 @@ struct RecordLock {
   LockType type = LockType::kUnlock;
   uint64_t start = 0;
   uint64_t end = kLockEnd;  // inclusive
-  int pid = 0;              // what F_GETLK tells; -1 for OFD locks
+  Ref<ProcessId> process;   // whom F_GETLK tells of; null: an OFD lock
 };
 
 // Who owns a record lock: a table of descriptors (F_SETLK) or an open file (F_OFD_SETLK).

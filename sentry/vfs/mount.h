@@ -2,6 +2,8 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -12,9 +14,11 @@ namespace skep::vfs {
 
 class MountNamespace : public RefCounted<MountNamespace> {
  public:
-  explicit MountNamespace(Ref<FileSystem> root, uint64_t flags = 0);
+  // `number`: as /proc/<pid>/ns/mnt shows it.
+  explicit MountNamespace(Ref<FileSystem> root, uint64_t flags = 0, uint64_t number = 0);
   ~MountNamespace();
   Path root() const;
+  uint64_t number() const { return number_; }
 
   // Mounts fs over `at`. The root of what is mounted; `subtree`: bind (none: the file system's
   // root).
@@ -22,15 +26,24 @@ class MountNamespace : public RefCounted<MountNamespace> {
                          Ref<Dentry> subtree = {});
   Result<void> Remove(const Path& mount_root, int flags);  // umount2
 
+  // A copy of the whole tree (Linux: copy_mnt_ns). `paths` in mounts of this one are moved to their
+  // copies: the root and the working directory of whoever asks.
+  Ref<MountNamespace> Clone(uint64_t number, std::span<Path* const> paths) const;
+
   // The topmost mount on `path`, repeatedly; or `path` itself.
   Path Cross(Path path) const;
   std::vector<Ref<Mount>> List() const;  // in mount order, for /proc/mounts
 
  private:
   friend class Mount;
-  mutable Mutex mutex_{LockRank::kMounts};
   struct State;
-  std::unique_ptr<State> state_;
+  explicit MountNamespace(uint64_t number);  // without a mount
+  void Attach(const Ref<Mount>& mount, const Path& point) REQUIRES(mutex_);
+  Path CrossLocked(Path path) const REQUIRES(mutex_);
+
+  const uint64_t number_;
+  mutable Mutex mutex_{LockRank::kMounts};
+  std::unique_ptr<State> state_ GUARDED_BY(mutex_);
 };
 
 }  // namespace skep::vfs

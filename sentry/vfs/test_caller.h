@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 #include <cstring>
+#include <map>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -49,18 +50,38 @@ class TestMemory final : public mm::UserMemory {
   int copies_out = 0, transfers = 0;
 };
 
-class TestCaller : public Caller {
+// A process, group or session with this number, the same object each time.
+class TestProcessId final : public ProcessId {
+ public:
+  explicit TestProcessId(int number_in) : number(number_in) {}
+  static Ref<ProcessId> Of(int number) {
+    static auto& all = *new std::map<int, Ref<ProcessId>>;
+    Ref<ProcessId>& found = all[number];
+    if (!found) found = MakeRef<TestProcessId>(number);
+    return found;
+  }
+  static int NumberOf(const ProcessId& id) { return static_cast<const TestProcessId&>(id).number; }
+  const int number;
+};
+
+class TestCaller : public Caller, public JobControlCaller {
  public:
   const auth::Credentials& creds() const override { return credentials; }
   mm::UserMemory& memory() override { return memory_; }
   int ThreadGroupId() const override { return process; }
-  int ProcessGroupId() const override { return group; }
-  int SessionId() const override { return session; }
+  int NumberOf(const ProcessId& id) const override { return TestProcessId::NumberOf(id); }
+  JobControlCaller* job_control() override { return this; }
+  Ref<ProcessId> ProcessGroupId() const override { return TestProcessId::Of(group); }
+  Ref<ProcessId> SessionId() const override { return TestProcessId::Of(session); }
   bool IsSessionLeader() const override { return process == session; }
   bool IsBlockedOrIgnored(int signo) const override { return signo == ignored; }
   bool InOrphanedGroup() const override { return orphaned; }
-  void SignalGroup(int process_group, int signo) override {
-    group_signals.emplace_back(process_group, signo);
+  void SignalOwnGroup(int signo) override { group_signals.emplace_back(group, signo); }
+  // Group 99 does not exist; those from 100 to 199 are in session 100, and so on.
+  Result<Ref<ProcessId>> FindProcessGroup(int number, const ProcessId& in) const override {
+    if (number == 99) return Fail(ESRCH);
+    if (number / 100 * 100 != NumberOf(in)) return Fail(EPERM);
+    return TestProcessId::Of(number);
   }
   void SignalSelf(int signo) override { signals.push_back(signo); }
   uint64_t FileSizeLimit() const override { return ~uint64_t{0}; }

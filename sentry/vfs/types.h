@@ -12,6 +12,7 @@
 #include "base/result.h"
 #include "sentry/auth/credentials.h"
 #include "sentry/mm/user_memory.h"
+#include "sentry/vfs/process_id.h"
 
 namespace skep::vfs {
 
@@ -63,6 +64,24 @@ struct StatFs {
   uint64_t fsid = 0, flags = 0;
 };
 
+// What terminals ask of a task that uses them: sessions and process groups.
+class JobControlCaller {
+ public:
+  virtual Ref<ProcessId> ProcessGroupId() const = 0;
+  virtual Ref<ProcessId> SessionId() const = 0;
+  virtual bool IsSessionLeader() const = 0;
+  virtual bool IsBlockedOrIgnored(int signo) const = 0;
+  // The caller's group has no member whose parent is in another group of the same session.
+  virtual bool InOrphanedGroup() const = 0;
+  virtual void SignalOwnGroup(int signo) = 0;  // as the kernel (SI_KERNEL)
+  // The group with a number as the caller sees it. ESRCH: there is none; EPERM: it is in another
+  // session.
+  virtual Result<Ref<ProcessId>> FindProcessGroup(int number, const ProcessId& session) const = 0;
+
+ protected:
+  ~JobControlCaller() = default;
+};
+
 // Who asks: the task, as far as files need to know it. kernel::Task implements it. Never stored.
 class Caller {
  public:
@@ -72,19 +91,17 @@ class Caller {
     return std::make_shared<const auth::Credentials>(creds());
   }
   virtual mm::UserMemory& memory() = 0;
+  virtual void SignalSelf(int signo) = 0;      // SIGPIPE, SIGXFSZ
+  virtual uint64_t FileSizeLimit() const = 0;  // RLIMIT_FSIZE
 
-  // Job control, in numbers of the caller's pid namespace.
-  virtual int ThreadGroupId() const = 0;
-  virtual int ProcessGroupId() const = 0;
-  virtual int SessionId() const = 0;
-  virtual bool IsSessionLeader() const = 0;
-  virtual bool IsBlockedOrIgnored(int signo) const = 0;
-  // The caller's group has no member whose parent is in another group of the same session.
-  virtual bool InOrphanedGroup() const = 0;
-  virtual void SignalGroup(int process_group, int signo) = 0;  // as the kernel (SI_KERNEL)
-  virtual void SignalSelf(int signo) = 0;                      // SIGPIPE, SIGXFSZ
-  virtual uint64_t FileSizeLimit() const = 0;                  // RLIMIT_FSIZE
-  virtual uint64_t PipeOrQueueLimit() const { return ~uint64_t{0}; }
+  virtual int ThreadGroupId() const = 0;  // in its pid namespace
+  // As the caller's pid namespace numbers that process; 0: it cannot be seen from there.
+  virtual int NumberOf(const ProcessId& id) const {
+    (void)id;
+    return 0;
+  }
+  // Null: the caller is no task (boot, an overlay).
+  virtual JobControlCaller* job_control() { return nullptr; }
 
  protected:
   ~Caller() = default;

@@ -29,7 +29,7 @@ inline void End(syscalls::TestKernel::Guest& guest) {
   }
   kernel::TasksLock lock(kernel.kernel());
   if (kernel.kernel().task_count != 1) Fail("a task is left");
-  if (kernel.kernel().pids.size() != 1) Fail("a number is left");
+  if (kernel.kernel().pid_namespace->size() != 1) Fail("a number is left");
 }
 
 }  // namespace skep::fuzz

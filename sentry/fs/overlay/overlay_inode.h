@@ -102,7 +102,7 @@ class OverlayInode final : public vfs::Inode {
   Ref<OverlayInode> parent_;     // where a copy of lower_ belongs; constant until destroyed
   const std::string name_;
   sched::SleepLock copy_lock_{LockRank::kDirectory};
-  Ref<vfs::Inode> upper_;  // set once, under copy_lock_
+  Ref<vfs::Inode> upper_ GUARDED_BY(copy_lock_);  // set once; read through upper_ptr_
   std::atomic<vfs::Inode*> upper_ptr_{nullptr};
   std::atomic<int> link_delta_{0};  // names made less names removed, of an inode with lower_
   Mutex pin_mutex_{LockRank::kInode};
@@ -116,12 +116,6 @@ class KernelCaller final : public vfs::Caller {
   const auth::Credentials& creds() const override { return creds_; }
   mm::UserMemory& memory() override;  // CHECKs: there is none
   int ThreadGroupId() const override { return 0; }
-  int ProcessGroupId() const override { return 0; }
-  int SessionId() const override { return 0; }
-  bool IsSessionLeader() const override { return false; }
-  bool IsBlockedOrIgnored(int) const override { return true; }
-  bool InOrphanedGroup() const override { return false; }
-  void SignalGroup(int, int) override {}
   void SignalSelf(int) override {}
   uint64_t FileSizeLimit() const override { return ~uint64_t{0}; }
 

@@ -100,7 +100,7 @@ class FdinfoFile final : public OfSubject<PseudoFile> {
     // Linux: pidfd_show_fdinfo.
     if (const auto* pidfd = dynamic_cast<const kernel::PidFd*>(&file)) {
       TasksLock lock(*subject().kernel);
-      const int pid = pidfd->group().reaped ? -1 : pidfd->group().tgid;
+      const int pid = pidfd->group().reaped ? -1 : pidfd->group().pid->NumberIn(*subject().pids);
       more = fmt::format("Pid:\t{}\nNSpid:\t{}\n", pid, pid);
     }
     return fmt::format("pos:\t{}\nflags:\t0{:o}\nmnt_id:\t{}\nino:\t{}\n",
@@ -127,7 +127,8 @@ class DescriptorDirectory final : public OfSubject<PseudoDirectory> {
     if (kInfo && !subject().MayInspect(creds, RunningTask())) return Fail(EACCES);
     const Result<void> usual = PseudoDirectory::CheckPermission(creds, mask);
     const kernel::Task* self = RunningTask();
-    if (usual || self == nullptr || self->group->tgid != subject().tgid) return usual;
+    if (usual || self == nullptr || self->group->pid->NumberIn(*subject().pids) != subject().tgid)
+      return usual;
     if ((mask & vfs::kMayWrite) != 0) return usual;
     return {};
   }

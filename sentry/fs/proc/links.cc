@@ -43,17 +43,36 @@ class TaskLinkInode final : public OfSubject<PseudoInode> {
   const TaskLink link_;
 };
 
-struct Namespace {
+// A task's namespaces by the names of their links. The number; 0: the task has none any more.
+struct NsKind {
   std::string_view name, kind;
-  uint64_t ino;
+  uint64_t (*number)(const kernel::Task& task);
 };
-// The numbers of Linux's initial namespaces.
-constexpr Namespace kNamespaces[] = {
-    {"cgroup", "cgroup", 4026531835}, {"ipc", "ipc", 4026531839},
-    {"mnt", "mnt", 4026531841},       {"net", "net", 4026531840},
-    {"pid", "pid", 4026531836},       {"pid_for_children", "pid", 4026531836},
-    {"time", "time", 4026531834},     {"time_for_children", "time", 4026531834},
-    {"user", "user", 4026531837},     {"uts", "uts", 4026531838},
+uint64_t TimeNumber(const kernel::Task&) { return 4026531834; }  // Linux: PROC_TIME_INIT_INO
+template <auto Member>
+uint64_t NumberOfSet(const kernel::Task& task) REQUIRES(tasks) {
+  const Ref<kernel::Namespaces>& set = task.namespaces.Get();
+  return set ? ((*set).*Member)->number() : 0;
+}
+uint64_t MountNumber(const kernel::Task& task) REQUIRES(tasks) {
+  return task.fs.Get() ? task.fs.Get()->mounts()->number() : 0;
+}
+uint64_t PidNumber(const kernel::Task& task) { return task.pid_namespace().number(); }
+uint64_t UserNumber(const kernel::Task& task) REQUIRES(tasks) {
+  return task.credentials.Get()->user_namespace->number();
+}
+using Set = kernel::Namespaces;
+constexpr NsKind kNamespaces[] = {
+    {"cgroup", "cgroup", NumberOfSet<&Set::cgroup>},
+    {"ipc", "ipc", NumberOfSet<&Set::ipc>},
+    {"mnt", "mnt", MountNumber},
+    {"net", "net", NumberOfSet<&Set::net>},
+    {"pid", "pid", PidNumber},
+    {"pid_for_children", "pid", NumberOfSet<&Set::pids_of_children>},
+    {"time", "time", TimeNumber},
+    {"time_for_children", "time", TimeNumber},
+    {"user", "user", UserNumber},
+    {"uts", "uts", NumberOfSet<&Set::uts>},
 };
 
 class NsFile final : public vfs::File {
@@ -78,24 +97,29 @@ class NsInode final : public PseudoInode {
 
 class NsLink final : public OfSubject<PseudoInode> {
  public:
-  NsLink(const Subject& subject, ProcFs& fs, uint64_t ino, const Namespace& space)
-      : OfSubject(subject, fs, ino, uint32_t{S_IFLNK | 0777}), space_(space) {}
+  NsLink(const Subject& subject, ProcFs& fs, uint64_t ino, const NsKind& kind)
+      : OfSubject(subject, fs, ino, uint32_t{S_IFLNK | 0777}), kind_(kind) {}
 
-  Result<std::string> ReadLink(vfs::Caller& caller) override {
-    if (!subject().MayInspect(caller)) return Fail(EACCES);
-    return Text();
-  }
+  Result<std::string> ReadLink(vfs::Caller& caller) override { return Text(TRY(Number(caller))); }
 
   Result<std::optional<vfs::Path>> FollowMagic(vfs::Caller& caller) override {
-    if (!subject().MayInspect(caller)) return Fail(EACCES);
-    Ref<vfs::Inode> inode = MakeRef<NsInode>(Ref<vfs::FileSystem>(&fs()), space_.ino);
+    const uint64_t number = TRY(Number(caller));
+    Ref<vfs::Inode> inode = MakeRef<NsInode>(Ref<vfs::FileSystem>(&fs()), number);
     return std::optional<vfs::Path>(
-        vfs::Path({}, vfs::Dentry::MakeAnonymous(std::move(inode), Text())));
+        vfs::Path({}, vfs::Dentry::MakeAnonymous(std::move(inode), Text(number))));
   }
 
  private:
-  std::string Text() const { return fmt::format("{}:[{}]", space_.kind, space_.ino); }
-  const Namespace& space_;
+  std::string Text(uint64_t number) const { return fmt::format("{}:[{}]", kind_.kind, number); }
+  Result<uint64_t> Number(vfs::Caller& caller) const {
+    if (!subject().MayInspect(caller)) return Fail(EACCES);
+    TasksLock lock(*subject().kernel);
+    const kernel::Task* task = subject().Find();
+    const uint64_t number = task == nullptr ? 0 : kind_.number(*task);
+    if (number == 0) return Fail(ENOENT);
+    return number;
+  }
+  const NsKind& kind_;
 };
 
 class NsDirectory final : public OfSubject<PseudoDirectory> {

@@ -24,25 +24,24 @@ struct Processes {
   uint64_t user_ns = 0, system_ns = 0, switches = 0;
 };
 
-Processes Count(kernel::Kernel& kernel) {
+Processes Count(ProcFs& fs) {
+  kernel::Kernel& kernel = fs.kernel();
   Processes count;
   TasksLock lock(kernel);
-  count.last_pid = kernel.last_pid;
+  count.last_pid = fs.pids().last_pid();
   const auto add = [&](const kernel::Usage& usage) {
     count.user_ns += usage.user_ns;
     count.system_ns += usage.system_ns;
     count.switches += usage.voluntary_switches + usage.involuntary_switches;
   };
   add(kernel.ended);
-  for (const auto& [pid, entry] : kernel.pids) {
-    if (entry.group == nullptr) continue;
-    const kernel::ThreadGroup& group = *entry.group;
+  kernel.pid_namespace->ForEachGroup([&](kernel::ThreadGroup& group) REQUIRES(tasks) {
     for (kernel::Task* task : group.threads) {
       add(kernel::UsageOf(*task));
       ++count.tasks;
       if (StateOf(*task) == 'R') ++count.running;
     }
-  }
+  });
   count.running = std::max<size_t>(count.running, 1);
   count.tasks = std::max<size_t>(count.tasks, 1);
   return count;
@@ -55,7 +54,7 @@ uint64_t IdleNs(ProcFs& fs, const Processes& count) {
 
 std::string StatText(ProcFs& fs) {
   kernel::Kernel& kernel = fs.kernel();
-  const Processes count = Count(kernel);
+  const Processes count = Count(fs);
   const uint64_t idle = IdleNs(fs, count);
   const auto cpus = static_cast<uint64_t>(fs.cpu_count());
   std::string text;
@@ -74,13 +73,13 @@ std::string StatText(ProcFs& fs) {
 
 std::string UptimeText(ProcFs& fs) {
   const uint64_t up = kernel::UptimeNs(fs.kernel());
-  const uint64_t idle = IdleNs(fs, Count(fs.kernel()));
+  const uint64_t idle = IdleNs(fs, Count(fs));
   return fmt::format("{}.{:02} {}.{:02}\n", up / kSecondNs, up % kSecondNs / kTickNs,
                      idle / kSecondNs, idle % kSecondNs / kTickNs);
 }
 
 std::string LoadavgText(ProcFs& fs) {
-  const Processes count = Count(fs.kernel());
+  const Processes count = Count(fs);
   const std::array<double, 3> load = fs.SampleLoad(count.running - 1);  // without the reader
   return fmt::format("{:.2f} {:.2f} {:.2f} {}/{} {}\n", load[0], load[1], load[2], count.running,
                      count.tasks, count.last_pid);

@@ -13,15 +13,19 @@ namespace {
 class SelfLink final : public PseudoInode {
  public:
   SelfLink(ProcFs& fs, bool thread)
-      : PseudoInode(fs, fs.NextIno(), S_IFLNK | 0777), thread_(thread) {}
+      : PseudoInode(fs, fs.NextIno(), S_IFLNK | 0777), proc_(fs), thread_(thread) {}
   Result<std::string> ReadLink(vfs::Caller& caller) override {
-    std::string target = std::to_string(caller.ThreadGroupId());
-    if (!thread_) return target;
     const kernel::Task* task = TaskOf(caller);
-    return target + "/task/" + (task == nullptr ? target : std::to_string(task->tid));
+    if (task == nullptr) return Fail(ENOENT);
+    TasksLock lock(task->kernel);
+    const int tgid = task->group->pid->NumberIn(proc_.pids());
+    if (tgid == 0) return Fail(ENOENT);  // it cannot be seen from here
+    if (!thread_) return std::to_string(tgid);
+    return std::to_string(tgid) + "/task/" + std::to_string(task->pid->NumberIn(proc_.pids()));
   }
 
  private:
+  ProcFs& proc_;
   const bool thread_;
 };
 
@@ -35,7 +39,7 @@ class RootDirectory final : public FixedDirectory {
     if (PseudoInode* fixed = Find(name)) return Ref<vfs::Inode>(fixed);
     const int pid = NumberOf(name);
     if (pid <= 0) return Fail(ENOENT);
-    const Subject subject = TRY(Subject::OfPid(proc_.kernel(), pid));
+    const Subject subject = TRY(Subject::OfPid(proc_, pid));
     return Ref<vfs::Inode>(MakeTaskDirectory(proc_, subject));
   }
   // What does not exist is not found even by those who would make it (Linux: proc_root_lookup).
@@ -61,18 +65,21 @@ class RootDirectory final : public FixedDirectory {
 
   void ListProcesses(uint64_t after, size_t max, std::vector<Entry>& to) {
     const int next = after < kFirstProcess ? 1 : static_cast<int>(after - kFirstProcess) + 1;
-    kernel::Kernel& kernel = proc_.kernel();
-    TasksLock lock(kernel);
-    for (auto it = kernel.pids.lower_bound(next); it != kernel.pids.end(); ++it) {
-      if (to.size() == max) return;
-      if (it->second.group == nullptr) continue;
-      const int pid = it->first;
-      const Subject subject{.kernel = &kernel, .tgid = pid, .tid = pid};
-      to.push_back({.cookie = kFirstProcess + static_cast<uint64_t>(pid),
-                    .name = std::to_string(pid),
-                    .ino = TaskIno(subject, 0),
-                    .type = S_IFDIR});
-    }
+    TasksLock lock(proc_.kernel());
+    proc_.pids().ForEach(
+        [&](kernel::Pid& pid) REQUIRES(tasks) {
+          if (to.size() == max) return false;
+          if (pid.group() == nullptr) return true;
+          const int number = pid.NumberIn(proc_.pids());
+          const Subject subject{
+              .kernel = &proc_.kernel(), .pids = &proc_.pids(), .tgid = number, .tid = number};
+          to.push_back({.cookie = kFirstProcess + static_cast<uint64_t>(number),
+                        .name = std::to_string(number),
+                        .ino = TaskIno(subject, 0),
+                        .type = S_IFDIR});
+          return true;
+        },
+        next);
   }
 
   ProcFs& proc_;
@@ -80,8 +87,11 @@ class RootDirectory final : public FixedDirectory {
 
 }  // namespace
 
-ProcFs::ProcFs(kernel::Kernel& kernel, uint32_t dev_minor)
-    : PseudoFs(dev_minor, 0555, 0), kernel_(kernel), boot_id_(RandomUuid()) {
+ProcFs::ProcFs(kernel::Kernel& kernel, Ref<kernel::PidNamespace> pids, uint32_t dev_minor)
+    : PseudoFs(dev_minor, 0555, 0),
+      kernel_(kernel),
+      pids_(std::move(pids)),
+      boot_id_(RandomUuid()) {
   source = "proc";
   SetRoot(MakeRef<RootDirectory>(*this));
   Add("self", MakeRef<SelfLink>(*this, false));

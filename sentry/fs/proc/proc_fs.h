@@ -11,7 +11,6 @@
 #pragma once
 
 #include <array>
-#include <functional>
 
 #include "sentry/fs/pseudo/pseudo_inode.h"
 #include "sentry/kernel/kernel.h"
@@ -23,22 +22,16 @@ using kernel::TasksLock;
 
 class ProcFs final : public PseudoFs {
  public:
-  ProcFs(kernel::Kernel& kernel, uint32_t dev_minor);
+  // Shows the processes that have a number in `pids` (Linux: proc_fs_info::pid_ns).
+  ProcFs(kernel::Kernel& kernel, Ref<kernel::PidNamespace> pids, uint32_t dev_minor);
   ~ProcFs() override;
 
   const char* type_name() const override { return "proc"; }
   Result<vfs::StatFs> GetStatFs() override;
 
   kernel::Kernel& kernel() const { return kernel_; }
+  kernel::PidNamespace& pids() const { return *pids_; }
   int cpu_count() const;
-
-  // The controlling terminal of a session, as /proc/<pid>/stat tells it. Set by boot; called
-  // without locks.
-  struct Terminal {
-    int device = 0;  // new_encode_dev(); 0: none
-    int foreground = -1;
-  };
-  std::function<Terminal(int session)> terminal_of;
 
   // 1, 5 and 15 minutes, as far as the reads of /proc/loadavg have sampled them.
   std::array<double, 3> SampleLoad(size_t running);
@@ -49,6 +42,7 @@ class ProcFs final : public PseudoFs {
 
  private:
   kernel::Kernel& kernel_;
+  const Ref<kernel::PidNamespace> pids_;
   const std::string boot_id_;
   Mutex mutex_{LockRank::kFile};
   std::string cpu_info_ GUARDED_BY(mutex_);

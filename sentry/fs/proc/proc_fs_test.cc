@@ -5,6 +5,7 @@
 
 #include "sentry/arena/arena.h"
 #include "sentry/fs/proc/subject.h"
+#include "sentry/kernel/container.h"
 #include "sentry/mm/mm_test_util.h"
 #include "sentry/vfs/test_caller.h"
 #include "sentry/vfs/walk.h"
@@ -20,6 +21,7 @@ const auto* const kEnvironment =
 struct ProcTest : ::testing::Test {
   mm::TestEngine engine;
   std::unique_ptr<kernel::Kernel> kernel;
+  Ref<kernel::Container> container;
   Ref<vfs::FsContext> fs;
   Ref<kernel::Task> init, other;
   ProcFs* proc = nullptr;
@@ -31,11 +33,13 @@ struct ProcTest : ::testing::Test {
     ASSERT_TRUE(memory) << memory.error().message;
     kernel->memory = std::move(*memory);
     kernel->anon_fs = MakeRef<vfs::AnonFs>(9u);
-    Ref<ProcFs> made = MakeRef<ProcFs>(*kernel, 5u);
+    container =
+        kernel::Container::Make(*kernel, {.id = "test", .pids = kernel->pid_namespace}).value();
+    Ref<ProcFs> made = MakeRef<ProcFs>(*kernel, kernel->pid_namespace, 5u);
     proc = made.get();
-    kernel->mounts = MakeRef<vfs::MountNamespace>(std::move(made));
-    const vfs::Path root = kernel->mounts->root();
-    fs = MakeRef<vfs::FsContext>(kernel->mounts, root, root, 022u);
+    const auto mounts = MakeRef<vfs::MountNamespace>(std::move(made));
+    const vfs::Path root = mounts->root();
+    fs = MakeRef<vfs::FsContext>(mounts, root, root, 022u);
     init = NewProcess(1, 0);
     other = NewProcess(7, 1000);
   }
@@ -45,17 +49,19 @@ struct ProcTest : ::testing::Test {
     Remove(*init);
     init = other = {};
     fs = {};
-    kernel->mounts = {};
+    EXPECT_TRUE(container->Remove());
+    container = {};
     kernel->anon_fs = {};
     kernel.reset();
   }
 
   Ref<kernel::Task> NewProcess(int pid, uint32_t uid) {
     Ref<kernel::Task> task = MakeRef<kernel::Task>(*kernel);
-    task->group = MakeRef<kernel::ThreadGroup>(*kernel);
+    task->group = MakeRef<kernel::ThreadGroup>(*kernel, container);
     kernel::ThreadGroup& group = *task->group;
     group.start_ns = kernel->boot_monotonic_ns + static_cast<uint64_t>(pid) * 1'000'000'000;
     auth::Credentials creds;
+    creds.user_namespace = kernel->user_namespace;
     creds.uid = creds.euid = creds.suid = creds.fsuid = uid;
     creds.gid = creds.egid = creds.sgid = creds.fsgid = uid;
     if (uid == 0) creds.permitted = creds.effective = auth::kAllCapabilities;
@@ -67,15 +73,21 @@ struct ProcTest : ::testing::Test {
     task->files.Set(vfs::FdTableHold(MakeRef<vfs::FdTable>()));
     name.copy(task->comm.data(), name.size());
     task->credentials.Set(std::make_shared<const auth::Credentials>(creds));
-    task->tid = group.tgid = pid;
-    group.leader = task;
-    group.threads.push_back(task.get());
-    kernel->pids[pid].task = task.get();
-    kernel->pids[pid].group = &group;
-    kernel->JoinProcessGroup(group, pid);
-    kernel->JoinSession(group, pid);
-    ++kernel->task_count;
+    task->namespaces.Set(container->namespaces());
+    const Ref<kernel::Pid> number = Allocate(pid);
+    kernel::PublishLeader(*task, number);
+    group.JoinProcessGroup(kernel::ProcessGroup::Make(number, kernel::Session::Make(number)));
+    EXPECT_TRUE(container->AddTask());
     return task;
+  }
+
+  // Numbers are handed out in ascending order.
+  Ref<kernel::Pid> Allocate(int number) REQUIRES(tasks) {
+    for (;;) {
+      Ref<kernel::Pid> pid = kernel::Pid::Allocate(*kernel->pid_namespace).value();
+      if (pid->number() == number) return pid;
+      pid->SetTask(nullptr);
+    }
   }
 
   void Remove(kernel::Task& task) {
@@ -84,9 +96,10 @@ struct ProcTest : ::testing::Test {
     TasksLock lock(*kernel);
     if (group->reaped) return;
     group->reaped = true;
-    kernel->LeaveProcessGroup(*group);
-    kernel->pids.erase(group->tgid);
-    --kernel->task_count;
+    group->LeaveProcessGroup();
+    group->pid->SetTask(nullptr);
+    group->pid->SetGroup(nullptr);
+    container->RemoveTask();
     std::swap(leader, group->leader);
   }
 
@@ -339,7 +352,7 @@ TEST_F(ProcTest, SysctlsHaveModesForRootToo) {
   EXPECT_EQ(Write("/sys/kernel/ostype", "BSD", *init), EACCES);
   EXPECT_EQ(Write("/sys/kernel/hostname", "name\n", *init), 0);
   EXPECT_EQ(Read("/sys/kernel/hostname"), "name\n");
-  EXPECT_EQ(kernel->hostname, "name");
+  EXPECT_EQ(container->namespaces()->uts->hostname(), "name");
   EXPECT_EQ(Write("/sys/kernel/hostname", "x", *other), EACCES);
   EXPECT_EQ(Read("/sys/kernel/random/uuid").size(), 37U);
   EXPECT_NE(Read("/sys/kernel/random/uuid"), Read("/sys/kernel/random/uuid"));
@@ -355,7 +368,7 @@ TEST_F(ProcTest, AReaderInPiecesSeesOneText) {
     return text;
   };
   EXPECT_EQ(read(0), "sk");
-  kernel->hostname = "other";
+  container->namespaces()->uts->SetHostname("other");
   EXPECT_EQ(read(2), "ep");
   EXPECT_EQ(read(0), "ot");
   EXPECT_EQ(file->Seek(1, SEEK_SET).value(), 1U);

@@ -198,8 +198,10 @@ std::vector<int> ThreadsDirectory::Threads() const {
     const kernel::Task* task = subject().Find();
     if (task == nullptr) return tids;
     const kernel::ThreadGroup& group = *task->group;
-    for (const kernel::Task* thread : group.threads) tids.push_back(thread->tid);
-    if (group.leader && group.leader->exited) tids.push_back(group.leader->tid);
+    for (const kernel::Task* thread : group.threads)
+      tids.push_back(thread->pid->NumberIn(*subject().pids));
+    if (group.leader && group.leader->exited)
+      tids.push_back(group.leader->pid->NumberIn(*subject().pids));
   }
   std::sort(tids.begin(), tids.end());
   return tids;

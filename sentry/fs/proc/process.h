@@ -4,6 +4,7 @@
 #include <memory>
 
 #include "sentry/fs/proc/subject.h"
+#include "sentry/kernel/job_control.h"
 
 namespace skep::fs {
 
@@ -40,10 +41,11 @@ uint64_t TaskIno(const Subject& subject, uint32_t index);
 uint64_t DescriptorIno(const Subject& subject, int fd, bool info);
 
 // Everything that stat, statm and status say, taken at one moment.
-struct Snapshot {
+struct TaskInfo {
   char state = 'R';
   std::string comm;
   int tid = 0, tgid = 0, parent = 0, pgid = 0, sid = 0;
+  Ref<kernel::Pid> session;
   auth::CredentialsRef creds;
   size_t threads = 0;
   kernel::Usage usage, children;  // of the thread, or of the process
@@ -59,7 +61,7 @@ struct Snapshot {
   Ref<mm::MemoryManager> mm;  // null: a zombie
 };
 // ESRCH. `descriptors`: fd_slots is wanted.
-Result<Snapshot> TakeSnapshot(const TaskView& view, bool descriptors);
+Result<TaskInfo> TakeTaskInfo(const TaskView& view, bool descriptors);
 
 // 'R', 'S', 'T' or 'Z', as ps shows it.
 char StateOf(const kernel::Task& task) REQUIRES(tasks);

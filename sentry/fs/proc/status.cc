@@ -21,7 +21,7 @@ void Append(std::string& text, fmt::format_string<Args...> format, Args&&... arg
   fmt::format_to(std::back_inserter(text), format, std::forward<Args>(args)...);
 }
 
-void TakeSignals(Snapshot& s, const kernel::Task& task) REQUIRES(tasks) {
+void TakeSignals(TaskInfo& s, const kernel::Task& task) REQUIRES(tasks) {
   const kernel::ThreadGroup& group = *task.group;
   s.pending = task.pending.set().bits();
   s.group_pending = group.pending.set().bits();
@@ -36,7 +36,7 @@ void TakeSignals(Snapshot& s, const kernel::Task& task) REQUIRES(tasks) {
   }
 }
 
-void TakeUsage(Snapshot& s, const Subject& subject, kernel::Task& task) REQUIRES(tasks) {
+void TakeUsage(TaskInfo& s, const Subject& subject, kernel::Task& task) REQUIRES(tasks) {
   const kernel::ThreadGroup& group = *task.group;
   s.threads = group.threads.size() + (group.leader && group.leader->exited ? 1 : 0);
   if (subject.thread) {
@@ -81,7 +81,7 @@ const char* StateName(char state) {
   }
 }
 
-void AppendIds(std::string& text, const Snapshot& s) {
+void AppendIds(std::string& text, const TaskInfo& s) {
   Append(text, "Name:\t{}\nUmask:\t{:04o}\nState:\t{}\nTgid:\t{}\nNgid:\t0\n", EscapedName(s.comm),
          s.umask, StateName(s.state), s.tgid);
   Append(text, "Pid:\t{}\nPPid:\t{}\nTracerPid:\t0\n", s.tid, s.parent);
@@ -94,7 +94,7 @@ void AppendIds(std::string& text, const Snapshot& s) {
          s.sid);
 }
 
-void AppendMemory(std::string& text, const Snapshot& s) {
+void AppendMemory(std::string& text, const TaskInfo& s) {
   if (!s.mm) return;
   const mm::MemoryStats m = s.mm->Stats();
   const auto line = [&](std::string_view name, uint64_t bytes) {
@@ -119,7 +119,7 @@ void AppendMemory(std::string& text, const Snapshot& s) {
   text += "CoreDumping:\t0\nTHP_enabled:\t1\n";
 }
 
-void AppendSignals(std::string& text, const Snapshot& s) {
+void AppendSignals(std::string& text, const TaskInfo& s) {
   Append(text, "Threads:\t{}\nSigQ:\t{}/{}\n", s.threads, s.queued, s.pending_limit);
   Append(text, "SigPnd:\t{:016x}\nShdPnd:\t{:016x}\nSigBlk:\t{:016x}\n", s.pending, s.group_pending,
          s.blocked);
@@ -162,19 +162,24 @@ char StateOf(const kernel::Task& task) {
   return sched::SleepLetterOf(*task.fiber);
 }
 
-Result<Snapshot> TakeSnapshot(const TaskView& view, bool descriptors) {
+Result<TaskInfo> TakeTaskInfo(const TaskView& view, bool descriptors) {
   const Subject& subject = view.subject;
   kernel::Kernel& kernel = *subject.kernel;
-  Snapshot s;
+  TaskInfo s;
   TasksLock lock(*subject.kernel);
   kernel::Task* task = subject.Find();
   if (task == nullptr) return Fail(ESRCH);
   const kernel::ThreadGroup& group = *task->group;
   s.state = StateOf(*task);
   s.comm = task->comm.data();
-  s.tid = task->tid, s.tgid = group.tgid;
-  s.parent = group.parent == nullptr ? 0 : group.parent->tgid;
-  s.pgid = group.pgid, s.sid = group.sid;
+  const kernel::PidNamespace& pids = *subject.pids;
+  s.tid = task->pid->NumberIn(pids), s.tgid = group.pid->NumberIn(pids);
+  s.parent = group.parent == nullptr ? 0 : group.parent->pid->NumberIn(pids);
+  if (group.process_group) {
+    s.pgid = group.process_group->id()->NumberIn(pids);
+    s.session = group.session().id();
+    s.sid = s.session->NumberIn(pids);
+  }
   s.creds = task->credentials.Get();
   TakeUsage(s, subject, *task);
   TakeSignals(s, *task);
@@ -197,7 +202,7 @@ Result<Snapshot> TakeSnapshot(const TaskView& view, bool descriptors) {
 }
 
 Result<std::string> StatusText(const TaskView& view) {
-  const Snapshot s = TRY(TakeSnapshot(view, true));
+  const TaskInfo s = TRY(TakeTaskInfo(view, true));
   std::string text;
   AppendIds(text, s);
   AppendMemory(text, s);
@@ -213,18 +218,20 @@ Result<std::string> StatusText(const TaskView& view) {
 
 // Linux: do_task_stat.
 Result<std::string> StatText(const TaskView& view) {
-  const Snapshot s = TRY(TakeSnapshot(view, false));
+  const TaskInfo s = TRY(TakeTaskInfo(view, false));
   const mm::MemoryStats m = s.mm ? s.mm->Stats() : mm::MemoryStats{};
   mm::MemoryManager::Layout at;
   if (s.mm && s.may_inspect) at = s.mm->layout;
-  ProcFs::Terminal terminal;
-  if (view.fs.terminal_of) terminal = view.fs.terminal_of(s.sid);
+  kernel::ControllingTerminal terminal;
+  if (s.session) terminal = kernel::ControllingTerminalOf(*view.subject.kernel, *s.session);
+  const int foreground =
+      terminal.foreground ? terminal.foreground->NumberIn(*view.subject.pids) : -1;
   constexpr uint32_t kRandomize = 0x400000, kForkNoExec = 0x40, kExiting = 0x4;
   const uint32_t flags = kRandomize | (s.has_exec || s.parent == 0 ? 0 : kForkNoExec) |
                          (s.state == 'Z' ? kExiting : 0);
   std::string text;
   Append(text, "{} ({}) {} {} {} {} {} {} {} ", s.tid, s.comm, s.state, s.parent, s.pgid, s.sid,
-         terminal.device, terminal.foreground, flags);
+         terminal.device, foreground, flags);
   Append(text, "{} {} {} {} ", s.usage.minor_faults, s.children.minor_faults, s.usage.major_faults,
          s.children.major_faults);
   Append(text, "{} {} {} {} ", s.usage.user_ns / kTickNs, s.usage.system_ns / kTickNs,

@@ -5,10 +5,10 @@
 namespace skep::fs {
 
 kernel::Task* Subject::Find() const {
-  kernel::ThreadGroup* group = kernel->FindGroup(tgid);
+  kernel::ThreadGroup* group = pids->FindGroup(tgid);
   if (group == nullptr || group->start_ns != start_ns) return nullptr;
   if (tid == tgid) return group->leader.get();
-  kernel::Task* task = kernel->FindTask(tid);
+  kernel::Task* task = pids->FindTask(tid);
   return task != nullptr && task->group.get() == group ? task : nullptr;
 }
 
@@ -40,15 +40,15 @@ Result<void> Subject::MayInspect(vfs::Caller& caller) const {
   return MayInspect(caller.creds(), TaskOf(caller));
 }
 
-Result<Subject> Subject::OfPid(kernel::Kernel& kernel, int pid) {
-  Subject subject{.kernel = &kernel, .tid = pid};
+Result<Subject> Subject::OfPid(const ProcFs& fs, int pid) {
+  Subject subject{.kernel = &fs.kernel(), .pids = &fs.pids(), .tid = pid};
   TasksLock lock(*subject.kernel);
-  const auto entry = kernel.pids.find(pid);
-  if (entry == kernel.pids.end()) return Fail(ENOENT);
-  const kernel::ThreadGroup* group = entry->second.group;
-  if (group == nullptr && entry->second.task != nullptr) group = entry->second.task->group.get();
+  const kernel::Pid* found = fs.pids().Find(pid);
+  if (found == nullptr) return Fail(ENOENT);
+  const kernel::ThreadGroup* group = found->group();
+  if (group == nullptr && found->task() != nullptr) group = found->task()->group.get();
   if (group == nullptr) return Fail(ENOENT);
-  subject.tgid = group->tgid;
+  subject.tgid = group->pid->NumberIn(fs.pids());
   subject.start_ns = group->start_ns;
   if (subject.Find() == nullptr) return Fail(ENOENT);
   return subject;

@@ -7,6 +7,7 @@ namespace skep::fs {
 
 struct Subject {
   kernel::Kernel* kernel;
+  const kernel::PidNamespace* pids;  // the ProcFs's: all numbers are as seen from there
   int tgid = 0, tid = 0;
   bool thread = false;    // /proc/<pid>/task/<tid>: of this thread alone
   uint64_t start_ns = 0;  // of the process: tells it from a later one with the same number
@@ -24,7 +25,7 @@ struct Subject {
 
   // /proc/<pid> of any thread's number (Linux: proc_pid_lookup), and of a thread in its process.
   // ENOENT.
-  static Result<Subject> OfPid(kernel::Kernel& kernel, int pid);
+  static Result<Subject> OfPid(const ProcFs& fs, int pid);
   Result<Subject> Thread(int thread_id) const;
 };
 

@@ -4,7 +4,7 @@
 #include <array>
 
 #include "base/host_call.h"
-#include "sentry/fs/proc/proc_fs.h"
+#include "sentry/fs/proc/subject.h"
 #include "sentry/kernel/system_info.h"
 
 namespace skep::fs {
@@ -13,8 +13,8 @@ namespace {
 // Modes hold for everybody, root included, and are judged by the effective ids (Linux: test_perm).
 class Sysctl final : public PseudoFile {
  public:
-  using Read = std::string (*)(ProcFs& fs, std::string_view constant);
-  using Write = Result<void> (*)(ProcFs& fs, std::string_view text);
+  using Read = std::string (*)(ProcFs& fs, std::string_view constant, vfs::Caller& caller);
+  using Write = Result<void> (*)(ProcFs& fs, std::string_view text, vfs::Caller& caller);
   Sysctl(ProcFs& fs, uint32_t mode, std::string_view constant, Read read, Write write)
       : PseudoFile(fs, fs.NextIno(), S_IFREG | mode),
         proc_(fs),
@@ -31,11 +31,11 @@ class Sysctl final : public PseudoFile {
     }
     return (static_cast<uint32_t>(mask) & ~bits & 7) == 0 ? Result<void>() : Fail(EACCES);
   }
-  Result<std::string> Text(vfs::Caller&, const vfs::File&) override {
-    return read_(proc_, constant_);
+  Result<std::string> Text(vfs::Caller& caller, const vfs::File&) override {
+    return read_(proc_, constant_, caller);
   }
-  Result<void> Store(vfs::Caller&, std::string_view text) override {
-    return write_ == nullptr ? Fail(EPERM) : write_(proc_, text);
+  Result<void> Store(vfs::Caller& caller, std::string_view text) override {
+    return write_ == nullptr ? Fail(EPERM) : write_(proc_, text, caller);
   }
 
  private:
@@ -45,7 +45,9 @@ class Sysctl final : public PseudoFile {
   const Write write_;
 };
 
-std::string Constant(ProcFs&, std::string_view text) { return std::string(text) + "\n"; }
+std::string Constant(ProcFs&, std::string_view text, vfs::Caller&) {
+  return std::string(text) + "\n";
+}
 
 // What a name may be set to: up to a newline or NUL (Linux: proc_dostring of UTS names).
 std::string NameIn(std::string_view text) {
@@ -54,30 +56,39 @@ std::string NameIn(std::string_view text) {
   return std::string(text.substr(0, end).substr(0, kMaxName));
 }
 
-std::string Hostname(ProcFs& fs, std::string_view) {
-  TasksLock lock(fs.kernel());
-  return fs.kernel().hostname + "\n";
+// Of whoever reads (Linux: get_uts). ESRCH: no task does.
+Result<Ref<kernel::UtsNamespace>> UtsOf(vfs::Caller& caller) {
+  const kernel::Task* task = TaskOf(caller);
+  if (task == nullptr) return Fail(ESRCH);
+  return task->namespaces->uts;
 }
-Result<void> SetHostname(ProcFs& fs, std::string_view text) {
-  std::string name = NameIn(text);
-  TasksLock lock(fs.kernel());
-  fs.kernel().hostname.swap(name);
+
+std::string Hostname(ProcFs&, std::string_view, vfs::Caller& caller) {
+  const auto uts = UtsOf(caller);
+  return (uts ? (*uts)->hostname() : std::string()) + "\n";
+}
+Result<void> SetHostname(ProcFs&, std::string_view text, vfs::Caller& caller) {
+  const Ref<kernel::UtsNamespace> uts = TRY(UtsOf(caller));
+  uts->SetHostname(NameIn(text));
   return {};
 }
-std::string Domainname(ProcFs& fs, std::string_view) {
-  TasksLock lock(fs.kernel());
-  return fs.kernel().domainname + "\n";
+std::string Domainname(ProcFs&, std::string_view, vfs::Caller& caller) {
+  const auto uts = UtsOf(caller);
+  return (uts ? (*uts)->domainname() : std::string()) + "\n";
 }
-Result<void> SetDomainname(ProcFs& fs, std::string_view text) {
-  std::string name = NameIn(text);
-  TasksLock lock(fs.kernel());
-  fs.kernel().domainname.swap(name);
+Result<void> SetDomainname(ProcFs&, std::string_view text, vfs::Caller& caller) {
+  const Ref<kernel::UtsNamespace> uts = TRY(UtsOf(caller));
+  uts->SetDomainname(NameIn(text));
   return {};
 }
-std::string BootId(ProcFs& fs, std::string_view) { return fs.boot_id(); }
-std::string Uuid(ProcFs&, std::string_view) { return RandomUuid(); }
-std::string Release(ProcFs&, std::string_view) { return std::string(kernel::kRelease) + "\n"; }
-std::string Version(ProcFs&, std::string_view) { return std::string(kernel::kVersion) + "\n"; }
+std::string BootId(ProcFs& fs, std::string_view, vfs::Caller&) { return fs.boot_id(); }
+std::string Uuid(ProcFs&, std::string_view, vfs::Caller&) { return RandomUuid(); }
+std::string Release(ProcFs&, std::string_view, vfs::Caller&) {
+  return std::string(kernel::kRelease) + "\n";
+}
+std::string Version(ProcFs&, std::string_view, vfs::Caller&) {
+  return std::string(kernel::kVersion) + "\n";
+}
 
 struct Row {
   std::string_view path, constant;

@@ -171,8 +171,19 @@ Result<std::string> PersonalityText(const TaskView& view) {
   return fmt::format("{:08x}\n", task->personality);
 }
 
+namespace {
+
+// The thread that reads or writes is the one that the file is about.
+bool IsRunning(const Subject& subject) {
+  const kernel::Task* running = RunningTask();
+  TasksLock lock(*subject.kernel);
+  return running != nullptr && running == subject.Find();
+}
+
+}  // namespace
+
 Result<std::string> TimerSlackText(const TaskView& view) {
-  const bool own = RunningTask() != nullptr && RunningTask()->tid == view.subject.tid;
+  const bool own = IsRunning(view.subject);
   if (!own && !view.caller.creds().Has(CAP_SYS_NICE)) return Fail(EPERM);
   TasksLock lock(*view.subject.kernel);
   const kernel::Task* task = view.subject.Find();
@@ -184,7 +195,7 @@ Result<void> StoreTimerSlack(const TaskView& view, std::string_view text) {
   constexpr uint64_t kDefaultSlack = 50'000;
   const std::optional<int64_t> value = ParseNumber(text);
   if (!value || *value < 0) return Fail(EINVAL);
-  const bool own = RunningTask() != nullptr && RunningTask()->tid == view.subject.tid;
+  const bool own = IsRunning(view.subject);
   if (!own && !view.caller.creds().Has(CAP_SYS_NICE)) return Fail(EPERM);
   TasksLock lock(*view.subject.kernel);
   kernel::Task* task = view.subject.Find();
@@ -194,7 +205,7 @@ Result<void> StoreTimerSlack(const TaskView& view, std::string_view text) {
 }
 
 Result<std::string> SchedText(const TaskView& view) {
-  const Snapshot s = TRY(TakeSnapshot(view, false));
+  const TaskInfo s = TRY(TakeTaskInfo(view, false));
   const uint64_t ran = s.usage.user_ns + s.usage.system_ns;
   const uint64_t switches = s.usage.voluntary_switches + s.usage.involuntary_switches;
   std::string text = fmt::format("{} ({}, #threads: {})\n", s.comm, s.tid, s.threads);
@@ -212,7 +223,7 @@ Result<std::string> SchedText(const TaskView& view) {
 }
 
 Result<std::string> SchedstatText(const TaskView& view) {
-  const Snapshot s = TRY(TakeSnapshot(view, false));
+  const TaskInfo s = TRY(TakeTaskInfo(view, false));
   return fmt::format("{} 0 {}\n", s.usage.user_ns + s.usage.system_ns,
                      s.usage.voluntary_switches + s.usage.involuntary_switches);
 }
@@ -225,7 +236,7 @@ Result<std::string> ChildrenText(const TaskView& view) {
   const kernel::Task* task = view.subject.Find();
   if (task == nullptr) return Fail(ESRCH);
   for (const Ref<kernel::ThreadGroup>& child : task->group->children) {
-    if (child->parent_thread == task) Append(text, "{} ", child->tgid);
+    if (child->parent_thread == task) Append(text, "{} ", child->pid->NumberIn(*view.subject.pids));
   }
   return text;
 }
