@@ -316,6 +316,24 @@ def check_bans(path, lines, code, report):
                 report.add(path, number, f"{ban.name}: write {ban.instead}")
 
 
+LOCK_MEMBER = re.compile(r"\s+(?:mutable )?(?:sched::)?(?:Mutex|SleepLock) (\w+)\{")
+
+
+def check_guards(path, lines, report):
+    """A lock says what it guards: some GUARDED_BY or REQUIRES of its file names it."""
+    if is_test(path):
+        return
+    text = "\n".join(lines)
+    for number, line in enumerate(lines, 1):
+        match = LOCK_MEMBER.match(line)
+        if not match or allowed(lines, number, "guards"):
+            continue
+        name = re.escape(match.group(1))
+        if not re.search(r"(?:GUARDED_BY|REQUIRES)\((?:\w+(?:\.|->))*%s\)" % name, text):
+            report.add(path, number, f"{match.group(1)} guards nothing: write GUARDED_BY at what it "
+                                     "guards, or // tidy: allow(guards) and what it is for")
+
+
 # --- documents and files --------------------------------------------------------------------------
 
 def check_links(path, lines, root, report):
@@ -454,6 +472,7 @@ def check_file(path, root, layers, words, report, known=None):
         check_functions(path, code, report)
         check_try(path, code, report)
         check_bans(path, lines, code, report)
+        check_guards(path, lines, report)
         if known is not None:
             check_comment_paths(path, lines, known, report)
         if path.endswith("_test.cc"):

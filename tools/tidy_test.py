@@ -272,6 +272,19 @@ class Documents(TidyTest):
         self.rejects("CHANGELOG.md", "# Changelog\n\n## [Unreleased]\n## 1.0\n", "[1.2.3]")
 
 
+class Guards(TidyTest):
+    def test_a_lock_guards_something(self):
+        unguarded = "class A {\n  Mutex mutex_{LockRank::kLeaf};\n  int a_;\n};\n"
+        self.rejects("base/a.cc", unguarded, "guards nothing")
+        self.rejects("base/a.cc", unguarded.replace("Mutex", "sched::SleepLock"), "guards nothing")
+        self.accepts("base/a_test.cc", unguarded)
+        self.accepts("base/a.cc", unguarded.replace("a_;", "a_ GUARDED_BY(mutex_);"))
+        self.accepts("base/a.cc", unguarded.replace("a_;", "F() REQUIRES(mutex_);"))
+        self.rejects("base/a.cc", unguarded.replace("a_;", "a_ GUARDED_BY(other_);"), "guards nothing")
+        self.accepts("base/a.cc", unguarded.replace(
+            "  Mutex", "  // tidy: allow(guards) orders writers of a host file\n  Mutex"))
+
+
 class Files(TidyTest):
     def test_modes(self):
         self.rejects("base/a.cc", "int a();\n", "chmod -x", mode=0o755)

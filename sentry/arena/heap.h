@@ -57,7 +57,7 @@ class PageHeap {
   static constexpr uint32_t kMaxDirtyPages = 2048;
   struct SizeClass {
     Mutex lock{LockRank::kHeap};
-    uint32_t with_room = 0;  // slabs that have a free object
+    uint32_t with_room GUARDED_BY(lock) = 0;  // slabs that have a free object
   };
 
   void* AllocateLarge(size_t size, size_t align);
@@ -65,8 +65,8 @@ class PageHeap {
   uint32_t TakeObjects(int size_class, uint32_t count, void** list);
   void ReturnObjects(int size_class, void* list);
   uint32_t NewSlab(int size_class);
-  void LinkSlab(SizeClass& c, uint32_t page);
-  void UnlinkSlab(SizeClass& c, uint32_t page);
+  void LinkSlab(SizeClass& c, uint32_t page) REQUIRES(c.lock);
+  void UnlinkSlab(SizeClass& c, uint32_t page) REQUIRES(c.lock);
 
   uint32_t AllocateRun(uint32_t pages, RunKind kind);  // 0: full
   static void MarkRun(uint32_t first, uint32_t pages, RunKind kind);

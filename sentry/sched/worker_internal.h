@@ -245,6 +245,7 @@ struct SchedulerHost {
   HostEvent news;    // for the controlling thread: a worker rests, froze, ended an order, left
   HostEvent orders;  // for workers that wait for a new phase or order
 
+  // tidy: allow(guards) WorkerHost::frozen and WorkerHost::order of each worker
   Mutex order_lock{LockRank::kLeaf};
 
   // Watches that are known to a worker's epoll. Guarded by Scheduler::State::watch_lock.

@@ -14,7 +14,7 @@ constexpr uint32_t kMaxConnections = 1024;
 
 struct Table {
   Mutex mutex{LockRank::kLeaf};
-  uint32_t used = 0;
+  uint32_t used GUARDED_BY(mutex) = 0;
   std::array<std::atomic<gofer::Client*>, kMaxConnections> clients{};
 };
 

@@ -68,6 +68,7 @@ class TmpRegular final : public TmpInode {
 
  private:
   const Ref<mm::FilePages> pages_;
+  // tidy: allow(guards) the order of writes, and a size that does not change meanwhile (i_rwsem)
   sched::SleepLock io_lock_{LockRank::kInodeIo};
 };
 
