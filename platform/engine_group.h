@@ -16,8 +16,24 @@ class EngineGroup {
   virtual HostResult<std::unique_ptr<Engine>> MakeEngine(int worker, int cpu) = 0;
 };
 
+// A group of engines that are made with the same options and share nothing.
+template <class E>
+class SeparateEngines final : public EngineGroup {
+ public:
+  explicit SeparateEngines(const EngineOptions& options) : options_(options) {}
+  HostResult<std::unique_ptr<Engine>> MakeEngine(int worker, int cpu) override {
+    EngineOptions options = options_;
+    options.worker = worker;
+    options.cpu = cpu;
+    return E::Make(options);
+  }
+
+ private:
+  const EngineOptions options_;
+};
+
 // On the thread whose end is to be the end of all guests; it may fork. Of `options`, worker and cpu
-// are not looked at. stub_cgroup_fd is borrowed until all engines are made.
+// are not looked at; descriptors are borrowed until all engines are made.
 HostResult<std::unique_ptr<EngineGroup>> MakeEngineGroup(EngineKind kind,
                                                          const EngineOptions& options);
 

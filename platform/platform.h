@@ -40,6 +40,12 @@ class HostFiles {
   virtual ~HostFiles() = default;
   // The sentry's descriptor (borrowed, O_RDWR or O_RDONLY). Any thread.
   virtual Result<int> DescriptorOf(HostFileId file) = 0;
+  // The sentry's own mapping of [offset, offset + size) of the file: for engines whose guests run
+  // in address spaces that are made of the sentry's (virtual machines). Writable if it is of a
+  // memory file; whoever reads it must expect SIGBUS. nullptr: there is none. Any thread.
+  virtual const std::byte* Window(HostFileId, uint64_t /*offset*/, size_t /*size*/) {
+    return nullptr;
+  }
 };
 
 // One change of a guest address space. Addresses, sizes and offsets are multiples of the page size
@@ -143,8 +149,8 @@ class AddressSpace {
   virtual Result<void> Reset() = 0;
   // For a guest that does not answer Interrupt within 100 ms of CPU time. Died follows.
   virtual void Kill() = 0;
-  // The engine whose worker serves its contexts.
-  virtual Engine& engine() = 0;
+  // Whether `engine` can have contexts in it.
+  virtual bool Serves(const Engine& engine) const = 0;
   // CPU time its threads have used, in ns (host accounting; 0 if unknown). Any thread.
   virtual uint64_t CpuTimeNs() const { return 0; }
 
@@ -177,34 +183,40 @@ class Engine {
   virtual size_t xsave_size() const = 0;  // of the standard format, for this CPU
 };
 
-enum class EngineKind : uint8_t { kAuto, kPtrace, kNotify, kKvm };
+// platform/engines.h has a row for each.
+enum class EngineKind : uint8_t { kKvm, kNotify, kPtrace };
+
+// For engines that run guests in stub processes.
+struct StubOptions {
+  // cgroup.procs of the control group for these processes, borrowed until the engine is made; -1:
+  // they stay in the sentry's.
+  int cgroup_fd = -1;
+};
+
+struct PtraceOptions {
+  bool poison_unloaded = false;  // overwrite registers that were not loaded (a test mode)
+};
 
 struct EngineOptions {
   int worker = 0;              // for names in logs
-  int cpu = -1;                // pin stubs to this host CPU; -1: do not
+  int cpu = -1;                // pin guests to this host CPU; -1: do not
   HostFiles* files = nullptr;  // outlives the engine
-  // cgroup.procs of the control group for processes that run guests, borrowed until the engine is
-  // made; -1: they stay in the sentry's.
-  int stub_cgroup_fd = -1;
-  bool poison_unloaded = false;  // ptrace: overwrite registers that were not loaded (a test mode)
+  int device_fd = -1;          // the device that its row of kEngines names, borrowed; -1: none
+  StubOptions stubs;
+  PtraceOptions ptrace;
 };
 
-// Called on the worker's own thread; the engine belongs to it from then on. kAuto must have been
-// resolved. Call it before the process has other threads' locks to lose: it may fork.
+// Called on the worker's own thread; the engine belongs to it from then on. Call it before the
+// process has other threads' locks to lose: it may fork.
 HostResult<std::unique_ptr<Engine>> MakeEngine(EngineKind kind, const EngineOptions& options);
-
-// Whether `kind` works on this host: nullopt, or why not (for people). Quick: it may still fail to
-// start.
-std::optional<std::string> WhyUnavailable(EngineKind kind);
 
 // Starts an engine and has a guest make system calls: what one costs, in ns. Takes some 100 ms.
 HostResult<uint64_t> MeasureSyscallNs(EngineKind kind);
 
-// The system calls an engine makes after start-up, for the sentry's own seccomp filter.
+// A system call that an engine makes after start-up, for the sentry's own seccomp filter.
 struct HostSyscall {
   int number;
   const char* why;
 };
-std::vector<HostSyscall> HostSyscalls(EngineKind kind);
 
 }  // namespace skep::platform

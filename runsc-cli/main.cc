@@ -11,6 +11,7 @@
 #include <cstring>
 
 #include "gofer/main/gofer_main.h"
+#include "platform/engines.h"
 #include "runsc-cli/parse.h"
 #include "runsc-cli/report.h"
 #include "runsc-cli/verbs.h"
@@ -32,10 +33,16 @@ struct Options {
   bool version = false;
 };
 
+std::vector<std::string> PlatformNames() {
+  std::vector<std::string> names = {"auto"};
+  for (const platform::EngineInfo& engine : platform::kEngines) names.push_back(engine.name);
+  return names;
+}
+
 void AddGlobalOptions(CLI::App& app, GlobalOptions& global) {
   app.add_option("--root", global.root, "directory of the containers' state");
   app.add_option("--platform", global.platform, "engine that runs guests")
-      ->check(CLI::IsMember({"auto", "ptrace", "notify", "kvm"}));
+      ->check(CLI::IsMember(PlatformNames()));
   app.add_option("--overlay", global.overlay,
                  "where writes to the root go: memory, or none (to the root itself)")
       ->check(CLI::IsMember({"memory", "none", "file"}));

@@ -3,25 +3,11 @@
 #include <span>
 
 #include "base/host_call.h"
-#include "platform/platform.h"
+#include "platform/engines.h"
 #include "runsc-cli/verbs.h"
 
 namespace skep::cli {
 namespace {
-
-using platform::EngineKind;
-
-struct NamedEngine {
-  EngineKind kind;
-  const char* name;
-  const char* what;
-};
-// In the order in which `auto` prefers them.
-constexpr NamedEngine kEngines[] = {
-    {EngineKind::kKvm, "kvm", "hardware virtualisation"},
-    {EngineKind::kNotify, "notify", "seccomp user notification"},
-    {EngineKind::kPtrace, "ptrace", "works wherever ptrace is allowed"},
-};
 
 // A number or a word from the kernel's own files, or "unknown".
 std::string ReadSetting(const char* path) {
@@ -35,9 +21,9 @@ std::string ReadSetting(const char* path) {
 }
 
 // Whether it works, tried out; and what it costs.
-std::string Describe(EngineKind kind, bool& works) {
-  if (const std::optional<std::string> why = platform::WhyUnavailable(kind)) return "no: " + *why;
-  const HostResult<uint64_t> cost = platform::MeasureSyscallNs(kind);
+std::string Describe(const platform::EngineInfo& engine, bool& works) {
+  if (const std::optional<std::string> why = engine.WhyUnavailable()) return "no: " + *why;
+  const HostResult<uint64_t> cost = platform::MeasureSyscallNs(engine.kind);
   if (!cost) return "no: " + cost.error().message;
   works = true;
   return fmt::format("works here; a system call costs {}.{:02} us", *cost / 1000,
@@ -49,9 +35,9 @@ std::string Describe(EngineKind kind, bool& works) {
 int PrintPlatforms(const GlobalOptions& global) {
   std::string out;
   bool chosen = false;
-  for (const NamedEngine& engine : kEngines) {
+  for (const platform::EngineInfo& engine : platform::kEngines) {
     bool works = false;
-    const std::string description = Describe(engine.kind, works);
+    const std::string description = Describe(engine, works);
     const bool wanted = global.platform == "auto" || global.platform == engine.name;
     const bool takes = works && wanted && !chosen;
     chosen |= takes;

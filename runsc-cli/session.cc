@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include "base/host_call.h"
+#include "platform/engines.h"
 #include "runsc-cli/terminal.h"
 
 namespace skep::cli {
@@ -43,6 +44,7 @@ HostResult<Ending> RunSandbox(SandboxPlan plan, const Reporter& reporter, StartL
 HostResult<void> ApplyGlobalOptions(const GlobalOptions& options, SandboxPlan& plan) {
   boot::BootConfig& config = plan.config;
   config.platform = options.platform;
+  plan.engine_device = platform::OpenDeviceFor(options.platform);
   config.workers = options.workers;
   config.ptrace_poison = options.ptrace_poison;
   config.move_tasks = options.move_tasks;

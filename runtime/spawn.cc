@@ -64,14 +64,16 @@ HostResult<Child> StartSentry(SandboxPlan& plan, const OwnedFd& client, const Ow
   config.log_fd = plan.log.get();
   config.strace_fd = plan.strace.get();
   config.stub_cgroup_fd = plan.stub_cgroup.get();
+  config.engine_fd = plan.engine_device.get();
   config.restore_fd = plan.restore ? plan.image.get() : -1;
   for (int fd = 0; fd < 3; ++fd) config.stdio_fds[fd] = fd;
   const OwnedFd file = TRY(WriteConfig(config));
   ChildPlan child_plan;
   child_plan.argv = {"skep", "boot", "--config-fd", std::to_string(file.get())};
   child_plan.namespaces = kIsolation | CLONE_NEWNS;
-  for (const int fd : {file.get(), config.gofer_fd, config.control_fd, config.log_fd,
-                       config.strace_fd, config.stub_cgroup_fd, config.restore_fd}) {
+  for (const int fd :
+       {file.get(), config.gofer_fd, config.control_fd, config.log_fd, config.strace_fd,
+        config.stub_cgroup_fd, config.engine_fd, config.restore_fd}) {
     if (fd >= 0) child_plan.keep.push_back(fd);
   }
   child_plan.signals = plan.child_signals;
@@ -131,6 +133,7 @@ HostResult<SandboxPlan> CopyPlan(const SandboxPlan& plan) {
   copy.log = dup(plan.log);
   copy.strace = dup(plan.strace);
   copy.stub_cgroup = dup(plan.stub_cgroup);
+  copy.engine_device = dup(plan.engine_device);
   copy.image = dup(plan.image);
   copy.log_format = plan.log_format;
   copy.log_level = plan.log_level;

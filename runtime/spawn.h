@@ -23,6 +23,7 @@ struct SandboxPlan {
   std::vector<gofer::AttachPoint> attach_points;
   std::vector<gofer::HiddenPath> hidden;
   OwnedFd log, strace, stub_cgroup;
+  OwnedFd engine_device;  // platform::OpenDeviceFor
   LogFormat log_format = LogFormat::kText;
   LogLevel log_level = LogLevel::kWarning;
   bool user_namespace = false;  // the CLI has entered one

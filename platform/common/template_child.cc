@@ -32,10 +32,10 @@ HostResult<pid_t> ForkTemplate(int (*main)(void*), TemplateChild& child,
   auto stack = std::make_unique<std::byte[]>(kChildStack);
   const pid_t pid = clone(main, stack.get() + kChildStack, SIGCHLD, &child);
   if (pid < 0) return HostFail("cannot fork the template process");
-  if (options.stub_cgroup_fd >= 0) {
+  if (options.stubs.cgroup_fd >= 0) {
     // Stubs, being clones of it, are in its group from the start: to move a process is slow.
     const std::string text = std::to_string(pid);
-    if (auto r = host::Write(options.stub_cgroup_fd, std::as_bytes(std::span(text))); !r) {
+    if (auto r = host::Write(options.stubs.cgroup_fd, std::as_bytes(std::span(text))); !r) {
       int status = 0;
       (void)host::Kill(pid, SIGKILL);
       (void)host::WaitPid(pid, &status, __WALL);

@@ -20,7 +20,7 @@ struct TemplateChild {
   sock_fprog filter;
 };
 
-// Forks it, into options.stub_cgroup_fd and onto options.cpu. `main` gets the TemplateChild.
+// Forks it, into options.stubs.cgroup_fd and onto options.cpu. `main` gets the TemplateChild.
 HostResult<pid_t> ForkTemplate(int (*main)(void*), TemplateChild& child,
                                const EngineOptions& options);
 // `steps`: what the numbers of LeaveTemplate from kFirstOwnStep on mean.

@@ -22,6 +22,7 @@ enum WakeReason : uint32_t {
   kAnswer = 16,  // a request of ours was answered
   kDeath = 32,   // a stub is being killed
   kForget = 64,  // a descriptor of the stubs is to be closed
+  kOwed = 128,   // a guest was interrupted, and may not stop for it
 };
 
 class Waker {

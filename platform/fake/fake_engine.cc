@@ -45,7 +45,7 @@ Result<std::unique_ptr<Context>> FakeEngine::NewContext(AddressSpace& space,
                                                         const Registers& registers,
                                                         std::span<const std::byte> xsave) {
   TRY(MayFail());
-  CHECK(&space.engine() == this);
+  CHECK(space.Serves(*this));
   auto& own = static_cast<FakeSpace&>(space);
   if (own.dead_) return Fail(EIO);
   if (!xsave.empty() && xsave.size() != xsave_size()) return Fail(EINVAL);

@@ -114,7 +114,10 @@ class FakeSpace final : public AddressSpace {
   Applied Apply(std::span<const MapOp> ops) override;
   Result<void> Reset() override;
   void Kill() override { Die("killed"); }
-  Engine& engine() override { return engine_; }
+  bool Serves(const Engine& engine) const override {
+    return &engine == static_cast<const void*>(&engine_);
+  }
+  FakeEngine& engine() { return engine_; }
   uint64_t CpuTimeNs() const override { return cpu_time_ns; }
 
   uint64_t cpu_time_ns = 0;

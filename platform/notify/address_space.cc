@@ -9,7 +9,6 @@
 #include "platform/notify/filters.h"
 
 namespace skep::platform::notify {
-namespace {}  // namespace
 
 NotifySpace::NotifySpace(NotifyEngine& engine, std::unique_ptr<Stub> stub)
     : engine_(engine), stub_(std::move(stub)) {
@@ -19,7 +18,11 @@ NotifySpace::NotifySpace(NotifyEngine& engine, std::unique_ptr<Stub> stub)
 
 NotifySpace::~NotifySpace() { engine_.Drop(*this, std::move(stub_)); }
 
-Engine& NotifySpace::engine() { return engine_; }
+// All notify engines of a sandbox have the same stubs.
+bool NotifySpace::Serves(const Engine& engine) const {
+  const auto* other = dynamic_cast<const NotifyEngine*>(&engine);
+  return other != nullptr && other->Shares(stub_->stubs());
+}
 
 uint64_t NotifySpace::CpuTimeNs() const {
   const uint64_t now = stub_->CpuTimeNs();

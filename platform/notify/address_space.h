@@ -5,6 +5,7 @@
 #include <memory>
 #include <string>
 
+#include "platform/common/stop_queue.h"
 #include "platform/notify/stub.h"
 #include "platform/platform.h"
 
@@ -20,19 +21,18 @@ class NotifySpace final : public AddressSpace {
   Applied Apply(std::span<const MapOp> ops) override;
   Result<void> Reset() override;
   void Kill() override;
-  Engine& engine() override;
+  bool Serves(const Engine& engine) const override;
   uint64_t CpuTimeNs() const override;
 
   // The rest is the engine's. Any thread.
+  NotifyEngine& engine() { return engine_; }  // that made it
   Stub& stub() { return *stub_; }
   bool dead() const { return stub_->dead(); }
   // It did what no guest can do by honest means.
   void Tampered(const char* how);
   void Ended();
 
-  // Guarded by its engine's list lock.
-  NotifySpace* next_dead = nullptr;
-  bool is_announced = false;
+  DeathLink<NotifySpace> death_link;  // its engine's
 
   uint64_t watch() const { return watch_; }
 

@@ -30,7 +30,6 @@ class Bpf {
   void IfEqual(uint64_t value, Label to) { Jump(BPF_JEQ, value, to, kNext); }
   void UnlessEqual(uint64_t value, Label to) { Jump(BPF_JEQ, value, kNext, to); }
   void IfAtLeast(uint64_t value, Label to) { Jump(BPF_JGE, value, to, kNext); }
-  void UnlessAtLeast(uint64_t value, Label to) { Jump(BPF_JGE, value, kNext, to); }
   // Goes on if argument `arg` is `value`, as 64 bits.
   void UnlessArg(size_t arg, uint64_t value, Label to) {
     LoadArgHigh(arg);

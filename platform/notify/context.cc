@@ -199,7 +199,7 @@ void NotifyContext::Resume() {
     engine_->Announce(space_);
     return;
   }
-  CHECK(!running() && !is_ready);
+  CHECK(!running() && !stop_link.is_ready);
   const bool needs_frame = xsave_touched_ || (return_ && IsHostRestart(*return_));
   if (needs_frame && !BringIntoEvent()) {
     engine_->Announce(space_);
@@ -227,13 +227,14 @@ void NotifyContext::Interrupt() {
   const uint32_t before = state_.fetch_or(kInterrupt);
   if (before != kRunning || space_.dead()) return;
   space_.stub().Signal(*thread_);
+  engine_->WatchInterrupts();
 }
 
 Result<void> NotifyContext::MoveTo(Engine& engine) {
   if (&engine == engine_) return {};
   auto* to = dynamic_cast<NotifyEngine*>(&engine);
   if (to == nullptr) return Fail(ENOTSUP);
-  CHECK(!running() && !is_ready);
+  CHECK(!running() && !stop_link.is_ready);
   engine_->Unwatch(watch_, thread_->listener.fd());
   engine_->HandOver(*to);
   engine_ = to;
@@ -250,8 +251,6 @@ bool NotifyContext::Stopped(Stop stop) {
   return_.reset();
   return true;
 }
-
-void NotifyContext::RunOn() { Answer(); }
 
 bool NotifyContext::OnCall(const seccomp_notif& call) {
   if (IsEvent(call)) {
@@ -292,7 +291,7 @@ bool NotifyContext::OnEvent() {
       space_.Tampered("a guest has forged a signal");
       return false;
   }
-  RunOn();
+  Answer();  // it runs on
   return false;
 }
 

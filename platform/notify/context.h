@@ -10,7 +10,7 @@
 #include <optional>
 #include <vector>
 
-#include "platform/common/pinning.h"
+#include "platform/common/stop_queue.h"
 #include "platform/notify/frame.h"
 #include "platform/notify/stub.h"
 #include "platform/platform.h"
@@ -43,17 +43,18 @@ class NotifyContext final : public Context {
   bool running() const { return (state_.load() & kRunning) != 0; }
   uint64_t watch() const { return watch_; }
 
-  // Guarded by its engine's list lock.
-  NotifyContext* next_ready = nullptr;
-  bool is_ready = false;
-  Pinning::Link pinning;
+  // It was interrupted and has not stopped since.
+  bool owes_stop() const { return state_.load() == (kRunning | kInterrupt); }
+
+  // Its engine's.
+  StopLink<NotifyContext> stop_link;
+  std::optional<uint64_t> watched_from_ns;  // its stub's CPU time when it was first seen to owe it
 
  private:
   enum State : uint32_t { kRunning = 1, kInterrupt = 2 };
 
   bool Stopped(Stop stop);
   bool OnEvent();
-  void RunOn();
   Result<void> BringIntoEvent();
   void CommitRegisters();
   bool CommitXsave();

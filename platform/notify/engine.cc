@@ -14,9 +14,8 @@
 namespace skep::platform::notify {
 namespace {
 
-// A pending wake-up is reported after this many stops at the latest.
-constexpr uint32_t kMaxStopsBeforeWoken = 16;
 constexpr uint32_t kMaxWaitsForOne = 64;
+constexpr uint64_t kWatchEveryNs = 20'000'000;
 constexpr size_t kMaxEvents = 16;
 constexpr uint64_t kPollerEvent = 0;  // no watch has this number
 
@@ -108,92 +107,80 @@ void NotifyEngine::Adopt(const GuestThread& thread) {
 
 void NotifyEngine::Drop(NotifySpace& space, std::unique_ptr<Stub> stub) {
   Unwatch(space.watch(), stub->manager.fd());
-  {
-    MutexLock lock(list_mutex_);
-    NotifySpace** link = &dead_;
-    while (*link != nullptr && *link != &space) link = &(*link)->next_dead;
-    if (*link != nullptr) *link = space.next_dead;
-  }
+  stops_.Remove(space);
   stubs_->Retire(std::move(stub));
   --spaces_;
 }
 
 void NotifyEngine::Drop(NotifyContext& context) {
-  MutexLock lock(list_mutex_);
-  NotifyContext** link = &ready_;
-  NotifyContext* before = nullptr;
-  while (*link != nullptr && *link != &context) {
-    before = *link;
-    link = &before->next_ready;
-  }
-  if (*link != nullptr) {
-    *link = context.next_ready;
-    if (last_ready_ == &context) last_ready_ = before;
-  }
+  stops_.Remove(context);
   --contexts_;
 }
 
-void NotifyEngine::PushReady(NotifyContext& context) {
-  MutexLock lock(list_mutex_);
-  context.is_ready = true;
-  context.next_ready = nullptr;
-  (ready_ == nullptr ? ready_ : last_ready_->next_ready) = &context;
-  last_ready_ = &context;
-}
+void NotifyEngine::PushReady(NotifyContext& context) { stops_.Push(context); }
 
 void NotifyEngine::Announce(NotifySpace& space) {
-  auto& home = static_cast<NotifyEngine&>(space.engine());
-  {
-    MutexLock lock(home.list_mutex_);
-    if (space.is_announced) return;
-    space.is_announced = true;
-    space.next_dead = home.dead_;
-    home.dead_ = &space;
-  }
-  if (pthread_self() != home.worker_) home.waker_.Wake(kDeath);
+  NotifyEngine& home = space.engine();
+  if (home.stops_.Announce(space) && pthread_self() != home.worker_) home.waker_.Wake(kDeath);
 }
 
 void NotifyEngine::NoteRunning(NotifyContext& context) {
-  ++running_;
-  running_sum_ ^= reinterpret_cast<uintptr_t>(&context);
-  pinning_.Ran(context.pinning, context.thread().tid);
+  context.space().stub().running.fetch_add(1, std::memory_order_relaxed);
+  stops_.Ran(context, context.thread().tid);
 }
 
 void NotifyEngine::NoteNotRunning(NotifyContext& context) {
-  --running_;
-  running_sum_ ^= reinterpret_cast<uintptr_t>(&context);
-  pinning_.Stopped(context.pinning);
+  if (!context.stop_link.is_running) return;
+  context.space().stub().running.fetch_sub(1, std::memory_order_relaxed);
+  context.watched_from_ns.reset();
+  stops_.Stopped(context);
 }
 
-bool NotifyEngine::HasStop() {
-  MutexLock lock(list_mutex_);
-  return ready_ != nullptr || dead_ != nullptr;
+void NotifyEngine::WatchInterrupts() {
+  if (!watch_wanted_.exchange(true)) waker_.Wake(kOwed);
+}
+
+// A guest can make itself a signal frame that blocks the interrupt, and compute for ever. The host
+// does not tell what a single thread of another process has used: of the process's time each of
+// its threads that run may have had an equal share.
+void NotifyEngine::LookAtInterrupts(uint64_t now) {
+  if (next_watch_at_ == 0 ? !watch_wanted_.load() : now < next_watch_at_) return;
+  watch_wanted_ = false;  // before the look: what is interrupted after it asks again
+  bool owed = false;
+  for (NotifyContext* context = stops_.first_running(); context != nullptr;
+       context = context->stop_link.next_running) {
+    Stub& stub = context->space().stub();
+    if (!context->owes_stop() || stub.dead()) continue;
+    const uint64_t used = stub.CpuTimeNs();
+    if (!context->watched_from_ns) context->watched_from_ns = used;
+    if (stub.HasHadShare(used - *context->watched_from_ns) &&
+        context->thread().listener.WaitForCall(0) == Listener::Received::kNothing) {
+      context->space().Tampered("a guest thread does not take interrupts");
+    } else {
+      owed = true;
+    }
+  }
+  next_watch_at_ = owed ? now + kWatchEveryNs : 0;
+  if (owed) watch_wanted_ = true;
 }
 
 std::optional<Event> NotifyEngine::NextStop() {
-  MutexLock lock(list_mutex_);
-  while (ready_ != nullptr) {
-    NotifyContext& context = *ready_;
-    ready_ = context.next_ready;
-    context.is_ready = false;
-    if (!context.space().dead()) return platform::Stopped{&context};
-  }
-  if (dead_ == nullptr) return std::nullopt;
-  NotifySpace& space = *dead_;
-  dead_ = space.next_dead;
-  space.is_announced = false;
-  return platform::Died{&space, space.stub().WhyDead()};
+  const auto next = stops_.Pop();
+  if (next.stopped != nullptr) return platform::Stopped{next.stopped};
+  if (next.dead == nullptr) return std::nullopt;
+  return platform::Died{next.dead, next.dead->stub().WhyDead()};
 }
 
 // The host looks through nothing when we wait for one. Others can only die meanwhile, which is
 // noticed a little later.
 NotifyContext* NotifyEngine::OnlyOneRunning(const HostPoller& poller) {
-  if (running_ != 1 || poller.watching() || !ReceiveEndsWithThread() ||
+  NotifyContext* const only = stops_.OnlyRunning();
+  if (only == nullptr || poller.watching() || !ReceiveEndsWithThread() ||
       ++waits_for_one_ >= kMaxWaitsForOne) {
     waits_for_one_ = 0;
     return nullptr;
   }
-  return reinterpret_cast<NotifyContext*>(running_sum_);
+  return only;
 }
 
 void NotifyEngine::ReceiveFrom(NotifyContext& context) {
@@ -256,41 +243,40 @@ void NotifyEngine::LookAtAll(bool block, HostPoller& poller) {
   }
 }
 
-bool NotifyEngine::IsDue(Deadline deadline) { return deadline && host::MonotonicNs() >= *deadline; }
-
 void NotifyEngine::SetTimer(Deadline deadline) {
-  const std::optional<uint64_t> tick = pinning_.NextTick(host::MonotonicNs);
-  if (tick && (!deadline || *tick < *deadline)) deadline = tick;
-  if (deadline) waker_.SetTimer(*deadline);
+  if (next_watch_at_ != 0 && (!deadline || next_watch_at_ < *deadline)) deadline = next_watch_at_;
+  stops_.SetTimer(waker_, deadline, host::MonotonicNs);
+}
+
+// Sees to what is the engine's own; what is left is for the worker.
+uint32_t NotifyEngine::TakeReasons() {
+  const uint32_t reasons = waker_.reasons();
+  if (reasons == 0) return 0;
+  if (waker_.Take(kForget) != 0) stubs_->CloseForgotten();
+  if ((waker_.Take(kTimer | kOwed)) != 0) {
+    const uint64_t now = host::MonotonicNs();
+    if ((reasons & kTimer) != 0) stops_.OnTimer(waker_, now);
+    LookAtInterrupts(now);
+  }
+  waker_.Take(kDeath);
+  return waker_.reasons() & (kKicked | kPolled);
 }
 
 Event NotifyEngine::Wait(Deadline deadline, HostPoller& poller) {
   CHECK(pthread_self() == worker_);
   for (;;) {
-    uint32_t reasons = waker_.reasons();
-    if (reasons != 0) {
-      if (waker_.Take(kForget) != 0) stubs_->CloseForgotten();
-      if (waker_.Take(kTimer) != 0) {
-        waker_.TimerFired();
-        pinning_.Tick(host::MonotonicNs());
-      }
-      waker_.Take(kDeath);
-      reasons = waker_.reasons() & (kKicked | kPolled);
+    bool due = TakeReasons() != 0 || HasPassed(deadline);
+    if (due && stops_.empty()) {
+      LookAtAll(false, poller);
+      due = waker_.reasons() != 0 || HasPassed(deadline);
     }
     // Stops first, but not for ever.
-    bool due = reasons != 0 || IsDue(deadline);
-    if (due && !HasStop()) {
-      LookAtAll(false, poller);
-      due = waker_.reasons() != 0 || IsDue(deadline);
-    }
-    if (!due || stops_in_a_row_ < kMaxStopsBeforeWoken) {
-      if (std::optional<Event> event = NextStop()) {
-        stops_in_a_row_ = due ? stops_in_a_row_ + 1 : 0;
-        return *std::move(event);
-      }
+    if (!due) stops_.NoneDue();
+    if (!due || !stops_.IsLate(host::MonotonicNs())) {
+      if (std::optional<Event> event = NextStop()) return *std::move(event);
     }
     if (due) {
-      stops_in_a_row_ = 0;
+      stops_.NoneDue();
       waker_.Take(kKicked | kPolled);
       return Woken{};
     }

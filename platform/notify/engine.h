@@ -11,7 +11,7 @@
 
 #include "base/mutex.h"
 #include "base/owned_fd.h"
-#include "platform/common/pinning.h"
+#include "platform/common/stop_queue.h"
 #include "platform/common/waker.h"
 #include "platform/notify/stubs.h"
 #include "platform/platform.h"
@@ -35,6 +35,7 @@ class NotifyEngine final : public Engine {
   void Kick() override { waker_.Wake(kKicked); }
   void Forget(HostFileId file) override;
   bool shares_spaces() const override { return true; }
+  bool Shares(const Stubs& stubs) const { return stubs_.get() == &stubs; }
   const char* name() const override { return "notify"; }
   size_t xsave_size() const override { return stubs_->xsave().size(); }
 
@@ -55,48 +56,45 @@ class NotifyEngine final : public Engine {
   void PushReady(NotifyContext& context);
   // Wait reports that it died, once more if it has already.
   void Announce(NotifySpace& space);
+  // Any thread: a context of this engine that runs was interrupted. One that does not stop for it
+  // within kMaxOwedCpuNs of CPU time is killed with its space.
+  void WatchInterrupts();
   // The worker's thread.
   void NoteRunning(NotifyContext& context);
   void NoteNotRunning(NotifyContext& context);
 
  private:
   NotifyEngine(const EngineOptions& options, std::shared_ptr<Stubs> stubs)
-      : options_(options), pinning_(options.cpu), stubs_(std::move(stubs)) {}
+      : options_(options), stubs_(std::move(stubs)), stops_(options.cpu) {}
   HostResult<void> Start();
 
   std::optional<Event> NextStop();
-  bool HasStop();
+  uint32_t TakeReasons();
+  void LookAtInterrupts(uint64_t now);
   NotifyContext* OnlyOneRunning(const HostPoller& poller);
   void ReceiveFrom(NotifyContext& context);
   void LookAtAll(bool block, HostPoller& poller);
   void OnReady(uint64_t watch);
   void SetTimer(Deadline deadline);
-  static bool IsDue(Deadline deadline);
 
   const EngineOptions options_;
   pthread_t worker_ = {};
-  Pinning pinning_;
   Waker waker_;
   const std::shared_ptr<Stubs> stubs_;
+  StopQueue<NotifyContext, NotifySpace> stops_;
   OwnedFd epoll_;
   int polled_fd_ = -1;         // the poller's, once it is in our epoll
   bool poller_armed_ = false;  // and will be reported
 
   // The worker's.
-  size_t running_ = 0;           // contexts that run
-  uintptr_t running_sum_ = 0;    // their addresses, xor-ed: that of the only one, if there is one
-  uint32_t waits_for_one_ = 0;   // since a look at all
-  uint32_t stops_in_a_row_ = 0;  // reported while a wake-up was pending
+  uint32_t waits_for_one_ = 0;  // since a look at all
+  uint64_t next_watch_at_ = 0;  // of interrupts; 0: none is owed
+  std::atomic<bool> watch_wanted_ = false;
 
   // Held while what an event tells of is looked at.
   Mutex watch_mutex_{LockRank::kStubWatch};
   std::unordered_map<uint64_t, Source> sources_ GUARDED_BY(watch_mutex_);
   uint64_t next_watch_ GUARDED_BY(watch_mutex_) = 1;
-
-  Mutex list_mutex_{LockRank::kStubPool};
-  NotifyContext* ready_ GUARDED_BY(list_mutex_) = nullptr;  // stopped, not reported; oldest first
-  NotifyContext* last_ready_ GUARDED_BY(list_mutex_) = nullptr;
-  NotifySpace* dead_ GUARDED_BY(list_mutex_) = nullptr;  // died, not reported
   std::atomic<size_t> contexts_ = 0, spaces_ = 0;
 };
 

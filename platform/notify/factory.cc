@@ -17,12 +17,6 @@ namespace {
 
 enum Trial : int { kWorks = 0, kNoListener = 1, kNoSyncWakeUp = 2 };
 
-HostResult<std::shared_ptr<Stubs>> StartStubs(const EngineOptions& options) {
-  auto stubs = std::make_shared<Stubs>(options);
-  TRY(stubs->Start());
-  return stubs;
-}
-
 class NotifyEngines final : public EngineGroup {
  public:
   NotifyEngines(const EngineOptions& options, std::shared_ptr<Stubs> stubs)
@@ -42,13 +36,9 @@ class NotifyEngines final : public EngineGroup {
 
 }  // namespace
 
-HostResult<std::unique_ptr<Engine>> Make(const EngineOptions& options) {
-  std::shared_ptr<Stubs> stubs = TRY(StartStubs(options));
-  return NotifyEngine::Make(options, std::move(stubs));
-}
-
 HostResult<std::unique_ptr<EngineGroup>> MakeGroup(const EngineOptions& options) {
-  std::shared_ptr<Stubs> stubs = TRY(StartStubs(options));
+  auto stubs = std::make_shared<Stubs>(options);
+  TRY(stubs->Start());
   return std::make_unique<NotifyEngines>(options, std::move(stubs));
 }
 

@@ -11,7 +11,6 @@
 
 namespace skep::platform::notify {
 
-HostResult<std::unique_ptr<Engine>> Make(const EngineOptions& options);
 HostResult<std::unique_ptr<EngineGroup>> MakeGroup(const EngineOptions& options);
 std::optional<std::string> WhyUnavailable();
 std::vector<HostSyscall> HostSyscalls();

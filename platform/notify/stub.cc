@@ -97,6 +97,10 @@ bool Stub::UnmapAll() {
   return RunBatch(1).error == 0;
 }
 
+bool Stub::HasHadShare(uint64_t cpu_ns) const {
+  return cpu_ns / std::max(running.load(std::memory_order_relaxed), 1u) > kMaxCpuNs;
+}
+
 Listener::Received Stub::AwaitCall(GuestThread& thread, seccomp_notif& call) {
   using Received = Listener::Received;
   uint64_t started = 0, cpu_started = 0;
@@ -112,7 +116,7 @@ Listener::Received Stub::AwaitCall(GuestThread& thread, seccomp_notif& call) {
     if (started == 0) {
       started = now;
       cpu_started = cpu;
-    } else if (cpu - cpu_started > kMaxCpuNs || now - started > kMaxWallNs) {
+    } else if (HasHadShare(cpu - cpu_started) || now - started > kMaxWallNs) {
       return Received::kNothing;
     }
   }

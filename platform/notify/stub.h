@@ -62,6 +62,9 @@ class Stub {
   // All guest mappings go.
   bool UnmapAll() REQUIRES(mutex);
 
+  // Whether each of its threads that run may have had kMaxCpuNs of so much CPU time: one that did
+  // not do meanwhile what it must do at once does not want to.
+  bool HasHadShare(uint64_t cpu_ns) const;
   // A notification of the thread that its own code, or a signal, must bring at once. kNothing: it
   // does not come, although the stub runs.
   Listener::Received AwaitCall(GuestThread& thread, seccomp_notif& call);
@@ -76,7 +79,8 @@ class Stub {
 
   Listener manager;
   uint64_t manager_id = 0;
-  int root_cpu = -1;  // where the root is pinned; guarded as its commands are
+  std::atomic<uint32_t> running = 0;  // its threads that run guests
+  int root_cpu = -1;                  // where the root is pinned; guarded as its commands are
   // A batch is in progress, or a thread is being made. Spares and indices.
   Mutex mutex{LockRank::kStub};
   std::vector<std::unique_ptr<GuestThread>> spares GUARDED_BY(mutex);

@@ -12,8 +12,9 @@
 namespace skep::platform::notify {
 
 // Forks it; `socket` becomes its kStubSocket, from which its first answer is awaited by the caller
-// (commands: slot 0, sequence 1). options.cpu: where stubs run; options.stub_cgroup_fd: the control
-// group that they are in. The calling thread's end is the end of the template and of its stubs.
+// (commands: slot 0, sequence 1). options.cpu: where stubs run; options.stubs.cgroup_fd: the
+// control group that they are in. The calling thread's end is the end of the template and of its
+// stubs.
 HostResult<pid_t> SpawnTemplate(StubMemory& memory, int socket, const EngineOptions& options);
 // Why a template that ended did so: from its wait status.
 std::string WhyTemplateFailed(int status);

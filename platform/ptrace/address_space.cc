@@ -32,7 +32,7 @@ void PtraceSpace::Kill() {
   (void)host::Kill(pid_, SIGKILL);
 }
 
-Engine& PtraceSpace::engine() { return engine_; }
+bool PtraceSpace::Serves(const Engine& engine) const { return &engine == &engine_; }
 
 uint64_t PtraceSpace::CpuTimeNs() const {
   if (dead()) return 0;

@@ -6,6 +6,7 @@
 #include <atomic>
 #include <cstdint>
 
+#include "platform/common/stop_queue.h"
 #include "platform/platform.h"
 
 namespace skep::platform::ptrace {
@@ -21,10 +22,11 @@ class PtraceSpace final : public AddressSpace {
   Applied Apply(std::span<const MapOp> ops) override;
   Result<void> Reset() override;
   void Kill() override;
-  Engine& engine() override;
+  bool Serves(const Engine& engine) const override;
   uint64_t CpuTimeNs() const override;
 
   // The rest is the engine's.
+  PtraceEngine& engine() { return engine_; }
   pid_t pid() const { return pid_; }
   uint32_t slot() const { return slot_; }
   bool dead() const { return dead_.load(std::memory_order_acquire); }
@@ -39,8 +41,7 @@ class PtraceSpace final : public AddressSpace {
   // True if Kill was called and its death is still awaited.
   bool ForgetKill() { return kill_awaited_.exchange(false); }
 
-  PtraceSpace* next_dead = nullptr;
-  bool is_announced = false;  // in the engine's list of spaces to report
+  DeathLink<PtraceSpace> death_link;  // its engine's
 
  private:
   PtraceEngine& engine_;

@@ -193,7 +193,7 @@ void PtraceContext::Resume() {
     engine_.AnnounceAgain(space_);
     return;
   }
-  CHECK(!running() && !is_ready);
+  CHECK(!running() && !stop_link.is_ready);
   if (Result<void> written = WriteBack(); !written && written.error() == Errno(EINVAL)) {
     // Linux: a signal frame whose vector state is bad ends in SIGSEGV (signal_64.c, badframe).
     Stopped(FaultStop{SIGSEGV, SI_KERNEL, 0, kGeneralProtection, 0});

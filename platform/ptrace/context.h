@@ -6,7 +6,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "platform/common/pinning.h"
+#include "platform/common/stop_queue.h"
 #include "platform/platform.h"
 
 namespace skep::platform::ptrace {
@@ -36,10 +36,7 @@ class PtraceContext final : public Context {
   pid_t tid() const { return tid_; }
   bool running() const { return (state_.load() & kRunning) != 0; }
 
-  PtraceContext* next_ready = nullptr;
-  bool is_ready = false;
-  bool is_counted = false;  // among those that run
-  Pinning::Link pinning;
+  StopLink<PtraceContext> stop_link;
 
  private:
   enum State : uint32_t { kRunning = 1, kInterrupt = 2 };

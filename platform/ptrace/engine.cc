@@ -18,9 +18,9 @@ namespace skep::platform::ptrace {
 namespace {
 
 constexpr int kEventStop = 128;  // PTRACE_EVENT_STOP
-// A pending wake-up is reported after this many stops at the latest.
-constexpr uint32_t kMaxStopsBeforeWoken = 16;
 constexpr uint32_t kMaxWaitsForOne = 64;
+// All stops are fetched at least so often: the host names the same ones first each time.
+constexpr uint64_t kReapEveryNs = 100'000;
 
 // The engine of a host thread. Not kernel state: it names the thread that calls.
 thread_local RequestQueue* queue_of_thread = nullptr;  // tidy: allow(thread_local) see above
@@ -88,34 +88,13 @@ void PtraceEngine::Forget(HostFileId file) {
   if (files_.Forget(file)) waker_.Wake(kForget);
 }
 
-void PtraceEngine::PushReady(PtraceContext& context) {
-  context.is_ready = true;
-  context.next_ready = nullptr;
-  (ready_ == nullptr ? ready_ : last_ready_->next_ready) = &context;
-  last_ready_ = &context;
-}
+void PtraceEngine::PushReady(PtraceContext& context) { stops_.Push(context); }
 
-void PtraceEngine::AnnounceAgain(PtraceSpace& space) {
-  if (space.is_announced) return;
-  space.is_announced = true;
-  space.next_dead = dead_;
-  dead_ = &space;
-}
+void PtraceEngine::AnnounceAgain(PtraceSpace& space) { stops_.Announce(space); }
 
-void PtraceEngine::NoteRunning(PtraceContext& context) {
-  context.is_counted = true;
-  ++running_;
-  running_sum_ ^= reinterpret_cast<uintptr_t>(&context);
-  pinning_.Ran(context.pinning, context.tid());
-}
+void PtraceEngine::NoteRunning(PtraceContext& context) { stops_.Ran(context, context.tid()); }
 
-void PtraceEngine::NoteNotRunning(PtraceContext& context) {
-  if (!context.is_counted) return;
-  context.is_counted = false;
-  --running_;
-  running_sum_ ^= reinterpret_cast<uintptr_t>(&context);
-  pinning_.Stopped(context.pinning);
-}
+void PtraceEngine::NoteNotRunning(PtraceContext& context) { stops_.Stopped(context); }
 
 void PtraceEngine::ExpectDeath() {
   deaths_expected_.fetch_add(1);
@@ -125,11 +104,12 @@ void PtraceEngine::ExpectDeath() {
 // The host looks through all our children when we wait for any; not if we wait for one. The others
 // can only die, which is noticed a little later then.
 pid_t PtraceEngine::WhomToWaitFor() {
-  if (running_ != 1 || deaths_expected_.load() != 0 || ++waits_for_one_ >= kMaxWaitsForOne) {
+  PtraceContext* const only = stops_.OnlyRunning();
+  if (only == nullptr || deaths_expected_.load() != 0 || ++waits_for_one_ >= kMaxWaitsForOne) {
     waits_for_one_ = 0;
     return -1;
   }
-  return reinterpret_cast<PtraceContext*>(running_sum_)->tid();
+  return only->tid();
 }
 
 void PtraceEngine::MarkDead(PtraceSpace& space, int status) {
@@ -145,17 +125,10 @@ Event PtraceEngine::Died(PtraceSpace& space) {
 }
 
 std::optional<Event> PtraceEngine::NextStop() {
-  while (ready_ != nullptr) {
-    PtraceContext& context = *ready_;
-    ready_ = context.next_ready;
-    context.is_ready = false;
-    if (!context.space().dead()) return platform::Stopped{&context};
-  }
-  if (dead_ == nullptr) return std::nullopt;
-  PtraceSpace& space = *dead_;
-  dead_ = space.next_dead;
-  space.is_announced = false;
-  return Died(space);
+  const auto next = stops_.Pop();
+  if (next.stopped != nullptr) return platform::Stopped{next.stopped};
+  if (next.dead == nullptr) return std::nullopt;
+  return Died(*next.dead);
 }
 
 void PtraceEngine::HandleExit(pid_t tid, int status) {
@@ -197,6 +170,14 @@ bool PtraceEngine::ReapOne(bool block) {
   return true;
 }
 
+// The host looks for stops in an order of its own, so that two guests which stop all the time would
+// hide the stop of a third for ever: what there is goes into our queue before any of it is served.
+void PtraceEngine::ReapAll(uint64_t now) {
+  while (ReapOne(false)) {
+  }
+  reaped_at_ = now;
+}
+
 // A descriptor that cannot be closed now (the template is gone) dies with the stubs.
 void PtraceEngine::CloseForgotten() {
   while (template_ != 0) {
@@ -211,43 +192,40 @@ void PtraceEngine::CloseForgotten() {
   }
 }
 
-bool PtraceEngine::IsDue(Deadline deadline) { return deadline && host::MonotonicNs() >= *deadline; }
-
-void PtraceEngine::SetTimer(Deadline deadline) {
-  const std::optional<uint64_t> tick = pinning_.NextTick(host::MonotonicNs);
-  if (tick && (!deadline || *tick < *deadline)) deadline = tick;
-  if (deadline) waker_.SetTimer(*deadline);
+// Sees to what is the engine's own; what is left is for the worker.
+uint32_t PtraceEngine::TakeReasons() {
+  if (waker_.reasons() == 0) return 0;
+  requests_.Serve();
+  if (waker_.Take(kForget) != 0) CloseForgotten();
+  if (waker_.Take(kTimer) != 0) stops_.OnTimer(waker_, host::MonotonicNs());
+  waker_.Take(kAnswer | kDeath);
+  return waker_.reasons() & (kKicked | kPolled);
 }
 
 Event PtraceEngine::Wait(Deadline deadline, HostPoller& poller) {
   CHECK(pthread_self() == worker_);
   for (;;) {
-    uint32_t reasons = waker_.reasons();
-    if (reasons != 0) {
-      requests_.Serve();
-      if (waker_.Take(kForget) != 0) CloseForgotten();
-      if (waker_.Take(kTimer) != 0) {
-        waker_.TimerFired();
-        pinning_.Tick(host::MonotonicNs());
+    uint32_t reasons = TakeReasons();
+    if (stops_.empty() && (reasons != 0 || deadline || stops_.SeveralRun())) {
+      const uint64_t now = host::MonotonicNs();
+      const bool passed = deadline && now >= *deadline;
+      if (reasons != 0 || passed || (stops_.SeveralRun() && now - reaped_at_ > kReapEveryNs)) {
+        ReapAll(now);
+        reasons = waker_.reasons() & (kKicked | kPolled);
       }
-      waker_.Take(kAnswer | kDeath);
-      reasons = waker_.reasons() & (kKicked | kPolled);
     }
+    const bool due = reasons != 0 || HasPassed(deadline);
     // Stops first, but not for ever.
-    if (ready_ == nullptr && dead_ == nullptr && (reasons != 0 || IsDue(deadline))) ReapOne(false);
-    const bool due = reasons != 0 || IsDue(deadline);
-    if (!due || stops_in_a_row_ < kMaxStopsBeforeWoken) {
-      if (std::optional<Event> event = NextStop()) {
-        stops_in_a_row_ = due ? stops_in_a_row_ + 1 : 0;
-        return *std::move(event);
-      }
+    if (!due) stops_.NoneDue();
+    if (!due || !stops_.IsLate(host::MonotonicNs())) {
+      if (std::optional<Event> event = NextStop()) return *std::move(event);
     }
     if (due) {
-      stops_in_a_row_ = 0;
+      stops_.NoneDue();
       waker_.Take(kKicked | kPolled);
       return Woken{};
     }
-    SetTimer(deadline);
+    stops_.SetTimer(waker_, deadline, host::MonotonicNs);
     if (poller.watching()) poll_thread_.Arm(poller.epoll_fd());
     int status = 0;
     const pid_t whom = WhomToWaitFor();

@@ -13,7 +13,7 @@
 
 #include "base/owned_fd.h"
 #include "platform/common/file_table.h"
-#include "platform/common/pinning.h"
+#include "platform/common/stop_queue.h"
 #include "platform/common/waker.h"
 #include "platform/platform.h"
 #include "platform/ptrace/poll_thread.h"
@@ -46,7 +46,7 @@ class PtraceEngine final : public Engine {
   void PushReady(PtraceContext& context);
   // Wait reports once more that it died.
   void AnnounceAgain(PtraceSpace& space);
-  bool poisons() const { return options_.poison_unloaded; }
+  bool poisons() const { return options_.ptrace.poison_unloaded; }
   void NoteRunning(PtraceContext& context);
   void NoteNotRunning(PtraceContext& context);
   // Any thread: a stub is about to be killed.
@@ -65,7 +65,7 @@ class PtraceEngine final : public Engine {
     uint64_t result = 0;  // of the last call that was done
   };
 
-  explicit PtraceEngine(const EngineOptions& options) : options_(options), pinning_(options.cpu) {}
+  explicit PtraceEngine(const EngineOptions& options) : options_(options), stops_(options.cpu) {}
   HostResult<void> Start();
 
   // Runs `work` on the worker's thread, now if this is it.
@@ -76,11 +76,11 @@ class PtraceEngine final : public Engine {
   Event Died(PtraceSpace& space);
   std::optional<Event> NextStop();
   bool ReapOne(bool block);
+  void ReapAll(uint64_t now);
+  uint32_t TakeReasons();
   pid_t WhomToWaitFor();
   void HandleStatus(pid_t tid, int status);
   void HandleExit(pid_t tid, int status);
-  bool IsDue(Deadline deadline);
-  void SetTimer(Deadline deadline);
   void CloseForgotten();
 
   // Stubs (stubs.cc).
@@ -101,7 +101,6 @@ class PtraceEngine final : public Engine {
   pthread_t worker_ = {};
   size_t xsave_size_ = 0;
 
-  Pinning pinning_;
   Waker waker_;
   RequestQueue requests_{waker_};
   PollThread poll_thread_{waker_};
@@ -116,15 +115,10 @@ class PtraceEngine final : public Engine {
   pid_t new_tracee_ = 0;   // the last thread that came to its first stop
   pid_t lost_tracee_ = 0;  // the last unknown thread that ended
 
-  size_t running_ = 0;          // contexts that run
-  uintptr_t running_sum_ = 0;   // their addresses, xor-ed: that of the only one, if there is one
+  StopQueue<PtraceContext, PtraceSpace> stops_;
+  uint64_t reaped_at_ = 0;      // when the host had no more stops
   uint32_t waits_for_one_ = 0;  // since a wait for any
   std::atomic<uint32_t> deaths_expected_ = 0;
-
-  PtraceContext* ready_ = nullptr;  // stopped, not reported yet; oldest first
-  PtraceContext* last_ready_ = nullptr;
-  PtraceSpace* dead_ = nullptr;  // died, not reported yet
-  uint32_t stops_in_a_row_ = 0;  // reported while a wake-up was pending
 };
 
 }  // namespace skep::platform::ptrace

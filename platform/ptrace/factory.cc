@@ -38,8 +38,8 @@ std::optional<std::string> Probe() {
 
 }  // namespace
 
-HostResult<std::unique_ptr<Engine>> Make(const EngineOptions& options) {
-  return PtraceEngine::Make(options);
+HostResult<std::unique_ptr<EngineGroup>> MakeGroup(const EngineOptions& options) {
+  return std::make_unique<SeparateEngines<PtraceEngine>>(options);
 }
 
 // On a thread of its own, which has no engine yet and whose children are the probe's.

@@ -6,11 +6,12 @@
 #include <string>
 #include <vector>
 
+#include "platform/engine_group.h"
 #include "platform/platform.h"
 
 namespace skep::platform::ptrace {
 
-HostResult<std::unique_ptr<Engine>> Make(const EngineOptions& options);
+HostResult<std::unique_ptr<EngineGroup>> MakeGroup(const EngineOptions& options);
 std::optional<std::string> WhyUnavailable();
 std::vector<HostSyscall> HostSyscalls();
 

@@ -19,7 +19,6 @@
 #include "platform/ptrace/stub_filter.h"
 
 namespace skep::platform::ptrace {
-namespace {}  // namespace
 
 // The manager runs until its breakpoint. Whatever else stops or ends meanwhile is handled as in
 // Wait: the end of a process is reported only when all its threads' ends were.
@@ -221,9 +220,7 @@ void PtraceEngine::DropHere(PtraceSpace& space) {
     (void)host::Kill(space.pid(), SIGKILL);
   }
   if (space.ForgetKill()) deaths_expected_.fetch_sub(1);
-  PtraceSpace** link = &dead_;
-  while (*link != nullptr && *link != &space) link = &(*link)->next_dead;
-  if (*link != nullptr) *link = space.next_dead;
+  stops_.Remove(space);
   memory_.slots.Free(space.slot());
   --spaces_;
 }
@@ -244,16 +241,7 @@ void PtraceEngine::DropHere(PtraceContext& context) {
     context.Interrupt();
     if (!ReapOne(true)) break;
   }
-  PtraceContext** link = &ready_;
-  PtraceContext* before = nullptr;
-  while (*link != nullptr && *link != &context) {
-    before = *link;
-    link = &before->next_ready;
-  }
-  if (*link != nullptr) {
-    *link = context.next_ready;
-    if (last_ready_ == &context) last_ready_ = before;
-  }
+  stops_.Remove(context);
   NoteNotRunning(context);
   --contexts_;
   const auto found = tracees_.find(tid);

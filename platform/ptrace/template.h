@@ -53,7 +53,7 @@ class StubMemory {
 
 // Forks the template, traced by the calling thread, and leaves it stopped where it can run batches
 // (commands: slot 0). `socket` becomes its kStubSocket. options.cpu: where stubs run;
-// options.stub_cgroup_fd: the control group that they are in.
+// options.stubs.cgroup_fd: the control group that they are in.
 HostResult<pid_t> SpawnTemplate(StubMemory& memory, int socket, int peer,
                                 const EngineOptions& options);
 

@@ -9,6 +9,8 @@
  * Guest threads: enter by a breakpoint, stop in the handler's notification, and leave it by
  *                rt_sigreturn from the frame whose address they told.
  */
+#include "platform/stub/batch.inc"
+
 #define COMMANDS (skep_notify_begin + 0x1000)(%rip)
 #define SHARED(offset) (skep_notify_begin + 0x2000 + (offset))(%rip)
 #define SEQUENCE 8
@@ -60,29 +62,10 @@ skep_notify_\name:
 2:  mov %eax, %r12d
     xor %r15d, %r15d            /* not the manager */
 
+    .globl skep_notify_after_call
+    .hidden skep_notify_after_call
 .Lbatch:                        /* rbx: the commands; r14: how many are done */
-    mov (%rbx), %rbp
-    xor %r14d, %r14d
-.Lnext_call:
-    cmp %rbp, %r14
-    jae .Ldone
-    add $64, %rbx
-    mov (%rbx), %rax
-    mov 8(%rbx), %rdi
-    mov 16(%rbx), %rsi
-    mov 24(%rbx), %rdx
-    mov 32(%rbx), %r10
-    mov 40(%rbx), %r8
-    mov 48(%rbx), %r9
-    syscall
-    label after_call
-    cmp $-4095, %rax
-    jae .Lfailed
-    cmpq $0, KIND(%rbx)
-    jne .Lcloned
-.Lcall_done:
-    inc %r14
-    jmp .Lnext_call
+    run_batch %r14, skep_notify_after_call, .Ldone, .Lfailed, .Lcloned, .Lcall_done
 .Ldone:
     xor %eax, %eax
     jmp .Lanswer

@@ -64,9 +64,12 @@ pid_t PidOf(AddressSpace& space) {
 GUEST_CODE(kReadRbx, "1: mov (%rbx), %rax; syscall; jmp 1b");
 
 TEST_P(EngineItself, IsAvailable) {
-  EXPECT_EQ(WhyUnavailable(GetParam()), std::nullopt);
-  EXPECT_NE(WhyUnavailable(EngineKind::kKvm), std::nullopt);
-  EXPECT_FALSE(HostSyscalls(GetParam()).empty());
+  EXPECT_EQ(InfoOf(GetParam()).WhyUnavailable(), std::nullopt);
+  EXPECT_NE(InfoOf(EngineKind::kKvm).WhyUnavailable(), std::nullopt);
+  EXPECT_FALSE(InfoOf(GetParam()).HostSyscalls().empty());
+  EXPECT_EQ(FindEngine(InfoOf(GetParam()).name), &InfoOf(GetParam()));
+  EXPECT_EQ(FindEngine("auto"), nullptr);
+  EXPECT_FALSE(MakeEngineGroup(EngineKind::kKvm, {}));
 }
 
 TEST_P(EngineItself, LeavesNothingBehind) {

@@ -214,7 +214,7 @@ TEST(PtraceGuest, TheStubsOwnCallsAreNoWayOut) {
 }
 
 TEST(PtraceGuest, PoisonsWhatWasNotLoaded) {
-  World world(EngineKind::kPtrace, {.poison_unloaded = true});
+  World world(EngineKind::kPtrace, {.ptrace = {.poison_unloaded = true}});
   auto space = world.NewSpace(kShowRbx);
   Registers start = {};
   start.rbx = 3;
@@ -226,7 +226,7 @@ TEST(PtraceGuest, PoisonsWhatWasNotLoaded) {
 }
 
 TEST(PtraceGuest, PoisonsClobberedRegisters) {
-  World world(EngineKind::kPtrace, {.poison_unloaded = true});
+  World world(EngineKind::kPtrace, {.ptrace = {.poison_unloaded = true}});
   auto space = world.NewSpace(kShowRbx);
   Registers start = {};
   start.rbx = 3;

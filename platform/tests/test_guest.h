@@ -14,6 +14,7 @@
 
 #include "base/host_call.h"
 #include "base/limits.h"
+#include "platform/engines.h"
 #include "platform/platform.h"
 
 namespace skep::platform {
@@ -64,7 +65,7 @@ class TestPoller final : public HostPoller {
 // A suite whose tests run with each engine, as GetParam().
 inline const auto kTestedEngines = ::testing::Values(EngineKind::kPtrace, EngineKind::kNotify);
 inline std::string NameOfEngine(const ::testing::TestParamInfo<EngineKind>& info) {
-  return info.param == EngineKind::kPtrace ? "ptrace" : "notify";
+  return InfoOf(info.param).name;
 }
 #define ENGINE_TEST(suite)                                      \
   class suite : public ::testing::TestWithParam<EngineKind> {}; \

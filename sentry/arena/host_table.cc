@@ -88,6 +88,8 @@ uint64_t HostTable::RemoveValue(Kind kind, uint32_t index) {
     value = entry.value.exchange(0, std::memory_order_acq_rel);
     window = entry.window.exchange(nullptr, std::memory_order_acq_rel);
     window_size = entry.window_size;
+    if (entry.window_is_lent) window = nullptr;
+    entry.window_is_lent = false;
     if (window != nullptr) --windows_;
   }
   if (window != nullptr) (void)host::Munmap(window, window_size);
@@ -176,6 +178,15 @@ const std::byte* HostTable::MakeWindow(uint32_t index) {
   }
   (void)host::Munmap(*mapped, size);
   return Find(index)->window.load(std::memory_order_acquire);
+}
+
+void HostTable::LendWindow(HostFd file, std::byte* window, uint64_t size) {
+  MutexLock lock(mutex_);
+  Entry& entry = Slot(file.index());
+  CHECK(entry.window.load(std::memory_order_relaxed) == nullptr);
+  entry.window_is_lent = true;
+  entry.window_size = size;
+  entry.window.store(window, std::memory_order_release);
 }
 
 const std::byte* HostTable::Window(platform::HostFileId file, uint64_t offset, size_t size) {

@@ -65,7 +65,9 @@ class HostTable final : public platform::HostFiles {
   // The file's bytes from `offset`, mapped in this process to be read: a reader must expect SIGBUS,
   // as the file may shrink. Made at first use and valid while the caller keeps the number in use.
   // nullptr: not (all) mapped; read the descriptor instead.
-  const std::byte* Window(platform::HostFileId file, uint64_t offset, size_t size);
+  const std::byte* Window(platform::HostFileId file, uint64_t offset, size_t size) override;
+  // The owner of the file has it mapped: Window gives that. The owner unmaps it after Remove.
+  void LendWindow(HostFd file, std::byte* window, uint64_t size);
 
   // For checkpoint and restore. The highest number travels in the image (kept by whoever writes
   // it); in the new process ResetNumbers(highest) keeps Add from handing out numbers that are
@@ -81,6 +83,7 @@ class HostTable final : public platform::HostFiles {
     Kind kind = Kind::kFree;
     uint32_t next_free = 0;
     uint64_t window_size = 0;  // set before `window`
+    bool window_is_lent = false;
     std::atomic<std::byte*> window{nullptr};
   };
   static constexpr size_t kChunkEntries = 1024;

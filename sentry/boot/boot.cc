@@ -15,7 +15,7 @@
 #include "base/fd_room.h"
 #include "base/host_call.h"
 #include "base/log.h"
-#include "platform/engine_group.h"
+#include "platform/engines.h"
 #include "sentry/anon/host_file.h"
 #include "sentry/arena/arena.h"
 #include "sentry/boot/checkpoint.h"
@@ -69,29 +69,22 @@ struct Engines {
 [[gnu::noinline]] HostResult<Engines> StartEngines(const BootConfig& config) {
   platform::EngineOptions options;
   options.files = &arena::HostTable::Get();
-  options.poison_unloaded = config.ptrace_poison;
-  options.stub_cgroup_fd = config.stub_cgroup_fd;
+  options.ptrace.poison_unloaded = config.ptrace_poison;
+  options.stubs.cgroup_fd = config.stub_cgroup_fd;
+  options.device_fd = config.engine_fd;
   const std::string& name = config.platform;
-  using Kind = platform::EngineKind;
-  struct Choice {
-    const char* name;
-    Kind kind;
-  };
-  constexpr Choice kChoices[] = {
-      {"kvm", Kind::kKvm}, {"notify", Kind::kNotify}, {"ptrace", Kind::kPtrace}};
   std::string reasons;
-  for (const Choice& choice : kChoices) {
-    if (name != "auto" && name != choice.name) continue;
+  for (const platform::EngineInfo& engine : platform::kEngines) {
+    if (name != "auto" && name != engine.name) continue;
     HostResult<std::unique_ptr<platform::EngineGroup>> group =
-        platform::MakeEngineGroup(choice.kind, options);
-    if (group) return Engines{choice.kind, std::move(*group)};
+        platform::MakeEngineGroup(engine.kind, options);
+    if (group) return Engines{engine.kind, std::move(*group)};
     // A trial finds a better reason than the start, where there is one.
-    const std::string why_not =
-        platform::WhyUnavailable(choice.kind).value_or(group.error().message);
-    if (name == "auto" && choice.kind == Kind::kNotify) {
+    const std::string why_not = engine.WhyUnavailable().value_or(group.error().message);
+    if (name == "auto" && engine.kind == platform::EngineKind::kNotify) {
       SKEP_LOG(kWarning, "guests run under ptrace, which is slower: no notify: {}", why_not);
     }
-    reasons += fmt::format("{}{}: {}", reasons.empty() ? "" : "; ", choice.name, why_not);
+    reasons += fmt::format("{}{}: {}", reasons.empty() ? "" : "; ", engine.name, why_not);
   }
   return HostFail(reasons.empty() ? fmt::format("there is no platform '{}'", name)
                                   : fmt::format("no platform works here ({})", reasons));
@@ -301,18 +294,12 @@ void ServeCheckpoint(Sandbox& sandbox, const OwnedFd& image, int maps_fd) {
   }
 }
 
-const char* EngineName(platform::EngineKind engine) {
-  return engine == platform::EngineKind::kPtrace   ? "ptrace"
-         : engine == platform::EngineKind::kNotify ? "notify"
-                                                   : "kvm";
-}
-
 kernel::KernelConfig KernelConfigOf(const BootConfig& config, platform::EngineKind engine) {
   kernel::KernelConfig out;
   out.workers = config.workers > 0 ? config.workers : AllowedCpus();
   out.memory_limit = config.memory_limit;
   out.scrub_stacks = config.checkpoint_scan;
-  out.engine_name = EngineName(engine);
+  out.engine_name = platform::InfoOf(engine).name;
   return out;
 }
 
@@ -411,6 +398,7 @@ int BootMain(int config_fd) {
               : MakeSandbox(config, engines.kind, std::move(client));
   StartWorkers(*sandbox, config, *engines.group);
   if (config.stub_cgroup_fd >= 0) close(config.stub_cgroup_fd);
+  if (config.engine_fd >= 0) close(config.engine_fd);
   OrDie(config, InstallFilter(engines.kind, config.jail_self_test));
   if (config.jail_self_test) {
     const JailTrial trial = JailSelfTest();
@@ -419,7 +407,7 @@ int BootMain(int config_fd) {
   }
   if (restore) {
     OrDie(config, FinishRestore(*sandbox));
-    SendHostEvent(config, SentryEvent::Kind::kStarted, 0, EngineName(engines.kind));
+    SendHostEvent(config, SentryEvent::Kind::kStarted, 0, platform::InfoOf(engines.kind).name);
   } else {
     const arena::ArenaScope arena_heap;
     StartFirstProcess(*sandbox);

@@ -270,6 +270,7 @@ void VisitFields(Visitor& visitor, BootConfig& config) {
   visitor.Field("log_fd", config.log_fd);
   visitor.Field("strace_fd", config.strace_fd);
   visitor.Field("stub_cgroup_fd", config.stub_cgroup_fd);
+  visitor.Field("engine_fd", config.engine_fd);
   visitor.Field("log_format", config.log_format);
   visitor.Field("debug", config.debug);
 }

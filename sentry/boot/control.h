@@ -78,6 +78,7 @@ struct BootConfig {
   int strace_fd = -1;
   // cgroup.procs of the stubs' own group, writable: the sentry moves each stub there. -1: none.
   int stub_cgroup_fd = -1;
+  int engine_fd = -1;  // the device of the engine that was chosen (platform/engines.h)
   std::string log_format = "text";
   bool debug = false;
 };

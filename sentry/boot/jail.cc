@@ -13,6 +13,7 @@
 #include <csignal>
 
 #include "base/host_call.h"
+#include "platform/engines.h"
 
 namespace skep::boot {
 namespace {
@@ -22,7 +23,7 @@ struct Row {
   const char* why;
 };
 
-// What the sentry itself does after boot; an engine adds its own (platform::HostSyscalls).
+// What the sentry itself does after boot; an engine adds its own (EngineInfo::HostSyscalls).
 constexpr Row kAllowed[] = {
     {SYS_read, "files of the CLI, eventfds of workers"},
     {SYS_write, "log, strace, stdio, eventfds of workers"},
@@ -152,7 +153,7 @@ HostResult<void> InstallFilter(platform::EngineKind engine, bool errno_instead) 
   if (rc == 0) {
     rc = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SYS_prctl, 1, SCMP_A0(SCMP_CMP_EQ, PR_SET_NAME));
   }
-  for (const platform::HostSyscall& call : platform::HostSyscalls(engine)) {
+  for (const platform::HostSyscall& call : platform::InfoOf(engine).HostSyscalls()) {
     if (rc == 0) rc = seccomp_rule_add(filter, SCMP_ACT_ALLOW, call.number, 0);
   }
   if (rc == 0) rc = seccomp_load(filter);

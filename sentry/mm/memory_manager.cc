@@ -58,7 +58,7 @@ Result<void> MemoryManager::RestoreContext(platform::Engine& engine, arena::Host
   platform::AddressSpace* space = HostTable::Get().Get(space_);
   if (space == nullptr) return Fail(EIO);
   // Threads were spread over workers by an engine that can; this one may not be of its kind.
-  if (&space->engine() != &engine && !engine.shares_spaces()) return Fail(ENOTSUP);
+  if (!space->Serves(engine)) return Fail(ENOTSUP);
   const arena::HostScope host;
   std::unique_ptr<platform::Context> context = TRY(engine.NewContext(*space, registers, xsave));
   HostTable::Get().Restore(ref, std::move(context));

@@ -50,7 +50,7 @@ class TestSpace final : public platform::AddressSpace {
     return {};
   }
   void Kill() override { killed = true; }
-  platform::Engine& engine() override { return engine_; }
+  bool Serves(const platform::Engine& engine) const override { return &engine == &engine_; }
 
   // Regions by start; kept disjoint.
   struct Region {

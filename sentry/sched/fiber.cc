@@ -260,6 +260,13 @@ void Yield() {
   SwitchToLoop(/*finished=*/false);
 }
 
+bool YieldIfLong() {
+  const WorkerHost* const host = ThreadWorker();
+  if (host == nullptr || host->current == nullptr) return true;
+  if (TicksNow() - host->turn_started >= host->turn.ms_ticks()) Yield();
+  return !Fiber::Current().killed();
+}
+
 [[gnu::noinline]] void ScrubStack() {
   const std::byte* bottom = FiberAccess::StateOf(Fiber::Current()).stack;
   uintptr_t at = 0;

@@ -95,6 +95,12 @@ WakeReason Suspend(Deadline deadline, Sleep sleep);
 // Lets other ready fibers of this worker (and guests that have stopped) go first.
 void Yield();
 
+// For loops over many bytes or entries, after each step of at most some hundred microseconds: lets
+// others go first once the current fiber has run for a millisecond. False: it was killed, and the
+// loop ends with what is done (Linux: cond_resched and fatal_signal_pending). Where there is no
+// fiber: true. No Mutex may be held.
+[[nodiscard]] bool YieldIfLong();
+
 // Zeroes what earlier, deeper calls left below the caller's frame, so that the holes of frames to
 // come hold no stale words: before a fiber stops for a checkpoint that is to be scanned.
 void ScrubStack();

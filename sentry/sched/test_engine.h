@@ -24,7 +24,7 @@ class TestSpace final : public platform::AddressSpace {
   Applied Apply(std::span<const platform::MapOp> ops) override { return {ops.size(), 0}; }
   Result<void> Reset() override { return {}; }
   void Kill() override;
-  platform::Engine& engine() override;
+  bool Serves(const platform::Engine& engine) const override;
 
  private:
   TestEngine& engine_;
@@ -124,7 +124,7 @@ class TestEngine final : public platform::Engine {
   std::deque<platform::Event> events_;
 };
 
-inline platform::Engine& TestSpace::engine() { return engine_; }
+inline bool TestSpace::Serves(const platform::Engine& engine) const { return &engine == &engine_; }
 inline void TestSpace::Kill() { engine_.Add(platform::Died{this, "killed"}); }
 
 inline void TestContext::Stop(platform::Stop stop) {

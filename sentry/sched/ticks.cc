@@ -82,6 +82,7 @@ uint64_t TurnClock::End(const SchedulerHost& host) {
 
 void WorkerHost::BeginTurn(Fiber& fiber) {
   turn.Begin(scheduler);
+  turn_started = turn.began();
   FiberAccess::State& s = FiberAccess::StateOf(fiber);
   const uint64_t since = s.guest_since.load(std::memory_order_relaxed);
   if (since == 0) return;

@@ -13,7 +13,8 @@
 namespace skep::sched {
 namespace {
 
-// So many fibers run before the engine is asked again.
+// So many fibers run before the engine is asked again, and so many stops are taken before fibers
+// run again; either for a millisecond at most.
 constexpr int kBatch = 64;
 // So many fibers run before one whose deadline has passed.
 constexpr int kTurnsBeforeLate = 4;
@@ -205,12 +206,14 @@ bool WorkerHost::HasReady() const {
 
 void WorkerHost::RunReady() {
   WorkerAccess::State& w = WorkerAccess::StateOf(worker);
-  const int batch = std::min(w.ready_count.load(std::memory_order_relaxed), kBatch);
-  for (int done = 0; done < batch; ++done) {
+  int batch = std::min(w.ready_count.load(std::memory_order_relaxed), kBatch);
+  const uint64_t started = TicksNow();
+  for (bool out_of_time = false; batch > 0 && !out_of_time; --batch) {
     Fiber& fiber = PopReady(w);
     UnlinkLate(w, fiber);
     RunFiber(fiber);
-    if (done % kTurnsBeforeLate == kTurnsBeforeLate - 1) RunLate();
+    out_of_time = TicksNow() - started >= turn.ms_ticks();
+    if (++turns_since_late >= kTurnsBeforeLate || out_of_time) RunLate();
   }
   if (w.first_ready == nullptr) RunLate();
 }
@@ -218,6 +221,7 @@ void WorkerHost::RunReady() {
 // One of them.
 void WorkerHost::RunLate() {
   WorkerAccess::State& w = WorkerAccess::StateOf(worker);
+  turns_since_late = 0;
   while (Fiber* fiber = w.first_late) {
     UnlinkLate(w, *fiber);
     constexpr uint32_t kLate = FiberAccess::State::kLate;
@@ -229,24 +233,24 @@ void WorkerHost::RunLate() {
   }
 }
 
-void WorkerHost::OnEvent(platform::Event event) {
+bool WorkerHost::OnEvent(platform::Event event) {
   // Guests that stop all the time must not keep watched descriptors from being looked at.
   const bool woken = std::holds_alternative<platform::Woken>(event);
-  if ((woken || ++events_since_watches >= kBatch) && poller.watching()) {
-    events_since_watches = 0;
+  if (poller.watching() && (woken || TicksNow() - watches_looked_at >= turn.ms_ticks())) {
+    watches_looked_at = TicksNow();
     CollectWatches(*this);
   }
   if (auto* stopped = std::get_if<platform::Stopped>(&event)) {
     // A context that nobody waits for (its fiber was told Died) has nothing to say.
     auto* fiber = static_cast<Fiber*>(stopped->context->cookie);
     FiberAccess::State& s = FiberAccess::StateOf(*fiber);
-    if (s.waits_for != stopped->context) return;
+    if (s.waits_for != stopped->context) return true;
     CHECK(&fiber->worker() == &worker && "a fiber runs guests of its own worker's engine");
     s.waits_for = nullptr;
     s.guest_end = GuestEnd::kStopped;
     WorkerAccess::UnlinkGuest(worker, *fiber);
     PushReady(WorkerAccess::StateOf(worker), *fiber);
-    return;
+    return true;
   }
   if (auto* died = std::get_if<platform::Died>(&event)) {
     SKEP_LOG(kInfo, "a guest address space died: {}", died->why);
@@ -261,6 +265,7 @@ void WorkerHost::OnEvent(platform::Event event) {
       WorkerAccess::WakeUp(other->worker);
     }
   }
+  return !woken;
 }
 
 void WorkerHost::OnDied(platform::AddressSpace* space) {
@@ -288,13 +293,15 @@ void WorkerHost::TakeDied() {
   for (platform::AddressSpace* space : taken) OnDied(space);
 }
 
-// `phase` is the one that Loop acted on: one that came after it must not be slept through.
-void WorkerHost::WaitForEvent(Phase phase, bool block) {
-  WorkerAccess::State& w = WorkerAccess::StateOf(worker);
-  if (!block) {
-    OnEvent(engine->Wait(0, poller));
-    return;
+// Guests that have stopped while fibers were, and still are, ready.
+void WorkerHost::TakeStops() {
+  for (int i = 0; i < kBatch && OnEvent(engine->Wait(0, poller)); ++i) {
   }
+}
+
+// `phase` is the one that Loop acted on: one that came after it must not be slept through.
+void WorkerHost::WaitForEvent(Phase phase) {
+  WorkerAccess::State& w = WorkerAccess::StateOf(worker);
   waiting.store(true, std::memory_order_seq_cst);
   if (w.inbox.load(std::memory_order_seq_cst) != nullptr ||
       has_died.load(std::memory_order_seq_cst) ||
@@ -324,7 +331,7 @@ void WorkerHost::WaitForEvent(Phase phase, bool block) {
   }
   // What is ready on the host stays so: a sandbox at rest is left alone.
   if (scheduler.phase.load(std::memory_order_seq_cst) == Phase::kFrozen) return;
-  OnEvent(std::move(event));
+  (void)OnEvent(std::move(event));
 }
 
 void WorkerHost::Loop() {
@@ -344,9 +351,9 @@ void WorkerHost::Loop() {
     }
     RunReady();
     if (!HasReady()) {
-      WaitForEvent(phase, /*block=*/true);
+      WaitForEvent(phase);
     } else if (w.guest_count.load(std::memory_order_relaxed) > 0 || poller.watching()) {
-      WaitForEvent(phase, /*block=*/false);
+      TakeStops();
     }
   }
 }

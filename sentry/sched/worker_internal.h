@@ -154,8 +154,9 @@ struct WorkerHost {
   void TakeInbox();
   void ExpireTimers();
   void LookAtGuests();
-  void WaitForEvent(Phase phase, bool block);
-  void OnEvent(platform::Event event);
+  void WaitForEvent(Phase phase);
+  void TakeStops();
+  bool OnEvent(platform::Event event);  // false: it was none but a wake-up
   void OnDied(platform::AddressSpace* space);
   void TakeDied();
   void StayFrozen();
@@ -172,7 +173,9 @@ struct WorkerHost {
   Fiber* current = nullptr;
   void* loop_context = nullptr;
   TurnClock turn;
-  int events_since_watches = 0;
+  int turns_since_late = 0;
+  uint64_t turn_started = 0;       // ticks
+  uint64_t watches_looked_at = 0;  // ticks
   // Ticks; 0: it has not more than one thing to do. Its thread writes it.
   std::atomic<uint64_t> crowded_since{0};
   uint32_t stops_since_test_move = 0;
