@@ -18,6 +18,7 @@
 
 #include "base/host_call.h"
 #include "sentry/arena/arena.h"
+#include "sentry/sched/fiber.h"
 #include "sentry/vfs/permission.h"
 
 namespace skep::anon {
@@ -52,6 +53,25 @@ HostInode::Kind KindOf(uint32_t mode) {
 
 vfs::Timestamp TimestampOf(const timespec& time) {
   return {.sec = time.tv_sec, .nsec = static_cast<uint32_t>(time.tv_nsec)};
+}
+
+// Calls io(blocks, done so far) until `size` bytes are moved, or less than was offered is.
+template <class Io>
+Result<size_t> InSteps(mm::IoSequence& guest, size_t size, bool write, Io io) {
+  size_t done = 0;
+  while (done < size) {
+    size_t offered = 0;
+    const mm::CopyResult moved =
+        guest.WithBlocks(size - done, write, [&](std::span<const iovec> blocks) -> Result<size_t> {
+          for (const iovec& block : blocks) offered += block.iov_len;
+          return io(blocks, done);
+        });
+    done += moved.bytes;
+    if (moved.fault != 0) return mm::CopyResult{done, moved.fault}.OrFault();
+    if (moved.bytes == 0 || moved.bytes < offered) break;
+    if (done < size && !sched::YieldIfLong()) return mm::CopyResult{done, kKilled}.OrFault();
+  }
+  return done;
 }
 
 Result<size_t> SendNow(int fd, std::span<const iovec> from) {
@@ -145,9 +165,10 @@ Result<size_t> HostFile::Read(vfs::Caller&, mm::IoSequence& to, uint64_t offset)
   if (to.empty()) return 0;
   const int number = fd();
   if (kind_ == Kind::kRegular) {
-    Result<size_t> n = to.WithBlocks(kMaxRwCount, true, [&](std::span<const iovec> blocks) {
-                           return host::PReadV(number, blocks, offset);
-                         }).OrFault();
+    const Result<size_t> n =
+        InSteps(to, to.size(), true, [&](std::span<const iovec> blocks, size_t done) {
+          return host::PReadV(number, blocks, offset + done);
+        });
     if (n && *n != 0) {
       (void)host::Call(SYS_lseek, number, offset + *n, SEEK_SET);
     }
@@ -170,10 +191,10 @@ Result<size_t> HostFile::WriteRegular(vfs::Caller& caller, mm::IoSequence& from,
   uint64_t start = *offset;
   if (append && caller.FileSizeLimit() != RLIM_INFINITY) start = TRY(inode_->GetAttributes()).size;
   const size_t allowed = TRY(vfs::ClampToFileSize(caller, *inode(), start, from.size()));
-  const auto io = [&](std::span<const iovec> blocks) {
-    return append ? host::WriteV(number, blocks) : host::PWriteV(number, blocks, *offset);
+  const auto io = [&](std::span<const iovec> blocks, size_t done) {
+    return append ? host::WriteV(number, blocks) : host::PWriteV(number, blocks, *offset + done);
   };
-  const size_t n = TRY(from.WithBlocks(std::min(allowed, kMaxRwCount), false, io).OrFault());
+  const size_t n = TRY(InSteps(from, allowed, false, io));
   if (append) {
     const Result<int64_t> end = host::Call(SYS_lseek, number, 0, SEEK_CUR);
     if (end) *offset = static_cast<uint64_t>(*end) - n;

@@ -8,6 +8,7 @@
 #include "base/host_call.h"
 #include "sentry/mm/copy.h"
 #include "sentry/mm/state.h"
+#include "sentry/sched/fiber.h"
 
 namespace skep::mm {
 
@@ -17,6 +18,8 @@ namespace {
 
 // The longest copy under the Mutex.
 constexpr size_t kCopyStep = 64 << 10;
+// Reads of at least so much look for pages that the host does not have.
+constexpr size_t kHolesFrom = 16 << 10;
 
 size_t CopyPart(std::byte* window, std::byte* to, const std::byte* from, size_t size) {
   if (to != nullptr) return CopyTolerant(to, window, size);
@@ -113,16 +116,25 @@ size_t MemoryManager::State::HostFileCopy(const HostPart& part, std::byte* to,
   return size;
 }
 
-// Now and then on the way of a long copy: its pages may be fresh ones, of which the host hands out
-// as many as are touched.
-Result<void> MemoryManager::State::MakeRoomToCopy() {
+// Every touch of guest pages through a window, reads too, may find fresh ones, which the host hands
+// out without asking: so every step of every copy and transfer comes by here.
+Result<void> MemoryManager::State::MakeRoomToTouch(size_t bytes) {
   if (!memory.limit().set()) return {};
   {
     MutexLock lock(vmas_lock);
-    if (copied_out < MemoryLimit::kCopyStep) return {};
-    copied_out = 0;
+    touched += bytes;
+    if (touched < MemoryLimit::kCopyStep) return {};
+    touched = 0;
   }
   return memory.limit().MakeRoom(MemoryLimit::kCopyStep);
+}
+
+// Copies what was found. Under a limit, reading makes no pages.
+size_t MemoryManager::State::CopyFound(const Found& found, std::byte* to, const std::byte* from) {
+  if (to == nullptr || found.size < kHolesFrom || !memory.limit().set()) {
+    return CopyPart(found.window, to, from, found.size);
+  }
+  return found.segment->extent->file().CopyPresent({found.offset, found.offset + found.size}, to);
 }
 
 // `to`: read; `from`: write; neither: write zeros.
@@ -133,8 +145,9 @@ CopyResult MemoryManager::State::CopyLoop(uint64_t address, std::byte* to, const
   while (done < size) {
     const uint64_t at = address + done;
     if (at < address || at >= kGuestAddressEnd) return {done, EFAULT};
-    if (write) {
-      if (const Result<void> room = MakeRoomToCopy(); !room) return {done, room.error().code()};
+    const size_t step = std::min(size - done, kCopyStep);
+    if (write || step < kHolesFrom) {
+      if (const auto room = MakeRoomToTouch(step); !room) return {done, room.error().code()};
     }
     std::byte* const part_to = to == nullptr ? nullptr : to + done;
     const std::byte* const part_from = from == nullptr ? nullptr : from + done;
@@ -142,12 +155,11 @@ CopyResult MemoryManager::State::CopyLoop(uint64_t address, std::byte* to, const
     HostPart part;
     {
       MutexLock lock(vmas_lock);
-      const Found found = Find(at, std::min(size - done, kCopyStep), write, force);
+      const Found found = Find(at, step, write, force);
       kind = found.kind;
       if (kind == Found::Kind::kWindow) {
-        const size_t n = CopyPart(found.window, part_to, part_from, found.size);
+        const size_t n = CopyFound(found, part_to, part_from);
         done += n;
-        if (write) copied_out += n;
         if (n != found.size) return {done, EFAULT};
       } else if (kind == Found::Kind::kHostFile) {
         part = {found.segment->file, found.offset, found.size, found.vma->file};
@@ -160,6 +172,7 @@ CopyResult MemoryManager::State::CopyLoop(uint64_t address, std::byte* to, const
       done += n;
       if (n != part.size) return {done, EFAULT};
     }
+    if (done < size && step == kCopyStep && !sched::YieldIfLong()) return {done, kKilled};
   }
   return {done, 0};
 }
@@ -168,14 +181,13 @@ CopyResult MemoryManager::State::CopyLoop(uint64_t address, std::byte* to, const
 bool MemoryManager::State::QuickCopy(uint64_t address, std::byte* to, const std::byte* from,
                                      size_t size) {
   if (size > kCopyStep) return false;
+  if (size >= kHolesFrom && to != nullptr && memory.limit().set()) return false;
   MutexLock lock(vmas_lock);
   for (const CopyCache::Entry& entry : cache.entries) {
     if (address < entry.addresses.start || address >= entry.addresses.end) continue;
     if (size > entry.addresses.end - address) return false;
     if (to != nullptr ? !entry.readable : !entry.writable) return false;
-    if (to == nullptr && (copied_out += size) >= MemoryLimit::kCopyStep && memory.limit().set()) {
-      return false;
-    }
+    if ((touched += size) >= MemoryLimit::kCopyStep && memory.limit().set()) return false;
     return CopyPart(entry.window + (address - entry.addresses.start), to, from, size) == size;
   }
   return false;

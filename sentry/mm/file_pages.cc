@@ -8,6 +8,7 @@
 #include "base/check.h"
 #include "sentry/mm/copy.h"
 #include "sentry/mm/memory_manager.h"
+#include "sentry/sched/fiber.h"
 
 namespace skep::mm {
 
@@ -16,6 +17,7 @@ namespace {
 constexpr uint64_t kFirstChunk = 1 << 20;
 constexpr uint64_t kLargestChunk = 1 << 30;
 constexpr uint64_t kWriteStep = 1 << 20;  // bytes claimed at a time
+constexpr uint64_t kReadStep = 1 << 20;
 constexpr uint64_t kEndOfTime = uint64_t{1} << 63;
 
 }  // namespace
@@ -24,7 +26,7 @@ FilePages::FilePages(MemoryFile& memory, Budget* budget) : memory_(memory), budg
 
 FilePages::~FilePages() {
   CHECK(mappings_.empty());
-  if (budget_ != nullptr && data_.total() != 0) budget_->Uncharge(data_.total());
+  Uncharge(data_.total());
 }
 
 // -- memory --
@@ -61,14 +63,26 @@ Result<void> FilePages::Claim(Range pages, From from) {
   const uint64_t more = pages.size() - data_.CountIn(pages);
   if (more == 0) return {};
   if (from == From::kSentry) TRY(memory_.limit().CheckFill(more));
-  if (budget_ != nullptr) TRY(budget_->Charge(more));
+  if (budget_ != nullptr) {
+    TRY(memory_.limit().ClaimForFiles(more));
+    if (const Result<void> charged = budget_->Charge(more); !charged) {
+      memory_.limit().ReleaseFromFiles(more);
+      return charged;
+    }
+  }
   data_.Add(pages);
   return {};
 }
 
+void FilePages::Uncharge(uint64_t bytes) {
+  if (budget_ == nullptr || bytes == 0) return;
+  budget_->Uncharge(bytes);
+  memory_.limit().ReleaseFromFiles(bytes);
+}
+
 void FilePages::Free(Range pages) {
   const uint64_t freed = data_.Remove(pages);
-  if (budget_ != nullptr && freed != 0) budget_->Uncharge(freed);
+  Uncharge(freed);
   auto it = chunks_.upper_bound(pages.start);
   if (it != chunks_.begin()) --it;
   while (it != chunks_.end() && it->first < pages.end) {
@@ -139,11 +153,18 @@ Result<size_t> FilePages::Read(uint64_t offset, IoSequence& to) {
     const uint64_t at = offset + done;
     const uint64_t end = size();
     if (at >= end) break;
-    const Part part = PartForRead({at, at + std::min(to.size(), end - at)});
+    Part part = PartForRead({at, at + std::min({to.size(), end - at, kReadStep})});
+    if (part.extent && memory_.limit().set()) {
+      // What was allocated and never touched: reading it would make the pages.
+      const MemoryFile::Run run = memory_.RunAt({part.offset, part.offset + part.size});
+      part.size = run.offsets.size();
+      if (run.hole) part.extent = {};
+    }
     const CopyResult r =
         part.extent ? to.CopyOut({memory_.Window(part.offset), part.size}) : to.ZeroOut(part.size);
     done += r.bytes;
     if (r.fault != 0) return CopyResult{done, r.fault}.OrFault();
+    if (!to.empty() && !sched::YieldIfLong()) return CopyResult{done, kKilled}.OrFault();
   }
   return done;
 }
@@ -165,6 +186,7 @@ Result<size_t> FilePages::Write(uint64_t offset, IoSequence& from) {
       size_.store(offset + done, std::memory_order_release);
     }
     if (r.fault != 0) return CopyResult{done, r.fault}.OrFault();
+    if (!from.empty() && !sched::YieldIfLong()) return CopyResult{done, kKilled}.OrFault();
   }
   return done;
 }

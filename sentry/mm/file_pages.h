@@ -92,6 +92,7 @@ class FilePages : public Mappable {
   Result<Chunks::iterator> ChunkFor(uint64_t offset) REQUIRES(mutex_);
   enum class From : bool { kGuest, kSentry };  // who will touch them first
   Result<void> Claim(Range pages, From from) REQUIRES(mutex_);
+  void Uncharge(uint64_t bytes);
   void Free(Range pages) REQUIRES(mutex_);
   Part PartAt(const Chunks::value_type& chunk, Range range) REQUIRES(mutex_);
   Part PartForRead(Range range);

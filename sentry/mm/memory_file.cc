@@ -35,6 +35,10 @@ constexpr uint64_t kGiveBackStep = 4 << 20;  // punched under the Mutex at a tim
 constexpr uint64_t kIdleNs = 1'000'000'000;
 constexpr uint64_t kGiveBackPauseNs = 2'000'000;
 constexpr size_t kMaxRuns = 128;  // kept of what is freed at once
+// What is known to be resident: short runs too while there are few.
+constexpr size_t kFewResidentRuns = 1 << 14, kMaxResidentRuns = 1 << 16;
+constexpr uint64_t kLongResidentRun = 64 << 10;
+constexpr size_t kMaxRunsFound = 1024;
 
 HostResult<OwnedFd> MakeMemfd() {
   Result<OwnedFd> fd = host::MemfdCreate("skep-memory", MFD_CLOEXEC | MFD_NOEXEC_SEAL);
@@ -211,6 +215,11 @@ struct MemoryFile::State {
     HomePlace place;
   };
   std::deque<KeptHome> kept_homes GUARDED_BY(mutex);  // of no Extent, the last freed at the end
+  // Offsets that the host was seen to have pages for. It keeps them until they are punched, so that
+  // they are looked at once, however often resident memory is asked for. (What it swaps out counts
+  // on.)
+  RangeSet resident GUARDED_BY(mutex);
+  uint64_t punches GUARDED_BY(mutex) = 0;
 
   // Pages are kept for as long as some come and go.
   std::unique_ptr<sched::Timer> idle_timer;
@@ -221,15 +230,46 @@ struct MemoryFile::State {
 
   void ArmIdleTimer(const sched::Clock& now, uint64_t delay_ns);
   void CountKept() REQUIRES(mutex) { kept_bytes.store(kept.total(), std::memory_order_relaxed); }
-  void Punch(Range range) const;
+  void GiveToHost(Range range) const;
+  void Punch(Range range);
+  void PunchLocked(Range range) REQUIRES(mutex);
+  void NotePunched(Range range) REQUIRES(mutex);
+  void NoteResident(const std::vector<Range>& runs, uint64_t punches_then);
   void PunchKept(Range range, uint64_t most) REQUIRES(mutex);
   void ForgetHome() REQUIRES(mutex);
 };
 
-void MemoryFile::State::Punch(Range range) const {
+void MemoryFile::State::GiveToHost(Range range) const {
   // The pages must read as zeros when they are used again: nothing can go on if the host says no.
   CHECK(host::Fallocate(arena::HostTable::Get().Get(fd), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
                         range.start, range.size()));
+}
+
+void MemoryFile::State::NotePunched(Range range) {
+  resident.Remove(range);
+  ++punches;
+}
+
+void MemoryFile::State::PunchLocked(Range range) {
+  GiveToHost(range);
+  NotePunched(range);
+}
+
+// Whoever looked at these pages before they went notes nothing after it.
+void MemoryFile::State::Punch(Range range) {
+  GiveToHost(range);
+  MutexLock lock(mutex);
+  NotePunched(range);
+}
+
+void MemoryFile::State::NoteResident(const std::vector<Range>& runs, uint64_t punches_then) {
+  MutexLock lock(mutex);
+  if (punches != punches_then) return;
+  for (const Range run : runs) {
+    const size_t known = resident.runs();
+    if (known >= kMaxResidentRuns) return;
+    if (known < kFewResidentRuns || run.size() >= kLongResidentRun) resident.Add(run);
+  }
 }
 
 // Gives back what is kept in `range`, `most` bytes at most.
@@ -238,7 +278,7 @@ void MemoryFile::State::PunchKept(Range range, uint64_t most) {
     Range run = kept.NextFrom(range.start);
     if (run.empty() || run.start >= range.end) break;
     run.end = std::min({run.end, range.end, run.start + most});
-    Punch(run);
+    PunchLocked(run);
     most -= kept.Remove(run);
   }
   CountKept();
@@ -271,6 +311,7 @@ HostResult<std::unique_ptr<MemoryFile>> MemoryFile::Make() {
     state->window = at;
     state->huge_pages = GivesHugePages(fd.get(), static_cast<std::byte*>(*window));
     state->fd = arena::HostTable::Get().Add(std::move(fd));
+    arena::HostTable::Get().LendWindow(state->fd, static_cast<std::byte*>(*window), kFileSize);
     return std::unique_ptr<MemoryFile>(new MemoryFile(std::move(state)));
   }
   return HostFail("cannot map the sandbox's memory file", error);
@@ -296,6 +337,9 @@ HostResult<void> MemoryFile::Reattach(OwnedFd fd) {
                  MAP_SHARED | MAP_NORESERVE | MAP_FIXED_NOREPLACE, fd.get(), 0);
   if (!window) return HostFail("cannot map the restored memory file", window.error().code());
   arena::HostTable::Get().Restore(state_->fd, std::move(fd));
+  arena::HostTable::Get().LendWindow(state_->fd, static_cast<std::byte*>(*window), kFileSize);
+  MutexLock lock(state_->mutex);
+  state_->NotePunched({0, kFileSize});
   return {};
 }
 
@@ -497,12 +541,59 @@ std::vector<Range> MemoryFile::ResidentRuns(Range offsets) const {
   return runs;
 }
 
+// A page that was swapped out is one that the host has, but mincore(2) does not say so: only
+// SEEK_DATA tells a hole.
+MemoryFile::Run MemoryFile::RunAt(Range offsets) const {
+  const uint64_t page = PageFloor(offsets.start);
+  const Result<int64_t> data =
+      host::Call(SYS_lseek, static_cast<uint64_t>(arena::HostTable::Get().Get(state_->fd)), page,
+                 static_cast<uint64_t>(SEEK_DATA));
+  const uint64_t next = data ? static_cast<uint64_t>(*data) : offsets.end;
+  if (next > page) return {{offsets.start, std::min(next, offsets.end)}, true};
+  std::array<std::byte, 64> resident;
+  const size_t pages = std::min(resident.size(), (PageCeil(offsets.end) - page) / kPageSize);
+  CHECK(host::Call(SYS_mincore, reinterpret_cast<uint64_t>(Window(page)), pages * kPageSize,
+                   reinterpret_cast<uint64_t>(resident.data())));
+  size_t n = 1;
+  while (n < pages && (resident[n] & std::byte{1}) != std::byte{0}) ++n;
+  return {{offsets.start, std::min(page + n * kPageSize, offsets.end)}, false};
+}
+
+size_t MemoryFile::CopyPresent(Range offsets, std::byte* to) const {
+  for (uint64_t at = offsets.start; at < offsets.end;) {
+    std::byte* const part = to + (at - offsets.start);
+    const Run run = RunAt({at, offsets.end});
+    const size_t wanted = run.offsets.size();
+    const size_t n = run.hole ? ZeroTolerant(part, wanted) : CopyTolerant(part, Window(at), wanted);
+    at += n;
+    if (n != wanted) return at - offsets.start;
+  }
+  return offsets.size();
+}
+
 uint64_t MemoryFile::ResidentBytes(Range offsets) const {
   uint64_t bytes = 0;
-  ForEachRun(arena::HostTable::Get().Get(state_->fd), Window(0), offsets, [&](Range run) {
-    bytes += run.size();
-    return true;
-  });
+  for (uint64_t at = offsets.start; at < offsets.end;) {
+    Range known;
+    uint64_t punches = 0;
+    {
+      MutexLock lock(state_->mutex);
+      known = state_->resident.NextFrom(at).Intersect(offsets);
+      punches = state_->punches;
+    }
+    const Range unknown{at, known.empty() ? offsets.end : known.start};
+    if (!unknown.empty()) {
+      std::vector<Range> found;
+      ForEachRun(arena::HostTable::Get().Get(state_->fd), Window(0), unknown, [&](Range run) {
+        bytes += run.size();
+        if (found.size() < kMaxRunsFound) found.push_back(run);
+        return true;
+      });
+      if (!found.empty()) state_->NoteResident(found, punches);
+    }
+    bytes += known.size();
+    at = known.empty() ? offsets.end : known.end;
+  }
   return bytes;
 }
 

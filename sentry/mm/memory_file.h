@@ -136,7 +136,18 @@ class MemoryFile {
   MemoryLimit& limit() { return limit_; }
   // Parts of it that are resident: in order, neighbours perhaps apart.
   std::vector<Range> ResidentRuns(Range offsets) const;
-  // Resident bytes of a part of it, as the host counts them.
+  // The start of `offsets`: a hole, pages that the host does not have (they read as zeros), or
+  // pages that it has. Bytes, not only whole pages; at least one.
+  struct Run {
+    Range offsets;
+    bool hole = false;
+  };
+  Run RunAt(Range offsets) const;
+  // Copies from it without making the pages that are not there: holes are zeros. `to` may be a
+  // window. How much was done, as CopyTolerant.
+  size_t CopyPresent(Range offsets, std::byte* to) const;
+  // Resident bytes of a part of it. Each page is looked for until it was seen once: the cost is
+  // that of pages that are new since, and of runs.
   uint64_t ResidentBytes(Range offsets) const;
 
  private:

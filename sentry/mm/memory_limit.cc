@@ -13,6 +13,9 @@ constexpr uint64_t kMinReserve = 1 << 20;
 constexpr uint64_t kMaxReserve = 64 << 20;
 constexpr uint64_t kReserveShare = 32;
 constexpr int kTries = 16;
+// What files leave to processes: a share of the limit, and what a shell needs to remove them.
+constexpr uint64_t kProcessShare = 4;
+constexpr uint64_t kMinForProcesses = 24 << 20;
 
 }  // namespace
 
@@ -51,6 +54,20 @@ Result<void> MemoryLimit::CheckFill(uint64_t bytes) const {
   const uint64_t used = Used();
   if (used >= fill_to() || bytes > fill_to() - used) return Fail(ENOSPC);
   memory_.GiveBackKept((fill_to() - used - bytes) / 2);
+  return {};
+}
+
+uint64_t MemoryLimit::MostForFiles() const {
+  if (!set()) return ~uint64_t{0};
+  return limit_ - std::min(limit_ / 2, std::max(limit_ / kProcessShare, kMinForProcesses));
+}
+
+Result<void> MemoryLimit::ClaimForFiles(uint64_t bytes) {
+  const uint64_t most = MostForFiles();
+  uint64_t now = file_bytes_.load();
+  do {
+    if (bytes > most || now > most - bytes) return Fail(ENOSPC);
+  } while (!file_bytes_.compare_exchange_weak(now, now + bytes));
   return {};
 }
 

@@ -13,6 +13,7 @@
 // Bytes throughout. Locks: none; Set comes before the first guest.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 
 #include "base/result.h"
@@ -53,6 +54,12 @@ class MemoryLimit {
   uint64_t Room() const;
   // A file in memory is to grow. ENOSPC.
   Result<void> CheckFill(uint64_t bytes) const;
+  // Files with names (tmpfs, the overlay's upper layer) are to have so much more, or have less now.
+  // They outlive the processes that filled them, so ending processes cannot free them: together
+  // they leave a share of the limit to processes. ENOSPC.
+  Result<void> ClaimForFiles(uint64_t bytes);
+  void ReleaseFromFiles(uint64_t bytes) { file_bytes_ -= bytes; }
+  uint64_t MostForFiles() const;
   // Guest memory is to be touched on a guest's behalf. Kills for it. EFAULT (nothing could be
   // freed), kKilled. May sleep.
   Result<void> MakeRoom(uint64_t bytes) const;
@@ -65,6 +72,7 @@ class MemoryLimit {
 
   MemoryFile& memory_;
   uint64_t limit_ = 0;
+  std::atomic<uint64_t> file_bytes_{0};
   Reliever* reliever_ = nullptr;
 };
 

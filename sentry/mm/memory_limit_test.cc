@@ -121,5 +121,37 @@ TEST_F(MemoryLimitTest, WhoDiesForItIsTold) {
   EXPECT_EQ(memory->limit().MakeRoom(kMiB).error(), Errno(EFAULT));
 }
 
+class NoBudget final : public FilePages::Budget {
+ public:
+  Result<void> Charge(uint64_t) override { return {}; }
+  void Uncharge(uint64_t) override {}
+};
+
+// Ending processes does not free files, so files must not take what processes need.
+TEST_F(MemoryLimitTest, FilesWithNamesLeaveProcessesAShare) {
+  memory->limit().Set(256 * kMiB, &freer);
+  const uint64_t most = memory->limit().MostForFiles();
+  EXPECT_EQ(most, 192 * kMiB);
+  NoBudget budget;
+  auto one = MakeRef<FilePages>(*memory, &budget);
+  auto other = MakeRef<FilePages>(*memory, &budget);
+  const auto fill = [](FilePages& file) {
+    uint64_t size = 0;
+    while (file.Allocate({size, size + kMiB}, false)) size += kMiB;
+    return size;
+  };
+  ASSERT_TRUE(one->Allocate({0, 100 * kMiB}, false));
+  EXPECT_EQ(fill(*other), most - 100 * kMiB);
+  EXPECT_EQ(one->Allocate({200 * kMiB, 200 * kMiB + 1}, true).error(), Errno(ENOSPC));
+  // Mapped to be written, too.
+  EXPECT_EQ(one->Translate({99 * kMiB, 100 * kMiB}, true)->size, kMiB) << "is paid for already";
+  ASSERT_TRUE(one->Truncate(50 * kMiB));
+  EXPECT_EQ(other->Allocate({most, most + 50 * kMiB}, false).has_value(), true);
+  one = {};
+  other = {};
+  auto third = MakeRef<FilePages>(*memory, &budget);
+  EXPECT_EQ(fill(*third), most);
+}
+
 }  // namespace
 }  // namespace skep::mm

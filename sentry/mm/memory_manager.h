@@ -161,6 +161,8 @@ class MemoryManager final : public UserMemory, public RefCounted<MemoryManager> 
   // /proc/<pid>/maps, line by line (smaps later), and numbers.
   std::string MapsText();
   MemoryStats Stats();
+  // Bytes of a range that are resident, as Stats counts them.
+  uint64_t ResidentIn(Range addresses);
   // Pages of the memory file that it has: what its end would free, but for what others share.
   uint64_t MemoryBytes();
   // Before anybody dies for lack of memory: pages that the guest was given before it touched them,

@@ -319,6 +319,19 @@ class MmFuzz : public MmTest {
     }
   }
 
+  // What is known of resident pages against a look at all of them.
+  void CheckResident(Process& p) {
+    constexpr Range kAll{0, uint64_t{8} << 30};
+    uint64_t counted = 0;
+    for (const Range run : memory->ResidentRuns(kAll)) counted += run.size();
+    ASSERT_EQ(memory->ResidentBytes(kAll), counted);
+    uint64_t parts = 0;
+    for (uint64_t page = 0; page < kPages; ++page) {
+      parts += p.mm->ResidentIn({At(page), At(page + 1)});
+    }
+    ASSERT_EQ(p.mm->Stats().resident, parts);
+  }
+
   void Step() {
     Process& p = Pick();
     switch (Random(24)) {
@@ -373,6 +386,7 @@ TEST_F(MmFuzz, AgreesWithTheModel) {
       Step();
       Process& p = Pick();
       CheckPage(p, Random(kPages));
+      if (step % 8 == 0) CheckResident(Pick());
       if (step % 200 == 0) {
         for (Process& each : processes_) {
           CheckHost(each);

@@ -148,8 +148,11 @@ Result<void> MemoryManager::State::CopyPrivate(const Segment& source, Range rang
     const uint64_t from = source.OffsetOf(copy.start);
     if (!source.extent) {
       error = ReadPage(source.file, from, {to, copy.size()});
-    } else if (CopyTolerant(to, source.extent->file().Window(from), copy.size()) != copy.size()) {
-      error = ENOMEM;
+    } else {
+      const MemoryFile& file = source.extent->file();
+      const size_t n = memory.limit().set() ? file.CopyPresent({from, from + copy.size()}, to)
+                                            : CopyTolerant(to, file.Window(from), copy.size());
+      if (n != copy.size()) error = ENOMEM;
     }
   }
   if (error != 0) {

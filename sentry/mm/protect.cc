@@ -89,7 +89,8 @@ Result<void> MemoryManager::State::ProtectPart(VmaSet::iterator it, Range range,
 
 // -- mlock --
 
-// Has the host take the faults of what is mapped in `range` now.
+// Has the host take the faults of what is mapped in `range` now; but not where it has all pages
+// already, so that none of these faults would wait for memory.
 void MemoryManager::State::PopulateRange(Range range, Batch& batch) {
   for (auto it = segments.FirstEndingAfter(range.start);
        it != segments.end() && it->first < range.end; ++it) {
@@ -99,6 +100,7 @@ void MemoryManager::State::PopulateRange(Range range, Batch& batch) {
     part.start = std::max(part.start, range.start);
     part.offset = it->second.OffsetOf(part.start);
     part.end = std::min(part.end, range.end);
+    if (part.extent && part.extent->file().ResidentBytes(part.offsets()) == part.size()) continue;
     batch.Map(part, HostProt(vma->second, part), true);
   }
 }

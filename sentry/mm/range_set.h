@@ -1,6 +1,7 @@
 // RangeSet: a set of integers kept as disjoint, coalesced ranges.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <map>
 
@@ -17,6 +18,7 @@ class RangeSet {
   uint64_t CountIn(Range range) const;  // how many of `range` are in the set
   uint64_t total() const { return total_; }
   bool empty() const { return ranges_.empty(); }
+  size_t runs() const { return ranges_.size(); }
   // The first range of the set that ends after x, cut to start at x; empty if there is none.
   Range NextFrom(uint64_t x) const;
   void Clear();

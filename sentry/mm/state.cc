@@ -7,6 +7,7 @@
 
 #include "base/check.h"
 #include "sentry/arena/arena.h"
+#include "sentry/sched/fiber.h"
 
 namespace skep::mm {
 
@@ -68,7 +69,7 @@ int MemoryManager::State::Commit(Batch& batch) {
   int error = 0;
   if (!batch.ops.empty() && active()) {
     if (memory.limit().set()) LimitPopulation(batch);
-    const platform::AddressSpace::Applied applied = Apply(batch.ops);
+    const platform::AddressSpace::Applied applied = ApplyInSteps(batch);
     error = applied.error;
     if (error == EIO) {
       KillSpace();
@@ -95,6 +96,38 @@ platform::AddressSpace::Applied MemoryManager::State::Apply(std::span<const plat
   platform::AddressSpace* space = arena::HostTable::Get().Get(mm.space_);
   CHECK(space != nullptr);
   return space->Apply(ops);
+}
+
+// Large mappings are made first and populated afterwards, so that others may run meanwhile and a
+// kill ends it. (Mapped anew in pieces: the host merges these.) Populating is an offer: it has no
+// errors.
+platform::AddressSpace::Applied MemoryManager::State::ApplyInSteps(Batch& batch) {
+  std::vector<platform::MapOp> large;
+  for (platform::MapOp& op : batch.ops) {
+    if (!op.populate || op.size <= kPopulateStep) continue;
+    large.push_back(op);
+    op.populate = false;
+  }
+  const platform::AddressSpace::Applied applied = Apply(batch.ops);
+  if (applied.error != 0) return applied;
+  for (const platform::MapOp& op : large) {
+    for (uint64_t done = 0; done < op.size; done += kPopulateStep) {
+      if (!sched::YieldIfLong()) return applied;
+      if (memory.limit().set() && memory.limit().Room() < kPopulateStep) return applied;
+      Batch piece;
+      piece.ops.push_back(op);
+      piece.ops[0].start += done;
+      piece.ops[0].offset += done;
+      piece.ops[0].size = std::min(kPopulateStep, op.size - done);
+      const platform::AddressSpace::Applied populated = Apply(piece.ops);
+      if (populated.error == EIO) return {batch.ops.size(), EIO};
+      if (populated.error != 0) {
+        Repair(piece, 0);
+        return applied;
+      }
+    }
+  }
+  return applied;
 }
 
 // The stub does not answer: the engine will report Died.

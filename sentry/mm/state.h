@@ -35,6 +35,9 @@ inline constexpr uint64_t kCopyStreakMax = 64 << 10;  // of one copy-on-write fa
 inline constexpr uint64_t kCrowdedBlock = 256 << 10;  // the same, near the host's limit of mappings
 inline constexpr size_t kCrowded = 40000;
 inline constexpr int kMaxPieces = 64;  // of a file, mapped ahead of faults
+// So much of a mapping is populated, and so much is transferred, while nobody else runs.
+inline constexpr uint64_t kPopulateStep = uint64_t{4} << 20;
+inline constexpr size_t kTransferStep = 1 << 20;
 
 // What a change of the tree asks of the host, and what may go when the host has done it.
 struct Batch {
@@ -85,6 +88,7 @@ struct MemoryManager::State {
   void Repair(const Batch& batch, size_t done);
   void LimitPopulation(Batch& batch);
   platform::AddressSpace::Applied Apply(std::span<const platform::MapOp> ops);
+  platform::AddressSpace::Applied ApplyInSteps(Batch& batch);
   void KillSpace();
 
   // -- the tree; under both locks (state.cc) --
@@ -177,7 +181,8 @@ struct MemoryManager::State {
   Found Find(uint64_t address, size_t size, bool write, bool force);
   bool Resolve(uint64_t address, bool write, bool force);
   bool QuickCopy(uint64_t address, std::byte* to, const std::byte* from, size_t size);
-  Result<void> MakeRoomToCopy();
+  Result<void> MakeRoomToTouch(size_t bytes);
+  size_t CopyFound(const Found& found, std::byte* to, const std::byte* from);
   CopyResult CopyLoop(uint64_t address, std::byte* to, const std::byte* from, size_t size,
                       bool force);
   size_t HostFileCopy(const HostPart& part, std::byte* to, const std::byte* from);
@@ -197,7 +202,6 @@ struct MemoryManager::State {
   void AllowTransfers();
   void BeginTransfer();
   void EndTransfer();
-  Result<size_t> SizeOfTransfer(size_t wanted) const;
 
   // -- constant after construction --
   MemoryManager& mm;
@@ -241,7 +245,7 @@ struct MemoryManager::State {
 
   // -- under vmas_lock --
   CopyCache cache;
-  uint64_t copied_out = 0;    // bytes, since room for them was last made
+  uint64_t touched = 0;       // bytes of windows, since room for them was last made
   int transfers = 0;          // WithBlocks(write) under way
   int transfers_stopped = 0;  // forks and truncations that wait for them, or are under way
   sched::WaitQueue transfer_queue;

@@ -84,6 +84,20 @@ MemoryStats MemoryManager::Stats() {
   return stats;
 }
 
+uint64_t MemoryManager::ResidentIn(Range addresses) {
+  State& state = *state_;
+  SleepLockHold hold(state.mmap_lock);
+  uint64_t bytes = 0;
+  for (auto it = state.segments.FirstEndingAfter(addresses.start);
+       it != state.segments.end() && it->first < addresses.end; ++it) {
+    const Segment& segment = it->second;
+    const Range part = segment.range().Intersect(addresses);
+    bytes += segment.extent ? segment.extent->file().ResidentBytes(segment.OffsetsOf(part))
+                            : part.size();
+  }
+  return bytes;
+}
+
 uint64_t MemoryManager::MemoryBytes() {
   State& state = *state_;
   SleepLockHold hold(state.mmap_lock);

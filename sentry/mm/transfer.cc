@@ -4,6 +4,7 @@
 // being written must stay the guest's page: a fork (after which a write fault would copy it) and a
 // truncation wait until such transfers are over.
 #include <algorithm>
+#include <array>
 #include <utility>
 
 #include "base/check.h"
@@ -14,6 +15,8 @@ namespace skep::mm {
 namespace {
 
 constexpr size_t kBounceSize = 64 << 10;
+// What host I/O out of guest memory reads in place of pages that the host does not have.
+constexpr std::array<std::byte, 64 << 10> kZeros{};
 
 }  // namespace
 
@@ -71,6 +74,21 @@ struct MemoryManager::State::Transfer {
   size_t size = 0;
   int fault = 0;       // why it ends before what was asked for
   HostPart host_part;  // the first thing was a page of a host file: size != 0
+
+  void Add(const Found& found, size_t bytes) {
+    const Range pages{PageFloor(found.offset), PageCeil(found.offset + bytes)};
+    const bool counts = found.segment->kind == Segment::Kind::kPrivate;
+    if (counts) found.segment->extent->AddUse(pages);
+    pins.push_back({found.segment->extent, counts ? pages : Range{}});
+    blocks.push_back({found.window, bytes});
+    size += bytes;
+  }
+  size_t AddZeros(size_t bytes) {
+    bytes = std::min(bytes, kZeros.size());
+    blocks.push_back({const_cast<std::byte*>(kZeros.data()), bytes});  // to read from only
+    size += bytes;
+    return bytes;
+  }
 };
 
 // Adds what can be done of `addresses`; false: no more can.
@@ -83,13 +101,17 @@ bool MemoryManager::State::AddBlocks(Transfer& transfer, Range addresses, bool w
       const Found found = Find(at, addresses.end - at, write, false);
       kind = found.kind;
       if (kind == Found::Kind::kWindow) {
-        const Range pages{PageFloor(found.offset), PageCeil(found.offset + found.size)};
-        const bool counts = found.segment->kind == Segment::Kind::kPrivate;
-        if (counts) found.segment->extent->AddUse(pages);
-        transfer.pins.push_back({found.segment->extent, counts ? pages : Range{}});
-        transfer.blocks.push_back({found.window, found.size});
-        transfer.size += found.size;
-        at += found.size;
+        MemoryFile::Run run{{0, found.size}, false};
+        if (!write && memory.limit().set()) {
+          run = found.segment->extent->file().RunAt({found.offset, found.offset + found.size});
+        }
+        size_t n = run.offsets.size();
+        if (run.hole) {
+          n = transfer.AddZeros(n);
+        } else {
+          transfer.Add(found, n);
+        }
+        at += n;
       } else if (kind == Found::Kind::kHostFile && transfer.size == 0) {
         transfer.host_part = {found.segment->file, found.offset, std::min(found.size, kBounceSize),
                               found.vma->file};
@@ -121,22 +143,13 @@ CopyResult MemoryManager::State::Bounce(
   return {copied, copied == *done ? 0 : EFAULT};
 }
 
-// The host may find all of it fresh pages: near the memory limit less is transferred at a time.
-Result<size_t> MemoryManager::State::SizeOfTransfer(size_t wanted) const {
-  const MemoryLimit& limit = memory.limit();
-  if (!limit.set() || wanted <= MemoryLimit::kCopyStep) return wanted;
-  TRY(limit.MakeRoom(MemoryLimit::kCopyStep));
-  return std::min<size_t>(wanted, std::max<uint64_t>(limit.Room(), MemoryLimit::kCopyStep));
-}
-
 CopyResult MemoryManager::WithBlocks(
     std::span<const iovec> guest, size_t size, bool write,
     const std::function<Result<size_t>(std::span<const iovec>)>& io) {
   State& state = *state_;
+  size = std::min(size, kTransferStep);
   if (write) {
-    const Result<size_t> fits = state.SizeOfTransfer(size);
-    if (!fits) return {0, fits.error().code()};
-    size = *fits;
+    if (const auto room = state.MakeRoomToTouch(size); !room) return {0, room.error().code()};
     state.BeginTransfer();
   }
   State::Transfer transfer;

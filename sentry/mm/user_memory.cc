@@ -5,12 +5,14 @@
 
 #include "base/range.h"
 #include "sentry/mm/copy.h"
+#include "sentry/sched/fiber.h"
 
 namespace skep::mm {
 namespace {
 
 // Linux: TASK_SIZE_MAX, which access_ok() checks against.
 constexpr uint64_t kUserEnd = 0x7fff'ffff'f000;
+constexpr size_t kLong = 64 << 10;  // more than a step
 
 bool AccessOk(uint64_t start, uint64_t size) {
   return size <= kUserEnd && start <= kUserEnd - size;
@@ -128,10 +130,9 @@ CopyResult IoSequence::ForEach(size_t n, Step step) {
     const CopyResult r = step(AddressOf(range), total.bytes, part);
     DropFirst(r.bytes);
     total.bytes += r.bytes;
-    if (r.fault != 0) {
-      total.fault = r.fault;
-      break;
-    }
+    total.fault = r.fault;
+    if (total.fault == 0 && total.bytes >= kLong && !sched::YieldIfLong()) total.fault = kKilled;
+    if (total.fault != 0) break;
   }
   return total;
 }

@@ -117,8 +117,9 @@ class UserMemory {
   }
 
   // Calls io() once with sentry-visible blocks (at most kMaxIov) that stand for guest ranges, for
-  // host preadv/pwritev without a bounce buffer; at most `size` bytes, perhaps fewer. The pages
-  // cannot be given to anybody else meanwhile. `write`: the host will write into them.
+  // host preadv/pwritev without a bounce buffer; at most `size` bytes, never more than a MiB: a
+  // caller that has more goes on after sched::YieldIfLong. The pages cannot be given to anybody
+  // else meanwhile. `write`: the host will write into them.
   virtual CopyResult WithBlocks(
       std::span<const iovec> guest, size_t size, bool write,
       const std::function<Result<size_t>(std::span<const iovec>)>& io) = 0;

@@ -218,6 +218,7 @@ Result<int64_t> CopyBetween(Task& task, vfs::File& in, Cursor& from, vfs::File& 
     size -= wrote;
     if (!put) return done != 0 ? Result<int64_t>(done) : put;
     if (wrote < n) return done;
+    if (size != 0 && !sched::YieldIfLong()) return done;
   }
   return done;
 }

@@ -20,7 +20,7 @@ namespace {
 // So few bytes are copied (0.1 us) sooner than guest pages are held for the host (0.6 us). On the
 // fiber's stack.
 constexpr size_t kBounceMax = 2048;
-constexpr size_t kTransferMax = 4 << 20;  // of one host call: others may run in between
+constexpr size_t kTransferMax = 1 << 20;  // of one host call: others may run in between
 
 class GoferMappable final : public mm::Mappable {
  public:
@@ -134,6 +134,7 @@ Result<size_t> GoferFile::Read(vfs::Caller& caller, mm::IoSequence& to, uint64_t
     done += moved.bytes;
     if (moved.fault != 0) return done != 0 ? Result<size_t>(done) : Fail(moved.fault);
     if (moved.bytes == 0 || moved.bytes < offered) break;  // the end of the file
+    if (done < size && !sched::YieldIfLong()) return mm::CopyResult{done, kKilled}.OrFault();
   }
   return done;
 }
@@ -148,6 +149,7 @@ Result<size_t> GoferFile::WriteAt(mm::IoSequence& from, uint64_t offset, size_t 
     done += moved.bytes;
     if (moved.fault != 0) return done != 0 ? Result<size_t>(done) : Fail(moved.fault);
     if (moved.bytes == 0) break;
+    if (done < size && !sched::YieldIfLong()) return mm::CopyResult{done, kKilled}.OrFault();
   }
   return done;
 }

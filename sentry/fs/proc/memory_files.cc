@@ -9,6 +9,7 @@
 
 #include "base/limits.h"
 #include "sentry/fs/proc/process.h"
+#include "sentry/sched/fiber.h"
 
 namespace skep::fs {
 namespace {
@@ -29,7 +30,7 @@ Result<size_t> CopyAcross(MemoryManager& mm, uint64_t from, uint64_t size, mm::I
     const mm::CopyResult out = to.CopyOut(std::span<const std::byte>(buffer).first(in.bytes));
     done += out.bytes;
     if (out.fault != 0) return done != 0 ? Result<size_t>(done) : Fail(out.fault);
-    if (in.fault != 0) break;
+    if (in.fault != 0 || !sched::YieldIfLong()) break;
   }
   return done;
 }
@@ -195,18 +196,6 @@ std::optional<Mapping> ParseMapping(std::string_view line) {
   return mapping;
 }
 
-void CountResident(MemoryManager& mm, Mapping& mapping) {
-  uint64_t pages = 0;
-  (void)mm.Mincore(mapping.start, mapping.end - mapping.start,
-                   [&](std::span<const std::byte> states) -> Result<void> {
-                     for (const std::byte state : states) {
-                       pages += static_cast<uint64_t>(state & std::byte{1});
-                     }
-                     return {};
-                   });
-  mapping.resident = pages * kPageSize;
-}
-
 struct Rollup {
   uint64_t rss = 0, shared_clean = 0, shared_dirty = 0, private_clean = 0, private_dirty = 0;
   uint64_t anonymous = 0;
@@ -250,7 +239,7 @@ void ForEachMapping(MemoryManager& mm, std::string_view maps, Each each) {
     maps.remove_prefix(std::min(maps.size(), line.size() + 1));
     std::optional<Mapping> mapping = ParseMapping(line);
     if (!mapping) continue;
-    CountResident(mm, *mapping);
+    mapping->resident = mm.ResidentIn({mapping->start, mapping->end});
     each(*mapping);
   }
 }
