@@ -186,6 +186,17 @@ sched::Worker& WorkerFor(Task& parent, uint64_t flags) {
   return own.Load() > 1 && least.Load() + 1 < own.Load() ? least : own;
 }
 
+// In memory that is shared, on the caller's own worker: a spare thread of the stub is there at once,
+// while another worker would have to wake up first.
+void MakeGuestThread(const Task& parent, Task& child) {
+  auto made = child.mm->NewContext(parent.fiber->worker().engine(), child.saved_registers,
+                                   child.saved_xsave);
+  if (made) child.context_ref = *made;
+  child.saved_xsave = {};
+  if (!made) Unpublish(child);
+  child.started.store(made ? 1 : -made.error().code(), std::memory_order_release);
+}
+
 }  // namespace
 
 void Unpublish(Task& child) {
@@ -254,6 +265,7 @@ Result<int> Clone(Task& parent, const CloneRequest& request) {
   if ((request.flags & CLONE_CHILD_SETTID) != 0) {
     (void)raw->mm->CopyOut(mm::UserPtr<int32_t>(request.child_tid), tid);
   }
+  if ((request.flags & CLONE_VM) != 0) MakeGuestThread(parent, *raw);
   raw->may_start = true;
   raw->started_queue.Wake();
   sched::WaitUntil(raw->started_queue, sched::kAllEvents, std::nullopt,

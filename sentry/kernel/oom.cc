@@ -149,7 +149,6 @@ bool OomKiller::KillOne() {
     const arena::HostScope host;
     SKEP_LOG(kWarning, "the memory limit is reached: process {} with {} KiB is killed",
              worst->group->tgid, worst->bytes >> 10);
-    kills_.fetch_add(1);
   }
   {
     TasksLock lock(kernel_);

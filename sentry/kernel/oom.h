@@ -34,9 +34,6 @@ class OomKiller final : public mm::Reliever, public sched::GuestWatch {
   bool paused() const { return paused_.load(std::memory_order_seq_cst); }
   void WaitWhilePaused();  // killable
 
-  // Processes that were ended.
-  uint64_t kills() const { return kills_.load(); }
-
  private:
   struct Candidate {
     Ref<ThreadGroup> group;
@@ -59,7 +56,6 @@ class OomKiller final : public mm::Reliever, public sched::GuestWatch {
   std::atomic<bool> hopeless_{false};  // ... and the last time found nobody to end
   std::atomic<bool> paused_{false};
   sched::WaitQueue wanted_queue_, done_queue_, pause_queue_;
-  std::atomic<uint64_t> kills_{0};
   std::vector<int> victims_;  // of this round
 };
 

@@ -73,7 +73,11 @@ platform::Registers* Task::LoadRegisters(platform::LoadXsave xsave) {
 }
 
 bool Task::Start() {
-  if (context_ref) return true;  // init: its program is loaded already
+  if (started.load(std::memory_order_acquire) < 0) return false;
+  if (context_ref) {  // init, whose program is loaded already, or one that was made by its maker
+    const arena::HostScope host;
+    return context().MoveTo(fiber->worker().engine()).has_value();
+  }
   int error = 0;
   if (!mm->space()) {
     if (auto active = mm->Activate(fiber->worker()); !active) error = active.error().code();
