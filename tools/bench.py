@@ -32,7 +32,7 @@ import bench_guest
 
 TOP = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 BUILD = os.path.join(TOP, "build/release")
-PROGRAMS = ("calls_bench", "tasks_bench", "memory_bench")
+PROGRAMS = ("calls_bench", "tasks_bench", "memory_bench", "edges_bench")
 GUEST = "/opt/bench"  # where the programs are in the root
 CACHE = os.environ.get("SKEP_CACHE", "/var/cache/skep")
 CPUACCT = "/sys/fs/cgroup/cpuacct"
@@ -218,7 +218,7 @@ def micro(system, min_time):
         for entry in report["benchmarks"]:
             if entry.get("error_occurred"):
                 continue
-            name = entry["name"].replace("/real_time", "")
+            name = re.sub(r"/(real_time|manual_time|iterations:\d+)", "", entry["name"])
             value = entry["real_time"] * unit[entry["time_unit"]]
             if "items_per_second" in entry:
                 name, value = name + " per turn", 1e9 / entry["items_per_second"]
