@@ -186,8 +186,8 @@ sched::Worker& WorkerFor(Task& parent, uint64_t flags) {
   return own.Load() > 1 && least.Load() + 1 < own.Load() ? least : own;
 }
 
-// In memory that is shared, on the caller's own worker: a spare thread of the stub is there at once,
-// while another worker would have to wake up first.
+// In memory that is shared, on the caller's own worker: a spare thread of the stub is there at
+// once, while another worker would have to wake up first.
 void MakeGuestThread(const Task& parent, Task& child) {
   auto made = child.mm->NewContext(parent.fiber->worker().engine(), child.saved_registers,
                                    child.saved_xsave);
