@@ -37,6 +37,7 @@ Result<Client::Reply> Client::Exchange(const Writer& request) {
   const iovec part = {reply_.get(), kMessageMax};
   Result<host::Received> received =
       host::RecvMsg(socket_.get(), std::span(&part, 1), std::span(&file, 1), 0);
+  // A descriptor for which this process has no room is missed by the one who asked for it.
   broken_ = !received || received->truncated || received->size < sizeof(ReplyHeader);
   if (broken_) return Fail(EIO);
   Reader body(std::span<const std::byte>(reply_.get(), received->size));

@@ -155,8 +155,12 @@ Result<void> Server::Serve(int socket) {
     if (answer.size == 0) continue;
     const iovec part = {reply.get(), answer.size};
     const int file = answer.file.get();
-    const Result<size_t> sent = host::SendMsg(
-        socket, std::span(&part, 1), std::span(&file, answer.file ? size_t{1} : size_t{0}), 0);
+    Result<size_t> sent = host::SendMsg(socket, std::span(&part, 1),
+                                        std::span(&file, answer.file ? size_t{1} : size_t{0}), 0);
+    // More descriptors are on their way than the host allows: the client misses this one.
+    if (!sent && answer.file && sent.error() == Errno(ETOOMANYREFS)) {
+      sent = host::SendMsg(socket, std::span(&part, 1), {}, 0);
+    }
     if (!sent) {
       const int code = sent.error().code();
       if (code == EPIPE || code == ECONNRESET) return {};

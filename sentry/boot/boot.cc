@@ -191,8 +191,8 @@ void StartFirstProcess(Sandbox& sandbox) {
   request.envp = sandbox.config.env;
   request.oom_score_adj = sandbox.config.oom_score_adj;
   request.prepare = [&sandbox](kernel::Task& init) -> Result<void> {
-    TRY(MountAll({sandbox.kernel, sandbox.config, sandbox.gofer, sandbox.special_files,
-                  sandbox.terminals, *sandbox.container, sandbox.mounts, sandbox.gofer_trees},
+    TRY(MountAll({sandbox.kernel, sandbox.config, sandbox.gofer, sandbox.donated,
+                  sandbox.special_files, sandbox.terminals, *sandbox.container, sandbox.mounts, sandbox.gofer_trees},
                  init));
     return OpenStdio(sandbox, init);
   };
@@ -340,6 +340,7 @@ Ref<kernel::Container> MakeContainer(kernel::Kernel& kernel, const BootConfig& c
   fs::RegisterMemoryDevices(sandbox->special_files.devices(), *kernel.memory);
   arena::HostTable& table = arena::HostTable::Get();
   if (client) sandbox->gofer = fs::GoferConnection::Add(std::move(client));
+  sandbox->donated = MakeRef<fs::DonatedFiles>(fs::DonatedFiles::BudgetOfHost());
   for (int i = 0; i < 3; ++i) {
     if (config.stdio_fds[i] >= 0) sandbox->stdio[i] = table.Add(OwnedFd(config.stdio_fds[i]));
   }

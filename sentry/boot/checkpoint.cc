@@ -174,6 +174,7 @@ HostResult<Sandbox*> RestoreSandbox(int fd, const BootConfig& config,
     if (!client) return HostFail("the connection to the gofer is missing");
     sandbox->gofer.Restore(std::move(client));
   }
+  sandbox->donated->SetBudget(fs::DonatedFiles::BudgetOfHost());
   const arena::ArenaScope arena_heap;
   for (const Ref<fs::GoferFs>& tree : sandbox->gofer_trees) {
     const Result<void> found = tree->Reattach();

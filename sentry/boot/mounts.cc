@@ -136,6 +136,7 @@ class Mounter {
     fs::GoferFsOptions options;
     options.dev_minor = NextMinor();
     options.attach = static_cast<uint32_t>(config.attach);
+    options.donated = context_.donated;
     options.caching =
         config.shared_cache ? fs::GoferCaching::kShared : fs::GoferCaching::kExclusive;
     options.read_only = config.read_only || config.overlay;

@@ -14,6 +14,7 @@ struct MountContext {
   kernel::Kernel& kernel;
   const BootConfig& config;
   fs::GoferConnection gofer;
+  const Ref<fs::DonatedFiles>& donated;
   vfs::SpecialFiles& special_files;
   SandboxTerminals& terminals;
   const kernel::Container& container;

@@ -23,6 +23,7 @@ struct Sandbox {
   KernelSpecialFiles special_files;
   BootConfig config;
   fs::GoferConnection gofer;
+  Ref<fs::DonatedFiles> donated;
   std::vector<Ref<fs::GoferFs>> gofer_trees;
   arena::HostFd stdio[3], strace;
   // Keep the numbers of `stdio` theirs, whatever guests close.

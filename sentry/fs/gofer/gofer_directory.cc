@@ -162,14 +162,20 @@ Result<Ref<vfs::Inode>> GoferInode::Create(std::string_view name, const NewNode&
   const gofer::NewNode what{.mode = node.mode & 07777, .uid = node.uid, .gid = node.gid};
   gofer::NodeRecord record;
   arena::HostFd fd;
+  // At the limit nothing is created. The caller is the owner of what it makes.
+  if (S_ISREG(node.mode)) TRY(gofer_fs_.donated().Reserve(node.uid == 0));
   {
     const arena::HostScope host;
     gofer::Client& client = gofer_fs_.client();
     switch (node.mode & S_IFMT) {
       case S_IFREG: {
-        gofer::Created created = TRY(client.Create(node_, name, what, O_RDWR));
-        record = created.node;
-        fd = arena::HostTable::Get().Add(std::move(created.file));
+        Result<gofer::Created> created = client.Create(node_, name, what, O_RDWR);
+        if (!created) {
+          gofer_fs_.donated().Return(1);
+          return std::unexpected(created.error());
+        }
+        record = created->node;
+        fd = arena::HostTable::Get().Add(std::move(created->file));
         break;
       }
       case S_IFDIR:
@@ -188,8 +194,8 @@ Result<Ref<vfs::Inode>> GoferInode::Create(std::string_view name, const NewNode&
       kept = !inode->write_fd_;
       if (kept) inode->write_fd_ = fd;
     }
-    if (!kept) CloseHostFd(fd, false);
-    gofer_fs_.NoteIdle(*inode);
+    if (!kept) inode->CloseDonated(fd);
+    gofer_fs_.donated().NoteIdle(*inode);
   }
   SetChild(name, inode, true);
   return Ref<vfs::Inode>(std::move(inode));

@@ -173,7 +173,7 @@ Result<Ref<mm::Mappable>> GoferFile::Mappable() {
                         .dev_minor = inode()->fs().dev_minor(),
                         .inode = inode()->ino(),
                         .path = vfs::NameOf(path(), {})};
-  const arena::HostFd fd = TRY(inode_->AcquireFd(writable()));
+  const arena::HostFd fd = TRY(inode_->AcquireFd(writable(), nullptr));
   return Ref<mm::Mappable>(MakeRef<GoferMappable>(inode_, fd, std::move(name)));
 }
 

@@ -8,7 +8,6 @@
 namespace skep::fs {
 namespace {
 
-constexpr size_t kMaxIdle = 512;        // inodes with descriptors that nobody uses
 constexpr size_t kMaxChildren = 32768;  // names that directories remember beside the dentries
 
 }  // namespace
@@ -17,7 +16,9 @@ GoferFs::GoferFs(GoferConnection connection, const GoferFsOptions& wanted, bool 
     : FileSystem(wanted.dev_minor),
       connection_(connection),
       caching_(wanted.caching),
-      read_only_(wanted.read_only || attached_read_only) {}
+      read_only_(wanted.read_only || attached_read_only),
+      donated_(wanted.donated ? wanted.donated
+                              : MakeRef<DonatedFiles>(DonatedFiles::BudgetOfHost())) {}
 
 Result<Ref<GoferFs>> GoferFs::Make(GoferConnection connection, const GoferFsOptions& options) {
   gofer::AttachRecord attached;
@@ -87,27 +88,13 @@ void GoferFs::OnDestroy(GoferInode& inode, gofer::NodeId node, uint64_t referenc
     MutexLock lock(mutex_);
     const auto it = inodes_.find(static_cast<uint64_t>(node));
     if (it != inodes_.end() && it->second == &inode) inodes_.erase(it);
-    if (inode.idle_at) idle_.erase(*inode.idle_at);
     if (inode.listed_at) listed_.erase(*inode.listed_at);
     children_ -= inode.children_counted;
   }
+  donated_->Forget(inode);
   if (references == 0) return;
   const arena::HostScope host;
   client().Release(node, references);
-}
-
-void GoferFs::NoteIdle(GoferInode& inode) {
-  Ref<GoferInode> oldest;
-  {
-    MutexLock lock(mutex_);
-    if (!inode.idle_at) inode.idle_at = idle_.insert(idle_.end(), &inode);
-    if (idle_.size() <= kMaxIdle) return;
-    GoferInode* victim = idle_.front();
-    idle_.pop_front();
-    victim->idle_at.reset();
-    oldest = Ref<GoferInode>::TryFrom(victim);
-  }
-  if (oldest) oldest->CloseIdleFds();
 }
 
 void GoferFs::NoteChildren(GoferInode& inode, size_t count) {

@@ -11,6 +11,7 @@
 
 #include "sentry/arena/host_table.h"
 #include "sentry/fs/gofer/connection.h"
+#include "sentry/fs/gofer/donated_files.h"
 #include "sentry/vfs/path.h"
 
 namespace skep::fs {
@@ -24,7 +25,8 @@ struct GoferFsOptions {
   uint32_t dev_minor = 0;
   uint32_t attach = 0;  // which of the gofer's attach points
   GoferCaching caching = GoferCaching::kExclusive;
-  bool read_only = false;  // or if the attach point is
+  bool read_only = false;          // or if the attach point is
+  Ref<DonatedFiles> donated = {};  // shared by all trees of a sandbox; none: one of its own
 };
 
 class GoferFs final : public vfs::FileSystem {
@@ -44,13 +46,12 @@ class GoferFs final : public vfs::FileSystem {
   const GoferConnection& connection() const { return connection_; }
   bool exclusive() const { return caching_ == GoferCaching::kExclusive; }
   bool read_only() const { return read_only_; }
+  DonatedFiles& donated() const { return *donated_; }
 
   // The inode of a node the gofer has just referenced for us: a known one, or new.
   Ref<GoferInode> Intern(const gofer::NodeRecord& record);
   // `inode` is being destroyed: its node is released.
   void OnDestroy(GoferInode& inode, gofer::NodeId node, uint64_t references);
-  // `inode` has descriptors that nobody uses now; the longest unused ones are closed.
-  void NoteIdle(GoferInode& inode);
   // `inode` remembers `count` more children; directories that were listed long ago forget theirs.
   void NoteChildren(GoferInode& inode, size_t count);
 
@@ -78,11 +79,11 @@ class GoferFs final : public vfs::FileSystem {
   const GoferConnection connection_;
   const GoferCaching caching_;
   const bool read_only_;
+  const Ref<DonatedFiles> donated_;
 
   mutable Mutex mutex_{LockRank::kFile};
   // Those who live; each takes itself out.
   std::unordered_map<uint64_t, GoferInode*> inodes_ GUARDED_BY(mutex_);
-  std::list<GoferInode*> idle_ GUARDED_BY(mutex_);    // oldest first
   std::list<GoferInode*> listed_ GUARDED_BY(mutex_);  // oldest first
   size_t children_ GUARDED_BY(mutex_) = 0;
   std::vector<Place> places_;  // between PrepareCheckpoint and Reattach

@@ -57,6 +57,7 @@ GoferInode::~GoferInode() {
   ForgetChildren();
   CloseHostFd(read_fd_, mapped_);
   CloseHostFd(write_fd_, mapped_);
+  gofer_fs_.donated().Return((read_fd_ ? 1 : 0) + (write_fd_ ? 1 : 0));
   gofer_fs_.OnDestroy(*this, node_, references_);
 }
 
@@ -183,7 +184,8 @@ Result<std::string> GoferInode::ReadLink(vfs::Caller&) {
 
 // -- descriptors --
 
-Result<arena::HostFd> GoferInode::OpenFd(bool write) {
+Result<arena::HostFd> GoferInode::OpenFd(bool write, bool favoured) {
+  TRY(gofer_fs_.donated().Reserve(favoured));
   gofer::Attributes now;
   arena::HostFd fd;
   {
@@ -192,7 +194,10 @@ Result<arena::HostFd> GoferInode::OpenFd(bool write) {
     if (!opened && write && opened.error() == Errno(EACCES)) {
       opened = gofer_fs_.client().Open(node_, O_WRONLY);
     }
-    if (!opened) return std::unexpected(opened.error());
+    if (!opened) {
+      gofer_fs_.donated().Return(1);
+      return std::unexpected(opened.error());
+    }
     now = opened->attributes;
     fd = arena::HostTable::Get().Add(std::move(opened->file));
   }
@@ -200,47 +205,60 @@ Result<arena::HostFd> GoferInode::OpenFd(bool write) {
   return fd;
 }
 
-Result<arena::HostFd> GoferInode::AcquireFd(bool write) {
-  {
-    MutexLock lock(mutex_);
-    if (write) wrote_ = true;
-    const arena::HostFd fd = write ? write_fd_ : read_fd_;
-    if (fd) {
-      fd_users_++;
-      return fd;
-    }
-  }
+// One more user of the inode's descriptor, or of `fresh` if it has none.
+arena::HostFd GoferInode::UseFd(bool write, DonatedFiles::Charge& charge, arena::HostFd fresh) {
+  MutexLock lock(mutex_);
+  if (write) wrote_ = true;
+  arena::HostFd& fd = write ? write_fd_ : read_fd_;
+  if (!fd) fd = fresh;
+  if (fd && fd_users_++ == 0) charge_ = std::move(charge);
+  return fd;
+}
+
+Result<arena::HostFd> GoferInode::AcquireFd(bool write, const auth::Credentials* user) {
+  DonatedFiles& donated = gofer_fs_.donated();
+  DonatedFiles::Charge charge;  // given back at the end unless it is this user who pays
+  if (user != nullptr) charge = TRY(donated.ChargeTo(*user));
+  if (const arena::HostFd fd = UseFd(write, charge)) return fd;
   if (write) TRY(CheckWritable());
-  const arena::HostFd opened = TRY(OpenFd(write));
-  arena::HostFd used;
-  {
-    MutexLock lock(mutex_);
-    arena::HostFd& slot = write ? write_fd_ : read_fd_;
-    if (!slot) slot = opened;
-    used = slot;
-    fd_users_++;
-  }
-  if (used != opened) CloseHostFd(opened, false);
+  const bool favoured = user != nullptr && DonatedFiles::IsFavoured(*user);
+  const arena::HostFd opened = TRY(OpenFd(write, favoured));
+  const arena::HostFd used = UseFd(write, charge, opened);
+  if (used != opened) CloseDonated(opened);
   return used;
+}
+
+void GoferInode::CloseDonated(arena::HostFd fd, bool mapped) {
+  if (!fd) return;
+  CloseHostFd(fd, mapped);
+  gofer_fs_.donated().Return(1);
 }
 
 // A descriptor that came with the walk to this file; nobody uses it yet.
 void GoferInode::KeepReadFd(OwnedFd file) {
-  {
+  const bool room = gofer_fs_.donated().Reserve(false).has_value();
+  bool kept = false;
+  bool idle = false;
+  if (room) {
     MutexLock lock(mutex_);
-    if (read_fd_) return;
-    read_fd_ = arena::HostTable::Get().Add(std::move(file));
-    if (fd_users_ != 0) return;
+    kept = !read_fd_;
+    if (kept) read_fd_ = arena::HostTable::Get().Add(std::move(file));
+    idle = kept && fd_users_ == 0;
   }
-  gofer_fs_.NoteIdle(*this);
+  if (room && !kept) gofer_fs_.donated().Return(1);
+  if (idle) gofer_fs_.donated().NoteIdle(*this);
+  const arena::HostScope host;
+  file.Reset();
 }
 
 void GoferInode::ReleaseFd() {
+  DonatedFiles::Charge ended;
   {
     MutexLock lock(mutex_);
     if (--fd_users_ != 0) return;
+    std::swap(ended, charge_);
   }
-  gofer_fs_.NoteIdle(*this);
+  gofer_fs_.donated().NoteIdle(*this);
 }
 
 void GoferInode::CloseIdleFds() {
@@ -253,8 +271,8 @@ void GoferInode::CloseIdleFds() {
     write_fd = std::exchange(write_fd_, {});
     mapped = std::exchange(mapped_, false);
   }
-  CloseHostFd(read_fd, mapped);
-  CloseHostFd(write_fd, mapped);
+  CloseDonated(read_fd, mapped);
+  CloseDonated(write_fd, mapped);
 }
 
 Result<void> GoferInode::ReopenFds() {
@@ -293,7 +311,7 @@ Result<Ref<vfs::File>> GoferInode::Open(vfs::Caller& caller, const vfs::Path& pa
   if (IsDir()) return MakeGoferDirectoryFile(*this, path, flags);
   if (type() != S_IFREG) return vfs::OpenSpecial(*this, caller, path, flags);
   const bool write = (flags & O_ACCMODE) != O_RDONLY;
-  const arena::HostFd fd = TRY(AcquireFd(write));
+  const arena::HostFd fd = TRY(AcquireFd(write, &caller.creds()));
   if (!gofer_fs_.exclusive()) MarkStale();  // close-to-open: asked for again
   return MakeGoferFile(*this, path, flags, fd);
 }

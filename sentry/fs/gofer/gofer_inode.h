@@ -67,8 +67,10 @@ class GoferInode final : public vfs::Inode {
   // kShared: whether this inode was heard of within the time to live.
   bool Fresh();
 
-  // A descriptor that can read (or also write); held until ReleaseFd.
-  Result<arena::HostFd> AcquireFd(bool write);
+  // A descriptor that can read (or also write), for `user`; held until ReleaseFd. Without a user,
+  // for somebody who holds one already. ENFILE: the sandbox has no room, or this user has its
+  // share.
+  Result<arena::HostFd> AcquireFd(bool write, const auth::Credentials* user);
   void ReleaseFd();
   void CloseIdleFds();
   // The size, when it is known without asking: nobody but us can change it.
@@ -86,7 +88,7 @@ class GoferInode final : public vfs::Inode {
   // After a restore: descriptors under their old numbers.
   Result<void> ReopenFds();
 
-  // Of the lists of GoferFs; guarded by its mutex.
+  // Of the lists of DonatedFiles and GoferFs; guarded by their mutexes.
   std::optional<std::list<GoferInode*>::iterator> idle_at, listed_at;
   size_t children_counted = 0;
 
@@ -121,8 +123,10 @@ class GoferInode final : public vfs::Inode {
   void SetTarget(std::string_view target);
   Result<Ref<GoferListing>> FetchListing();
   void InvalidateMappings(uint64_t new_size);
-  Result<arena::HostFd> OpenFd(bool write);
   Result<std::string> FetchXattr(std::string_view name);
+  Result<arena::HostFd> OpenFd(bool write, bool favoured);
+  arena::HostFd UseFd(bool write, DonatedFiles::Charge& charge, arena::HostFd fresh = {});
+  void CloseDonated(arena::HostFd fd, bool mapped = false);
 
   GoferFs& gofer_fs_;
   const gofer::NodeId node_;
@@ -134,6 +138,7 @@ class GoferInode final : public vfs::Inode {
   bool wrote_ GUARDED_BY(mutex_) = false;   // the size is what the host says
   bool mapped_ GUARDED_BY(mutex_) = false;  // engines may know the descriptors
   int fd_users_ GUARDED_BY(mutex_) = 0;
+  DonatedFiles::Charge charge_ GUARDED_BY(mutex_);  // while fd_users_ is not 0
   arena::HostFd read_fd_ GUARDED_BY(mutex_), write_fd_ GUARDED_BY(mutex_);
   std::unique_ptr<std::string> target_ GUARDED_BY(mutex_);
   std::unique_ptr<Directory> directory_ GUARDED_BY(mutex_);
