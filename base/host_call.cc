@@ -221,8 +221,8 @@ Result<Received> RecvMsg(int socket, std::span<const iovec> parts, std::span<Own
   Received received;
   received.size =
       TRY(RetrySize([&] { return recvmsg(socket, &message, flags | MSG_CMSG_CLOEXEC); }));
+  // MSG_CTRUNC: the process has no room for a descriptor. The caller counts them.
   received.truncated = (message.msg_flags & MSG_TRUNC) != 0;
-  received.fds_lost = (message.msg_flags & MSG_CTRUNC) != 0;
   for (cmsghdr* h = CMSG_FIRSTHDR(&message); h != nullptr; h = CMSG_NXTHDR(&message, h)) {
     if (h->cmsg_level != SOL_SOCKET || h->cmsg_type != SCM_RIGHTS) continue;
     const size_t count = (h->cmsg_len - CMSG_LEN(0)) / sizeof(int);
@@ -233,7 +233,7 @@ Result<Received> RecvMsg(int socket, std::span<const iovec> parts, std::span<Own
       if (received.fd_count < fds.size()) {
         fds[received.fd_count++] = std::move(owned);
       } else {
-        received.fds_lost = true;
+        received.truncated = true;
       }
     }
   }

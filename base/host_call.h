@@ -113,8 +113,7 @@ Result<size_t> SendMsg(int socket, std::span<const iovec> parts, std::span<const
 struct Received {
   size_t size = 0;
   size_t fd_count = 0;
-  bool truncated = false;  // the message was longer
-  bool fds_lost = false;   // descriptors came for which this process, or `fds`, has no room
+  bool truncated = false;
 };
 // Fills `fds` with received descriptors (cloexec). Size 0: the peer closed.
 Result<Received> RecvMsg(int socket, std::span<const iovec> parts, std::span<OwnedFd> fds,

@@ -140,6 +140,11 @@ std::optional<Ending> Supervisor::TakeEvent() {
       raw_.Restore();
       reporter_.Error(event->text);
       return Ending{Ending::Kind::kNotStarted, CodeOfFailedStart(event->status)};
+    case SentryEvent::Kind::kLost:
+      raw_.Restore();
+      (void)sandbox_.sentry.Wait();
+      reporter_.Error(event->text);
+      return Ending{Ending::Kind::kLost, 1};
     case SentryEvent::Kind::kExited:
       // The rest of its output is on its way until the sentry is gone.
       (void)sandbox_.sentry.Wait();

@@ -1,7 +1,9 @@
 // The gofer's system calls: an allow-list with a reason per row.
+#include <sched.h>
 #include <seccomp.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <cerrno>
@@ -49,6 +51,12 @@ constexpr Row kAllowed[] = {
     {SYS_munmap, "malloc"},
     {SYS_madvise, "malloc"},
     {SYS_clock_gettime, "time of a log record, where the vDSO cannot tell it"},
+    {SYS_clock_nanosleep, "a rename that is under way"},
+    {SYS_futex, "threads: their mutex"},
+    {SYS_rt_sigprocmask, "threads of libc"},
+    {SYS_set_robust_list, "threads of libc"},
+    {SYS_rseq, "threads of libc"},
+    {SYS_exit, "threads of libc"},
     {SYS_restart_syscall, "a stopped and continued gofer"},
     {SYS_rt_sigreturn, "a stopped and continued gofer"},
     {SYS_exit_group, "the client is gone"},
@@ -63,6 +71,21 @@ int AddConditional(scmp_filter_ctx filter, int log) {
   rc |= seccomp_rule_add(filter, SCMP_ACT_ALLOW, SYS_mremap, 0);  // malloc: large vectors
   // Runs where its client waits; nobody else is moved.
   rc |= seccomp_rule_add(filter, SCMP_ACT_ALLOW, SYS_sched_setaffinity, 1, SCMP_A0(SCMP_CMP_EQ, 0));
+  // Threads that serve while others wait for the host: pthread_create's flags and no others, which
+  // clone3 would hide.
+  constexpr uint64_t kThread = CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SYSVSEM | CLONE_SIGHAND |
+                               CLONE_THREAD | CLONE_SETTLS | CLONE_PARENT_SETTID |
+                               CLONE_CHILD_CLEARTID;
+  rc |= seccomp_rule_add(filter, SCMP_ACT_ALLOW, SYS_clone, 1, SCMP_A0(SCMP_CMP_EQ, kThread));
+  rc |= seccomp_rule_add(filter, SCMP_ACT_ERRNO(ENOSYS), SYS_clone3, 0);
+  rc |= seccomp_rule_add(filter, SCMP_ACT_ALLOW, SYS_mprotect, 1,  // their stacks
+                         SCMP_A2(SCMP_CMP_MASKED_EQ, PROT_EXEC, 0));
+  // libc's own signal for set*id calls, with the first thread.
+  constexpr int kSetXid = 33;
+  rc |=
+      seccomp_rule_add(filter, SCMP_ACT_ALLOW, SYS_rt_sigaction, 1, SCMP_A0(SCMP_CMP_EQ, kSetXid));
+  // A connection for one more of the client's threads.
+  rc |= seccomp_rule_add(filter, SCMP_ACT_ALLOW, SYS_socketpair, 1, SCMP_A0(SCMP_CMP_EQ, AF_UNIX));
   // Never a device node.
   for (unsigned type : {S_IFREG, S_IFIFO, S_IFSOCK}) {
     rc |= seccomp_rule_add(filter, SCMP_ACT_ALLOW, SYS_mknodat, 1,

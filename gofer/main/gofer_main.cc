@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <malloc.h>
 #include <sched.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
@@ -110,11 +111,14 @@ Result<void> RunGofer(GoferConfig config, OwnedFd control, JailReport report) {
   server_config.allow_sockets = config.allow_sockets;
   server_config.max_nodes = config.max_nodes;
   server_config.max_open_fds = fd_limit - std::min(fd_limit / 2, kOtherFds);
-  const std::unique_ptr<Server> server = TRY(Server::Make(std::move(server_config)));
+  std::unique_ptr<Server> server = TRY(Server::Make(std::move(server_config)));
   if (config.jail) TRY(EnterJail(config, trees, proc_number, report));
   TRY(SendReport(control.get(), report));
   control.Reset();
-  return server->Serve(config.client.get());
+  // For a second heap libc would look the CPUs up in /sys, which the filter answers with a kill.
+  (void)mallopt(M_ARENA_MAX, 1);
+  // Its threads may be in calls that hang: the process ends without them.
+  return server.release()->Serve(config.client.get());
 }
 
 }  // namespace

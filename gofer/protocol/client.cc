@@ -1,210 +1,208 @@
 #include "gofer/protocol/client.h"
 
-#include "base/check.h"
-#include "base/host_call.h"
+#include <algorithm>
+#include <optional>
 
 namespace skep::gofer {
+namespace {
 
-Client::Client(OwnedFd socket)
-    : socket_(std::move(socket)),
-      request_(new std::byte[kMessageMax]),
-      reply_(new std::byte[kMessageMax]) {}
-
-Client::~Client() { FlushReleases(); }
-
-Writer Client::Begin(Op op) {
-  Writer request(std::span(request_.get(), kMessageMax));
-  const auto cpu = static_cast<uint16_t>(host::CurrentCpu() + 1);
-  request.Put(RequestHeader{++last_id_, static_cast<uint16_t>(op), cpu});
-  return request;
-}
-
-Result<void> Client::Send(size_t size) {
-  if (broken_) return Fail(EIO);
-  const iovec part = {request_.get(), size};
-  if (!host::SendMsg(socket_.get(), std::span(&part, 1), {}, 0)) {
-    broken_ = true;
-    return Fail(EIO);
+// A call of two functions: one writes the request's body, one makes a T of the reply.
+template <class T, class WriteBody, class Decode>
+class CallOf final : public Call {
+ public:
+  CallOf(Op what, WriteBody& write, Decode& decode)
+      : Call(what), write_(write), decode_(decode) {}
+  void Write(Writer& out) const override { write_(out); }
+  Result<void> Parse(Reply& reply) override {
+    Result<T> decoded = decode_(reply);
+    if (!decoded) return std::unexpected(decoded.error());
+    TRY(reply.body.End());
+    value = std::move(*decoded);
+    return {};
   }
-  return {};
+  std::optional<T> value;
+
+ private:
+  WriteBody& write_;
+  Decode& decode_;
+};
+
+struct Nothing {};
+
+}  // namespace
+
+Result<void> BlockingTransport::Ask(Call& call) {
+  MutexLock lock(mutex_);
+  CallUnderWay under_way(call);
+  TRY(lane_.Send(under_way, Lane::Wait::kYes));
+  while (!under_way.done) (void)lane_.Take(Lane::Wait::kYes);
+  return under_way.outcome;
 }
 
-// One round trip. A gofer that does not answer as agreed is as good as dead.
-Result<Client::Reply> Client::Exchange(const Writer& request) {
-  if (!request.ok()) return Fail(ENAMETOOLONG);
-  TRY(Send(request.size()));
-  OwnedFd file;
-  const iovec part = {reply_.get(), kMessageMax};
-  Result<host::Received> received =
-      host::RecvMsg(socket_.get(), std::span(&part, 1), std::span(&file, 1), 0);
-  // A descriptor for which this process has no room is missed by the one who asked for it.
-  broken_ = !received || received->truncated || received->size < sizeof(ReplyHeader);
-  if (broken_) return Fail(EIO);
-  Reader body(std::span<const std::byte>(reply_.get(), received->size));
-  const ReplyHeader header = TRY(body.Get<ReplyHeader>());
-  broken_ = header.id != last_id_ || header.error >= 4096;
-  if (broken_) return Fail(EIO);
-  if (header.error != 0) return Fail(header.error);
-  return Reply{body, std::move(file)};
+void BlockingTransport::Release(NodeId node, uint64_t count) {
+  MutexLock lock(mutex_);
+  lane_.Release(node, count);
+}
+
+void BlockingTransport::FlushReleases() {
+  MutexLock lock(mutex_);
+  lane_.FlushReleases();
+}
+
+template <class T, class Write, class Decode>
+Result<T> Client::Ask(Op op, Write write, Decode decode) {
+  CallOf<T, Write, Decode> call(op, write, decode);
+  TRY(transport_->Ask(call));
+  return std::move(*call.value);
+}
+
+template <class Write>
+Result<void> Client::AskForNothing(Op op, Write write) {
+  TRY(Ask<Nothing>(op, write, [](Reply&) { return Result<Nothing>(); }));
+  return {};
 }
 
 Result<std::vector<AttachRecord>> Client::Mounts() {
-  MutexLock lock(mutex_);
-  Reply reply = TRY(Exchange(Begin(Op::kMounts)));
-  const uint32_t count = TRY(reply.body.Get<uint32_t>());
-  if (count > reply.body.left() / sizeof(AttachRecord)) return Fail(EPROTO);
-  std::vector<AttachRecord> mounts(count);
-  for (AttachRecord& mount : mounts) mount = TRY(reply.body.Get<AttachRecord>());
-  return mounts;
+  return Ask<std::vector<AttachRecord>>(
+      Op::kMounts, [](Writer&) {}, [](Reply& reply) { return DecodeMounts(reply.body); });
 }
 
 Result<AttachRecord> Client::Attach(uint32_t attach) {
-  MutexLock lock(mutex_);
-  Writer request = Begin(Op::kAttach);
-  request.Put(AttachRequest{attach, 0});
-  Reply reply = TRY(Exchange(request));
-  return reply.body.Get<AttachRecord>();
+  return Ask<AttachRecord>(
+      Op::kAttach, [&](Writer& out) { out.Put(AttachRequest{attach, 0}); },
+      [](Reply& reply) { return reply.body.Get<AttachRecord>(); });
 }
 
-// One message's worth of a walk, appended to `walked`.
-Result<void> Client::WalkSome(NodeId parent, std::span<const std::string_view> names,
-                              WalkOpens opens, Walked& walked) {
-  Writer request = Begin(Op::kWalk);
-  const uint32_t flags = opens == WalkOpens::kLast ? kWalkOpens : 0;
-  request.Put(WalkRequest{parent, static_cast<uint32_t>(names.size()), flags});
-  for (std::string_view name : names) request.PutString(name);
-  Reply reply = TRY(Exchange(request));
-  const WalkReply header = TRY(reply.body.Get<WalkReply>());
-  if (header.reached > names.size() || header.error >= 4096) return Fail(EPROTO);
-  if (header.stop > static_cast<uint16_t>(WalkStop::kFull)) return Fail(EPROTO);
-  walked.stop = static_cast<WalkStop>(header.stop);
-  walked.error = header.error;
-  walked.nodes.reserve(walked.nodes.size() + header.reached);
-  for (uint16_t i = 0; i < header.reached; ++i) {
-    const NodeRecord node = TRY(reply.body.Get<NodeRecord>());
-    walked.nodes.push_back(node);
-  }
-  if (walked.stop == WalkStop::kSymlink) {
-    const std::span<const std::byte> target = TRY(reply.body.GetBytes(header.target_size));
-    walked.target.assign(reinterpret_cast<const char*>(target.data()), target.size());
-  }
-  const bool nowhere = walked.nodes.empty() && walked.stop == WalkStop::kSymlink;
-  const bool stuck = header.reached == 0 && walked.stop == WalkStop::kFull;
-  const bool no_error = walked.stop == WalkStop::kError && walked.error == 0;
-  if (nowhere || stuck || no_error) return Fail(EPROTO);
-  if (opens == WalkOpens::kLast && walked.stop == WalkStop::kDone) {
-    walked.file = std::move(reply.file);
-  }
-  return {};
+// One message's worth of a walk.
+Result<Walked> Client::WalkSome(NodeId parent, std::span<const std::string_view> names,
+                                WalkOpens opens) {
+  const bool wants_file = opens == WalkOpens::kLast;
+  return Ask<Walked>(
+      Op::kWalk,
+      [&](Writer& out) {
+        const uint32_t flags = wants_file ? kWalkOpens : 0;
+        out.Put(WalkRequest{parent, static_cast<uint32_t>(names.size()), flags});
+        for (std::string_view name : names) out.PutString(name);
+      },
+      [&](Reply& reply) -> Result<Walked> {
+        Walked walked = TRY(DecodeWalk(reply.body));
+        const size_t reached = walked.nodes.size();
+        if (reached > names.size()) return Fail(EPROTO);
+        if (walked.stop == WalkStop::kDone && reached < names.size()) return Fail(EPROTO);
+        if (wants_file && walked.stop == WalkStop::kDone) walked.file = std::move(reply.file);
+        return walked;
+      });
+}
+
+void Client::GiveBack(std::span<const NodeRecord> nodes) {
+  for (const NodeRecord& record : nodes) Release(record.node);
 }
 
 Result<Walked> Client::Walk(NodeId parent, std::span<const std::string_view> names,
                             WalkOpens opens) {
-  MutexLock lock(mutex_);
   Walked walked;
   for (;;) {
     const std::span<const std::string_view> rest = names.subspan(walked.nodes.size());
     const size_t count = std::min<size_t>(rest.size(), kMaxWalkNames);
     const WalkOpens opens_now = count == rest.size() ? opens : WalkOpens::kNo;
-    TRY(WalkSome(parent, rest.first(count), opens_now, walked));
+    Result<Walked> part = WalkSome(parent, rest.first(count), opens_now);
+    if (!part) {
+      GiveBack(walked.nodes);
+      return part;
+    }
+    walked.nodes.insert(walked.nodes.end(), part->nodes.begin(), part->nodes.end());
+    walked.stop = part->stop;
+    walked.error = part->error;
+    walked.target = std::move(part->target);
+    walked.file = std::move(part->file);
     const bool more = walked.stop == WalkStop::kFull ||
                       (walked.stop == WalkStop::kDone && walked.nodes.size() < names.size());
     if (!more) return walked;
-    if (walked.nodes.empty()) return Fail(EPROTO);
     parent = walked.nodes.back().node;
   }
 }
 
 Result<DirPage> Client::Readdir(NodeId dir, uint64_t cookie, bool with_nodes, uint32_t max_bytes) {
-  MutexLock lock(mutex_);
-  Writer request = Begin(Op::kReaddir);
-  request.Put(ReaddirRequest{dir, cookie, max_bytes, with_nodes ? kReaddirNodes : 0});
-  Reply reply = TRY(Exchange(request));
-  const ReaddirReply header = TRY(reply.body.Get<ReaddirReply>());
-  if (header.count > reply.body.left() / sizeof(DirEntryHeader)) return Fail(EPROTO);
-  DirPage page;
-  page.at_end = header.at_end != 0;
-  page.entries.resize(header.count);
-  for (DirEntry& entry : page.entries) {
-    const DirEntryHeader head = TRY(reply.body.Get<DirEntryHeader>());
-    const std::span<const std::byte> name = TRY(reply.body.GetBytes(head.name_size));
-    entry.name.assign(reinterpret_cast<const char*>(name.data()), name.size());
-    entry.ino = head.ino;
-    entry.next_cookie = head.next_cookie;
-    entry.type = head.type;
-    if (head.has_node != 0) entry.node = TRY(reply.body.Get<NodeRecord>());
-  }
-  return page;
+  return Ask<DirPage>(
+      Op::kReaddir,
+      [&](Writer& out) {
+        out.Put(ReaddirRequest{dir, cookie, max_bytes, with_nodes ? kReaddirNodes : 0});
+      },
+      [](Reply& reply) { return DecodeReaddir(reply.body); });
 }
 
 Result<std::string> Client::Readlink(NodeId node) {
-  MutexLock lock(mutex_);
-  Writer request = Begin(Op::kReadlink);
-  request.Put(node);
-  Reply reply = TRY(Exchange(request));
-  const std::string_view target = TRY(reply.body.GetString());
-  return std::string(target);
+  return Ask<std::string>(
+      Op::kReadlink, [&](Writer& out) { out.Put(node); },
+      [](Reply& reply) -> Result<std::string> {
+        const std::string_view target = TRY(reply.body.GetString());
+        return std::string(target);
+      });
 }
 
 Result<Opened> Client::Open(NodeId node, int flags) {
-  MutexLock lock(mutex_);
-  Writer request = Begin(Op::kOpen);
-  request.Put(OpenRequest{node, static_cast<uint32_t>(flags), 0});
-  Reply reply = TRY(Exchange(request));
-  const Attributes attributes = TRY(reply.body.Get<Attributes>());
-  if (!reply.file) return Fail(EMFILE);  // the kernel found no room in our table
-  return Opened{std::move(reply.file), attributes};
+  Result<Opened> opened = Ask<Opened>(
+      Op::kOpen, [&](Writer& out) { out.Put(OpenRequest{node, static_cast<uint32_t>(flags), 0}); },
+      [](Reply& reply) -> Result<Opened> {
+        const Attributes attributes = TRY(reply.body.Get<Attributes>());
+        return Opened{std::move(reply.file), attributes};
+      });
+  if (opened && !opened->file) return Fail(EMFILE);  // the kernel found no room in our table
+  return opened;
 }
 
-Result<NodeRecord> Client::Make(Op op, NodeId dir, std::string_view name, const NewNode& what,
-                                std::string_view target, uint32_t flags, OwnedFd* file) {
-  MutexLock lock(mutex_);
-  Writer request = Begin(op);
-  request.Put(MakeRequest{dir, what.mode, what.uid, what.gid, flags});
-  request.PutString(name);
-  if (op == Op::kSymlink) request.PutString(target);
-  Reply reply = TRY(Exchange(request));
-  if (file != nullptr) *file = std::move(reply.file);
-  return reply.body.Get<NodeRecord>();
+Result<Created> Client::Make(Op op, NodeId dir, std::string_view name, const NewNode& what,
+                             std::string_view target, uint32_t flags) {
+  return Ask<Created>(
+      op,
+      [&](Writer& out) {
+        out.Put(MakeRequest{dir, what.mode, what.uid, what.gid, flags});
+        out.PutString(name);
+        if (op == Op::kSymlink) out.PutString(target);
+      },
+      [](Reply& reply) -> Result<Created> {
+        const NodeRecord node = TRY(reply.body.Get<NodeRecord>());
+        return Created{std::move(reply.file), node};
+      });
 }
 
 Result<Created> Client::Create(NodeId dir, std::string_view name, const NewNode& what,
                                int open_flags) {
-  Created created;
-  created.node =
-      TRY(Make(Op::kCreate, dir, name, what, {}, static_cast<uint32_t>(open_flags), &created.file));
+  Created created = TRY(Make(Op::kCreate, dir, name, what, {}, static_cast<uint32_t>(open_flags)));
   if (created.file) return created;
   Release(created.node.node);
   return Fail(EMFILE);
 }
 
 Result<NodeRecord> Client::Mkdir(NodeId dir, std::string_view name, const NewNode& what) {
-  return Make(Op::kMkdir, dir, name, what, {}, 0, nullptr);
+  const Created made = TRY(Make(Op::kMkdir, dir, name, what, {}, 0));
+  return made.node;
 }
 Result<NodeRecord> Client::Mknod(NodeId dir, std::string_view name, const NewNode& what) {
-  return Make(Op::kMknod, dir, name, what, {}, 0, nullptr);
+  const Created made = TRY(Make(Op::kMknod, dir, name, what, {}, 0));
+  return made.node;
 }
 Result<NodeRecord> Client::Symlink(NodeId dir, std::string_view name, std::string_view target,
                                    const NewNode& what) {
-  return Make(Op::kSymlink, dir, name, what, target, 0, nullptr);
+  const Created made = TRY(Make(Op::kSymlink, dir, name, what, target, 0));
+  return made.node;
 }
 
 Result<NodeRecord> Client::Link(NodeId node, NodeId dir, std::string_view name) {
-  MutexLock lock(mutex_);
-  Writer request = Begin(Op::kLink);
-  request.Put(LinkRequest{node, dir});
-  request.PutString(name);
-  Reply reply = TRY(Exchange(request));
-  return reply.body.Get<NodeRecord>();
+  return Ask<NodeRecord>(
+      Op::kLink,
+      [&](Writer& out) {
+        out.Put(LinkRequest{node, dir});
+        out.PutString(name);
+      },
+      [](Reply& reply) { return reply.body.Get<NodeRecord>(); });
 }
 
 Result<void> Client::Remove(NodeId dir, std::string_view name, uint32_t flags) {
-  MutexLock lock(mutex_);
-  Writer request = Begin(Op::kUnlink);
-  request.Put(UnlinkRequest{dir, flags, 0});
-  request.PutString(name);
-  TRY(Exchange(request));
-  return {};
+  return AskForNothing(Op::kUnlink, [&](Writer& out) {
+    out.Put(UnlinkRequest{dir, flags, 0});
+    out.PutString(name);
+  });
 }
 Result<void> Client::Unlink(NodeId dir, std::string_view name) { return Remove(dir, name, 0); }
 Result<void> Client::Rmdir(NodeId dir, std::string_view name) {
@@ -213,61 +211,53 @@ Result<void> Client::Rmdir(NodeId dir, std::string_view name) {
 
 Result<void> Client::Rename(NodeId old_dir, std::string_view old_name, NodeId new_dir,
                             std::string_view new_name, uint32_t flags) {
-  MutexLock lock(mutex_);
-  Writer request = Begin(Op::kRename);
-  request.Put(RenameRequest{old_dir, new_dir, flags, 0});
-  request.PutString(old_name);
-  request.PutString(new_name);
-  TRY(Exchange(request));
-  return {};
+  return AskForNothing(Op::kRename, [&](Writer& out) {
+    out.Put(RenameRequest{old_dir, new_dir, flags, 0});
+    out.PutString(old_name);
+    out.PutString(new_name);
+  });
 }
 
 Result<Attributes> Client::GetAttr(NodeId node) {
-  MutexLock lock(mutex_);
-  Writer request = Begin(Op::kGetAttr);
-  request.Put(node);
-  Reply reply = TRY(Exchange(request));
-  return reply.body.Get<Attributes>();
+  return Ask<Attributes>(
+      Op::kGetAttr, [&](Writer& out) { out.Put(node); },
+      [](Reply& reply) { return reply.body.Get<Attributes>(); });
 }
 
 Result<Attributes> Client::SetAttr(const SetAttrRequest& change) {
-  MutexLock lock(mutex_);
-  Writer request = Begin(Op::kSetAttr);
-  request.Put(change);
-  Reply reply = TRY(Exchange(request));
-  return reply.body.Get<Attributes>();
+  return Ask<Attributes>(
+      Op::kSetAttr, [&](Writer& out) { out.Put(change); },
+      [](Reply& reply) { return reply.body.Get<Attributes>(); });
 }
 
 Result<FsStatistics> Client::Statfs(NodeId node) {
-  MutexLock lock(mutex_);
-  Writer request = Begin(Op::kStatfs);
-  request.Put(node);
-  Reply reply = TRY(Exchange(request));
-  return reply.body.Get<FsStatistics>();
+  return Ask<FsStatistics>(
+      Op::kStatfs, [&](Writer& out) { out.Put(node); },
+      [](Reply& reply) { return reply.body.Get<FsStatistics>(); });
 }
 
 Result<void> Client::Fsync(NodeId node, bool data_only) {
-  MutexLock lock(mutex_);
-  Writer request = Begin(Op::kFsync);
-  request.Put(FsyncRequest{node, data_only ? 1U : 0U, 0});
-  TRY(Exchange(request));
-  return {};
+  return AskForNothing(Op::kFsync,
+                       [&](Writer& out) { out.Put(FsyncRequest{node, data_only ? 1U : 0U, 0}); });
 }
 
 Result<size_t> Client::ReadXattr(Op op, NodeId node, std::string_view name,
                                  std::span<std::byte> to) {
-  MutexLock lock(mutex_);
-  Writer request = Begin(op);
-  const size_t size = std::min(to.size(), kXattrSizeMax);
-  request.Put(XattrRequest{node, 0, static_cast<uint32_t>(size)});
-  request.PutString(name);
-  Reply reply = TRY(Exchange(request));
-  const uint32_t value_size = TRY(reply.body.Get<uint32_t>());
-  if (to.empty()) return value_size;
-  if (value_size > to.size()) return Fail(EPROTO);
-  const std::span<const std::byte> value = TRY(reply.body.GetBytes(value_size));
-  if (value_size != 0) memcpy(to.data(), value.data(), value_size);
-  return value_size;
+  const auto size = static_cast<uint32_t>(std::min(to.size(), kXattrSizeMax));
+  return Ask<size_t>(
+      op,
+      [&](Writer& out) {
+        out.Put(XattrRequest{node, 0, size});
+        out.PutString(name);
+      },
+      [&](Reply& reply) -> Result<size_t> {
+        const uint32_t value_size = TRY(reply.body.Get<uint32_t>());
+        if (size == 0) return value_size;
+        if (value_size > size) return Fail(EPROTO);
+        const std::span<const std::byte> value = TRY(reply.body.GetBytes(value_size));
+        std::copy(value.begin(), value.end(), to.begin());
+        return value_size;
+      });
 }
 
 Result<size_t> Client::GetXattr(NodeId node, std::string_view name, std::span<std::byte> value) {
@@ -280,64 +270,46 @@ Result<size_t> Client::ListXattr(NodeId node, std::span<std::byte> names) {
 Result<void> Client::SetXattr(NodeId node, std::string_view name, std::span<const std::byte> value,
                               int flags) {
   if (value.size() > kXattrSizeMax) return Fail(E2BIG);
-  MutexLock lock(mutex_);
-  Writer request = Begin(Op::kSetXattr);
-  request.Put(
-      XattrRequest{node, static_cast<uint32_t>(flags), static_cast<uint32_t>(value.size())});
-  request.PutString(name);
-  request.PutBytes(value);
-  TRY(Exchange(request));
-  return {};
+  return AskForNothing(Op::kSetXattr, [&](Writer& out) {
+    out.Put(XattrRequest{node, static_cast<uint32_t>(flags), static_cast<uint32_t>(value.size())});
+    out.PutString(name);
+    out.PutBytes(value);
+  });
 }
 
 Result<void> Client::RemoveXattr(NodeId node, std::string_view name) {
-  MutexLock lock(mutex_);
-  Writer request = Begin(Op::kRemoveXattr);
-  request.Put(XattrRequest{node, 0, 0});
-  request.PutString(name);
-  TRY(Exchange(request));
-  return {};
-}
-
-void Client::Release(NodeId node, uint64_t count) {
-  MutexLock lock(mutex_);
-  if (release_count_ == releases_.size()) FlushReleasesLocked();
-  releases_[release_count_++] = {node, count};
-}
-
-void Client::FlushReleases() {
-  MutexLock lock(mutex_);
-  FlushReleasesLocked();
-}
-
-void Client::FlushReleasesLocked() {
-  if (release_count_ == 0) return;
-  Writer request = Begin(Op::kRelease);
-  request.Put(static_cast<uint32_t>(release_count_));
-  request.Put(uint32_t{0});
-  request.PutBytes(std::as_bytes(std::span(releases_).first(release_count_)));
-  CHECK(request.ok());
-  (void)Send(request.size());  // a broken connection shows at the next call
-  release_count_ = 0;
+  return AskForNothing(Op::kRemoveXattr, [&](Writer& out) {
+    out.Put(XattrRequest{node, 0, 0});
+    out.PutString(name);
+  });
 }
 
 Result<NodePath> Client::PathOf(NodeId node) {
-  MutexLock lock(mutex_);
-  Writer request = Begin(Op::kPathOf);
-  request.Put(node);
-  Reply reply = TRY(Exchange(request));
-  const AttachRequest attach = TRY(reply.body.Get<AttachRequest>());
-  const std::string_view path = TRY(reply.body.GetString());
-  return NodePath{attach.attach, std::string(path)};
+  return Ask<NodePath>(
+      Op::kPathOf, [&](Writer& out) { out.Put(node); },
+      [](Reply& reply) { return DecodePathOf(reply.body); });
 }
 
 Result<NodeRecord> Client::Reopen(NodeId wanted, uint32_t attach, std::string_view path) {
-  MutexLock lock(mutex_);
-  Writer request = Begin(Op::kReopen);
-  request.Put(ReopenRequest{wanted, attach, 0});
-  request.PutString(path);
-  Reply reply = TRY(Exchange(request));
-  return reply.body.Get<NodeRecord>();
+  return Ask<NodeRecord>(
+      Op::kReopen,
+      [&](Writer& out) {
+        out.Put(ReopenRequest{wanted, attach, 0});
+        out.PutString(path);
+      },
+      [](Reply& reply) { return reply.body.Get<NodeRecord>(); });
+}
+
+Result<OwnedFd> Client::Connect() {
+  OwnedFd socket = TRY(Ask<OwnedFd>(
+      Op::kConnect, [](Writer&) {},
+      [](Reply& reply) { return Result<OwnedFd>(std::move(reply.file)); }));
+  if (!socket) return Fail(EMFILE);
+  return socket;
+}
+
+Result<void> Client::Ping() {
+  return AskForNothing(Op::kPing, [](Writer&) {});
 }
 
 }  // namespace skep::gofer

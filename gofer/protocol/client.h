@@ -1,11 +1,11 @@
-// Client: the sentry's end of a gofer connection. Each call is one blocking round trip; threads may
-// share a client.
+// Client: what a gofer can be asked for. Each call is one exchange of messages (a long walk may be
+// more), which a Transport carries: it decides how a caller waits, and which connection it uses.
 //
-// Host side: made inside HostScope, never in the arena, and it knows nothing of fibers. After
-// construction it allocates only what it returns. A connection that broke answers EIO for ever.
+// Host side: made inside HostScope, never in the arena, and it knows nothing of fibers. What it
+// returns is malloc's. Any thread or fiber may call it, if the transport says so. Errors are the
+// gofer's, and those of Transport::Ask.
 #pragma once
 
-#include <array>
 #include <memory>
 #include <span>
 #include <string>
@@ -15,29 +15,11 @@
 #include "base/mutex.h"
 #include "base/owned_fd.h"
 #include "base/result.h"
+#include "gofer/protocol/lane.h"
 #include "gofer/protocol/messages.h"
+#include "gofer/protocol/replies.h"
 
 namespace skep::gofer {
-
-struct Walked {
-  std::vector<NodeRecord> nodes;    // one per name reached, in order
-  WalkStop stop = WalkStop::kDone;  // never kFull
-  int error = 0;                    // kError: of name number nodes.size()
-  std::string target;               // kSymlink: of nodes.back()
-  OwnedFd file;                     // kDone, if asked for: can read nodes.back(), a regular file
-};
-
-struct DirEntry {
-  std::string name;
-  uint64_t ino = 0;
-  uint64_t next_cookie = 0;  // resumes after this entry
-  uint8_t type = 0;
-  NodeRecord node;  // kNone unless asked for and to be had
-};
-struct DirPage {
-  std::vector<DirEntry> entries;  // without "." and ".."
-  bool at_end = false;
-};
 
 struct Opened {
   OwnedFd file;
@@ -55,18 +37,42 @@ struct NewNode {
   uint32_t gid = kKeepId;
 };
 
-struct NodePath {
-  uint32_t attach = 0;
-  std::string path;  // relative to the attach point; "" is its root
+class Transport {
+ public:
+  virtual ~Transport() = default;
+  // Sends the request and waits until its reply has been parsed. The errno that the gofer answered;
+  // EIO: the connection is broken; kKilled: the caller was killed meanwhile; ENOMEM, ENAMETOOLONG:
+  // it was not sent.
+  virtual Result<void> Ask(Call& call) = 0;
+  // Give references back, sooner or later. FlushReleases: now.
+  virtual void Release(NodeId node, uint64_t count) = 0;
+  virtual void FlushReleases() = 0;
+};
+
+// One connection, one call at a time: callers wait for one another as threads do.
+class BlockingTransport final : public Transport {
+ public:
+  explicit BlockingTransport(OwnedFd socket) : lane_(std::move(socket)) {}
+  Result<void> Ask(Call& call) override;
+  void Release(NodeId node, uint64_t count) override;
+  void FlushReleases() override;
+  int socket() const { return socket_; }
+
+ private:
+  Mutex mutex_{LockRank::kGoferClient};
+  Lane lane_ GUARDED_BY(mutex_);
+  const int socket_ = lane_.socket();
 };
 
 class Client {
  public:
-  // `socket`: a connected SOCK_SEQPACKET unix socket.
-  explicit Client(OwnedFd socket);
+  explicit Client(std::unique_ptr<Transport> transport) : transport_(std::move(transport)) {}
+  // `socket`: a connected SOCK_SEQPACKET unix socket; blocking.
+  explicit Client(OwnedFd socket)
+      : Client(std::make_unique<BlockingTransport>(std::move(socket))) {}
   Client(const Client&) = delete;
   Client& operator=(const Client&) = delete;
-  ~Client();
+  ~Client() { FlushReleases(); }
 
   Result<std::vector<AttachRecord>> Mounts();
   Result<AttachRecord> Attach(uint32_t attach);
@@ -108,8 +114,8 @@ class Client {
   Result<void> RemoveXattr(NodeId node, std::string_view name);
 
   // Gives references back. Batched: sent when enough have gathered, or by FlushReleases.
-  void Release(NodeId node, uint64_t count = 1);
-  void FlushReleases();
+  void Release(NodeId node, uint64_t count = 1) { transport_->Release(node, count); }
+  void FlushReleases() { transport_->FlushReleases(); }
 
   // For a checkpoint: where a node is. ENOENT: it has no name any more.
   Result<NodePath> PathOf(NodeId node);
@@ -118,31 +124,24 @@ class Client {
   // have their ids already. Whatever this answers, no other inode will be called `wanted`.
   Result<NodeRecord> Reopen(NodeId wanted, uint32_t attach, std::string_view path);
 
- private:
-  struct Reply {
-    Reader body;
-    OwnedFd file;
-  };
+  // The client's end of one more connection to the same gofer.
+  Result<OwnedFd> Connect();
+  // Nothing but a round trip.
+  Result<void> Ping();
 
-  Writer Begin(Op op) REQUIRES(mutex_);
-  Result<Reply> Exchange(const Writer& request) REQUIRES(mutex_);
-  Result<void> Send(size_t size) REQUIRES(mutex_);
-  void FlushReleasesLocked() REQUIRES(mutex_);
-  Result<void> WalkSome(NodeId parent, std::span<const std::string_view> names, WalkOpens opens,
-                        Walked& walked) REQUIRES(mutex_);
-  Result<NodeRecord> Make(Op op, NodeId dir, std::string_view name, const NewNode& what,
-                          std::string_view target, uint32_t flags, OwnedFd* file);
+ private:
+  template <class T, class Write, class Decode>
+  Result<T> Ask(Op op, Write write, Decode decode);
+  template <class Write>
+  Result<void> AskForNothing(Op op, Write write);
+  Result<Walked> WalkSome(NodeId parent, std::span<const std::string_view> names, WalkOpens opens);
+  void GiveBack(std::span<const NodeRecord> nodes);
+  Result<Created> Make(Op op, NodeId dir, std::string_view name, const NewNode& what,
+                       std::string_view target, uint32_t flags);
   Result<size_t> ReadXattr(Op op, NodeId node, std::string_view name, std::span<std::byte> to);
   Result<void> Remove(NodeId dir, std::string_view name, uint32_t flags);
 
-  Mutex mutex_{LockRank::kGoferClient};
-  const OwnedFd socket_;
-  const std::unique_ptr<std::byte[]> request_;
-  const std::unique_ptr<std::byte[]> reply_;
-  uint32_t last_id_ GUARDED_BY(mutex_) = 0;
-  bool broken_ GUARDED_BY(mutex_) = false;
-  size_t release_count_ GUARDED_BY(mutex_) = 0;
-  std::array<ReleaseRecord, 128> releases_ GUARDED_BY(mutex_);
+  const std::unique_ptr<Transport> transport_;
 };
 
 }  // namespace skep::gofer

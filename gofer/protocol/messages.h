@@ -1,8 +1,10 @@
 // The messages between a sentry and its gofer, as they lie on the wire.
 //
 // One SOCK_SEQPACKET message is one request or one reply: the kernel keeps the boundaries and binds
-// a donated descriptor to its reply, so nothing has to be reassembled from a hostile peer. Requests
-// may be pipelined; each reply carries its request's id. kRelease has no reply.
+// a donated descriptor to its reply, so nothing has to be reassembled from a hostile peer. Many
+// requests may be under way; each reply carries its request's id and they come in any order: a
+// client that needs an order waits for the first reply. kRelease has no reply. A client may have
+// several connections (kConnect); handles are the same on all of them.
 //
 // A handle (NodeId) names an inode. Every time a reply carries a handle, the receiver owns one more
 // reference to it and gives it back through kRelease; so a release can cross a lookup of the same
@@ -58,6 +60,8 @@ enum class Op : uint16_t {
   kRelease,      // u32 count, u32 zero, ReleaseRecord...; no reply
   kPathOf,       // NodeId -> u32 attach, u32 zero, string path
   kReopen,       // ReopenRequest, string path -> NodeRecord
+  kConnect,      // -> the client's end of one more connection
+  kPing,         // -> nothing; to measure a round trip
   kEnd,
 };
 
@@ -100,7 +104,7 @@ struct Attributes {
   uint32_t dev_minor = 0;
   uint32_t rdev_major = 0;
   uint32_t rdev_minor = 0;
-  uint32_t zero = 0;
+  uint32_t remote = 0;  // 1: its file system may wait for more than a disk
 };
 
 struct NodeRecord {

@@ -59,6 +59,16 @@ Result<OwnedFd> OpenAt2(int dir, const char* name, int flags, uint32_t mode, uin
   }
 }
 
+constexpr uint64_t kLocal[] = {
+    EXT4_SUPER_MAGIC,      XFS_SUPER_MAGIC,
+    BTRFS_SUPER_MAGIC,     F2FS_SUPER_MAGIC,
+    TMPFS_MAGIC,           RAMFS_MAGIC,
+    OVERLAYFS_SUPER_MAGIC, SQUASHFS_MAGIC,
+    EROFS_SUPER_MAGIC_V1,  ISOFS_SUPER_MAGIC,
+    MSDOS_SUPER_MAGIC,     0x2011bab0 /* exfat */,
+    0x2fc12fc1 /* zfs */,  0xca451a4e /* bcachefs */,
+};
+
 // Of linux/magic.h and of the kernel's file systems that have no public constant.
 constexpr uint64_t kHostViews[] = {
     PROC_SUPER_MAGIC,
@@ -135,6 +145,10 @@ Result<FsStatistics> StatfsFd(int fd) {
   out.files_free = s.f_ffree;
   out.name_max = static_cast<uint64_t>(s.f_namelen);
   return out;
+}
+
+bool IsRemote(uint64_t fs_type) {
+  return std::find(std::begin(kLocal), std::end(kLocal), fs_type) == std::end(kLocal);
 }
 
 bool IsHostView(uint64_t fs_type) {

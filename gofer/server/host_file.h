@@ -50,5 +50,7 @@ Result<std::string> ReadLinkAt(int dir, const char* name);
 Result<FsStatistics> StatfsFd(int fd);
 // A file system that shows the host rather than files: proc, sysfs, cgroup and their like.
 bool IsHostView(uint64_t fs_type);
+// One whose calls may wait for more than a disk: a network, another process.
+bool IsRemote(uint64_t fs_type);
 
 }  // namespace skep::gofer

@@ -1,6 +1,5 @@
 #include "gofer/server/server.h"
 
-#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <algorithm>
@@ -12,21 +11,24 @@ namespace skep::gofer {
 
 Server::Server(ServerConfig config)
     : config_(std::move(config)),
-      nodes_(
-          {.nodes = config_.max_nodes, .open_fds = std::max<size_t>(config_.max_open_fds, 128)}) {}
+      nodes_({.nodes = config_.max_nodes, .open_fds = std::max<size_t>(config_.max_open_fds, 128)},
+             config_.attach_points.size()) {}
 
 Result<std::unique_ptr<Server>> Server::Make(ServerConfig config) {
   TRY(host::Call(SYS_umask, 0));
   std::vector<OwnedFd> root_fds;
   for (AttachPoint& point : config.attach_points) root_fds.push_back(std::move(point.root));
+  const size_t count = root_fds.size();
   std::unique_ptr<Server> server(new Server(std::move(config)));
-  for (uint32_t i = 0; i < root_fds.size(); ++i) {
+  MutexLock lock(server->nodes_.mutex());
+  for (uint32_t i = 0; i < count; ++i) {
     const FileInfo info = TRY(StatFd(root_fds[i].get()));
     const bool is_directory = S_ISDIR(info.attributes.mode);
     if (!is_directory && !S_ISREG(info.attributes.mode)) return Fail(EINVAL);
     const FsStatistics fs = TRY(StatfsFd(root_fds[i].get()));
     Node* root = server->nodes_.AddRoot(i, NodeId{i + 1}, std::move(root_fds[i]), info);
     root->hidden = IsHostView(fs.type);
+    root->remote = IsRemote(fs.type);
     server->roots_.push_back(root);
   }
   for (const HiddenPath& hidden : server->config_.hidden) TRY(server->HidePath(hidden));
@@ -37,7 +39,7 @@ Result<std::unique_ptr<Server>> Server::Make(ServerConfig config) {
 Result<void> Server::HidePath(const HiddenPath& hidden) {
   if (hidden.attach >= roots_.size()) return Fail(EINVAL);
   FileInfo info;
-  Result<Node*> node = LookupPath(*roots_[hidden.attach], hidden.path, &info);
+  Result<KeptNode> node = LookupPath(*roots_[hidden.attach], hidden.path, &info);
   if (!node) {
     if (node.error() == Errno(ENOENT)) return {};
     return std::unexpected(node.error());
@@ -99,6 +101,10 @@ Server::Handler Server::HandlerOf(uint16_t op) {
       return &Server::PathOf;
     case Op::kReopen:
       return &Server::Reopen;
+    case Op::kConnect:
+      return &Server::Connect;
+    case Op::kPing:
+      return &Server::Ping;
     case Op::kEnd:
       break;
   }
@@ -107,66 +113,27 @@ Server::Handler Server::HandlerOf(uint16_t op) {
 
 Server::Answer Server::Handle(std::span<const std::byte> request, std::span<std::byte> reply) {
   Reader in(request);
-  Writer out(reply);
+  ReplyWriter out(reply);
   ReplyHeader header{};
   out.Put(header);
   Result<void> done = Fail(EPROTO);
-  silent_ = false;
-  donated_.Reset();
   if (const Result<RequestHeader> asked = in.Get<RequestHeader>()) {
     header.id = asked->id;
     header.op = asked->op;
     const Handler handler = HandlerOf(asked->op);
     done = Fail(EINVAL);
+    MutexLock lock(nodes_.mutex());
     if (handler != nullptr) done = (this->*handler)(in, out);
   }
-  if (silent_) return {};
+  if (out.silent) return {};
   if (done && !out.ok()) done = Fail(EMSGSIZE);
   if (!done) {
     header.error = static_cast<uint16_t>(done.error().code());
-    donated_.Reset();
     memcpy(reply.data(), &header, sizeof header);
     return {sizeof header, OwnedFd()};
   }
   memcpy(reply.data(), &header, sizeof header);
-  return {out.size(), std::move(donated_)};
-}
-
-Result<void> Server::Serve(int socket) {
-  const auto request = std::make_unique_for_overwrite<std::byte[]>(kMessageMax);
-  const auto reply = std::make_unique_for_overwrite<std::byte[]>(kMessageMax);
-  for (;;) {
-    // No room for control data: the kernel drops descriptors that a client tries to send.
-    const Result<int64_t> size =
-        host::Call(SYS_recvfrom, socket, request.get(), kMessageMax, MSG_TRUNC);
-    if (!size) {
-      if (size.error() == Errno(EINTR)) continue;
-      if (size.error() == Errno(ECONNRESET)) return {};
-      return std::unexpected(size.error());
-    }
-    if (*size == 0) return {};
-    size_t taken = static_cast<size_t>(*size);
-    if (taken > kMessageMax) taken = 0;  // answered as a message without even a header
-    const std::span<const std::byte> message(request.get(), taken);
-    if (const Result<RequestHeader> header = Reader(message).Get<RequestHeader>()) {
-      cpu_.Follow(header->cpu);
-    }
-    const Answer answer = Handle(message, std::span(reply.get(), kMessageMax));
-    if (answer.size == 0) continue;
-    const iovec part = {reply.get(), answer.size};
-    const int file = answer.file.get();
-    Result<size_t> sent = host::SendMsg(socket, std::span(&part, 1),
-                                        std::span(&file, answer.file ? size_t{1} : size_t{0}), 0);
-    // More descriptors are on their way than the host allows: the client misses this one.
-    if (!sent && answer.file && sent.error() == Errno(ETOOMANYREFS)) {
-      sent = host::SendMsg(socket, std::span(&part, 1), {}, 0);
-    }
-    if (!sent) {
-      const int code = sent.error().code();
-      if (code == EPIPE || code == ECONNRESET) return {};
-      return std::unexpected(sent.error());
-    }
-  }
+  return {out.size(), std::move(out.donated)};
 }
 
 Result<void> CheckName(std::string_view name) {
@@ -182,7 +149,7 @@ Result<std::string> TakeName(Reader& in) {
   return std::string(name);
 }
 
-Result<Node*> Server::TakeNode(Reader& in) {
+Result<KeptNode> Server::TakeNode(Reader& in) {
   const NodeId id = TRY(in.Get<NodeId>());
   return nodes_.Find(id);
 }

@@ -37,27 +37,28 @@ Result<OwnedFd> Server::OpenNode(Node& node, int flags) {
   }
   if (S_ISFIFO(node.type)) flags |= O_NONBLOCK;  // the gofer never waits for a peer
   const HeldFd path = TRY(nodes_.Hold(node));
-  return skep::gofer::Reopen(config_.proc_self_fd.get(), path.get(), flags);
+  return Outside(
+      [&] { return skep::gofer::Reopen(config_.proc_self_fd.get(), path.get(), flags); });
 }
 
-Result<void> Server::Open(Reader& in, Writer& out) {
+Result<void> Server::Open(Reader& in, ReplyWriter& out) {
   const OpenRequest request = TRY(in.Get<OpenRequest>());
   TRY(in.End());
-  Node* node = TRY(nodes_.Find(request.node));
+  const KeptNode node = TRY(nodes_.Find(request.node));
   if ((request.flags & ~kOpenFlags) != 0 || (request.flags & O_ACCMODE) == O_ACCMODE) {
     return Fail(EINVAL);
   }
   const bool writes = (request.flags & O_ACCMODE) != O_RDONLY || (request.flags & O_TRUNC) != 0;
   if (writes && !S_ISFIFO(node->type)) TRY(CheckWritable(*node));
   OwnedFd file = TRY(OpenNode(*node, static_cast<int>(request.flags)));
-  const FileInfo info = TRY(StatFd(file.get()));
+  const FileInfo info = TRY(Outside([&] { return StatFd(file.get()); }));
   out.Put(info.attributes);
-  Donate(std::move(file));
+  out.donated = std::move(file);
   return {};
 }
 
-Result<void> Server::GetAttr(Reader& in, Writer& out) {
-  Node* node = TRY(TakeNode(in));
+Result<void> Server::GetAttr(Reader& in, ReplyWriter& out) {
+  const KeptNode node = TRY(TakeNode(in));
   TRY(in.End());
   const FileInfo info = TRY(nodes_.Stat(*node));
   out.Put(info.attributes);
@@ -68,15 +69,15 @@ Result<void> Server::Truncate(Node& node, uint64_t size) {
   if (S_ISDIR(node.type)) return Fail(EISDIR);
   if (!S_ISREG(node.type) || size > INT64_MAX) return Fail(EINVAL);
   const OwnedFd file = TRY(OpenNode(node, O_WRONLY));
-  return host::Truncate(file.get(), size);
+  return Outside([&] { return host::Truncate(file.get(), size); });
 }
 
 // In Linux's order where it shows: a change of owner clears the set-id bits, so mode comes after
 // it, and times come last.
-Result<void> Server::SetAttr(Reader& in, Writer& out) {
+Result<void> Server::SetAttr(Reader& in, ReplyWriter& out) {
   const SetAttrRequest request = TRY(in.Get<SetAttrRequest>());
   TRY(in.End());
-  Node* node = TRY(nodes_.Find(request.node));
+  const KeptNode node = TRY(nodes_.Find(request.node));
   if ((request.mask & ~kSetAll) != 0) return Fail(EINVAL);
   TRY(CheckWritable(*node));
   const HeldFd fd = TRY(nodes_.Hold(*node));
@@ -84,12 +85,14 @@ Result<void> Server::SetAttr(Reader& in, Writer& out) {
   if ((request.mask & (kSetUid | kSetGid)) != 0) {
     const uint32_t uid = (request.mask & kSetUid) != 0 ? request.uid : kKeepId;
     const uint32_t gid = (request.mask & kSetGid) != 0 ? request.gid : kKeepId;
-    TRY(host::Call(SYS_fchownat, fd.get(), "", uid, gid, AT_EMPTY_PATH));
+    TRY(Outside([&] { return host::Call(SYS_fchownat, fd.get(), "", uid, gid, AT_EMPTY_PATH); }));
   }
   if ((request.mask & kSetMode) != 0) {
     if (S_ISLNK(node->type)) return Fail(EOPNOTSUPP);
-    TRY(host::Call(SYS_fchmodat, config_.proc_self_fd.get(), FdName(fd.get()).text,
-                   request.mode & 07777));
+    TRY(Outside([&] {
+      return host::Call(SYS_fchmodat, config_.proc_self_fd.get(), FdName(fd.get()).text,
+                        request.mode & 07777);
+    }));
   }
   constexpr uint32_t kTimes = kSetAtime | kSetMtime | kSetAtimeNow | kSetMtimeNow;
   if ((request.mask & kTimes) != 0) {
@@ -100,41 +103,44 @@ Result<void> Server::SetAttr(Reader& in, Writer& out) {
     if ((request.mask & kSetMtime) != 0) times[1] = {request.mtime_sec, request.mtime_nsec};
     if ((request.mask & kSetAtimeNow) != 0) times[0].tv_nsec = UTIME_NOW;
     if ((request.mask & kSetMtimeNow) != 0) times[1].tv_nsec = UTIME_NOW;
-    TRY(host::Call(SYS_utimensat, fd.get(), "", times, AT_EMPTY_PATH));
+    TRY(Outside([&] { return host::Call(SYS_utimensat, fd.get(), "", times, AT_EMPTY_PATH); }));
   }
-  const FileInfo info = TRY(StatFd(fd.get()));
+  const FileInfo info = TRY(Outside([&] { return StatFd(fd.get()); }));
   out.Put(info.attributes);
   return {};
 }
 
-Result<void> Server::Readlink(Reader& in, Writer& out) {
-  Node* node = TRY(TakeNode(in));
+Result<void> Server::Readlink(Reader& in, ReplyWriter& out) {
+  const KeptNode node = TRY(TakeNode(in));
   TRY(in.End());
   if (!S_ISLNK(node->type)) return Fail(EINVAL);
   const HeldFd fd = TRY(nodes_.Hold(*node));
-  const std::string target = TRY(ReadLinkAt(fd.get(), ""));
+  const std::string target = TRY(Outside([&] { return ReadLinkAt(fd.get(), ""); }));
   out.PutString(target);
   return {};
 }
 
-Result<void> Server::Statfs(Reader& in, Writer& out) {
-  Node* node = TRY(TakeNode(in));
+Result<void> Server::Statfs(Reader& in, ReplyWriter& out) {
+  const KeptNode node = TRY(TakeNode(in));
   TRY(in.End());
   const HeldFd fd = TRY(nodes_.Hold(*node));
-  const FsStatistics statistics = TRY(StatfsFd(fd.get()));
+  const FsStatistics statistics = TRY(Outside([&] { return StatfsFd(fd.get()); }));
   out.Put(statistics);
   return {};
 }
 
-Result<void> Server::Fsync(Reader& in, Writer&) {
+Result<void> Server::Fsync(Reader& in, ReplyWriter&) {
   const FsyncRequest request = TRY(in.Get<FsyncRequest>());
   TRY(in.End());
-  Node* node = TRY(nodes_.Find(request.node));
+  const KeptNode node = TRY(nodes_.Find(request.node));
   if (node->hidden || (!S_ISREG(node->type) && !S_ISDIR(node->type))) return Fail(EINVAL);
   const HeldFd path = TRY(nodes_.Hold(*node));
   const int flags = S_ISDIR(node->type) ? O_RDONLY | O_DIRECTORY : O_RDONLY;
-  const OwnedFd file = TRY(skep::gofer::Reopen(config_.proc_self_fd.get(), path.get(), flags));
-  TRY(host::Call(request.data_only != 0 ? SYS_fdatasync : SYS_fsync, file.get()));
+  const Result<int64_t> done = Outside([&]() -> Result<int64_t> {
+    const OwnedFd file = TRY(skep::gofer::Reopen(config_.proc_self_fd.get(), path.get(), flags));
+    return host::Call(request.data_only != 0 ? SYS_fdatasync : SYS_fsync, file.get());
+  });
+  if (!done) return std::unexpected(done.error());
   return {};
 }
 
@@ -159,52 +165,56 @@ Result<void> EnterProc(const OwnedFd& proc) {
 
 }  // namespace
 
-Result<void> Server::GetXattr(Reader& in, Writer& out) {
+Result<void> Server::GetXattr(Reader& in, ReplyWriter& out) {
   XattrRequest request;
   const std::string name = TRY(TakeXattr(in, request));
   TRY(in.End());
-  Node* node = TRY(nodes_.Find(request.node));
+  const KeptNode node = TRY(nodes_.Find(request.node));
   if (!MayReadXattr(name)) return Fail(EOPNOTSUPP);
   if (node->hidden) return Fail(ENODATA);
   const HeldFd fd = TRY(nodes_.Hold(*node));
   TRY(EnterProc(config_.proc_self_fd));
   const size_t size_at = out.size();
   out.Put(uint32_t{0});
-  const int64_t size = TRY(host::Call(SYS_getxattr, FdName(fd.get()).text, name.c_str(),
-                                      out.Room().data(), request.size));
+  const int64_t size = TRY(Outside([&] {
+    return host::Call(SYS_getxattr, FdName(fd.get()).text, name.c_str(), out.Room().data(),
+                      request.size);
+  }));
   out.Patch(size_at, static_cast<uint32_t>(size));
   if (request.size != 0) out.Commit(static_cast<size_t>(size));
   return {};
 }
 
-Result<void> Server::SetXattr(Reader& in, Writer&) {
+Result<void> Server::SetXattr(Reader& in, ReplyWriter&) {
   XattrRequest request;
   const std::string name = TRY(TakeXattr(in, request));
   const std::span<const std::byte> value = TRY(in.GetBytes(request.size));
   TRY(in.End());
-  Node* node = TRY(nodes_.Find(request.node));
+  const KeptNode node = TRY(nodes_.Find(request.node));
   if (!MayChangeXattr(name)) return Fail(EOPNOTSUPP);
   TRY(CheckWritable(*node));
   const HeldFd fd = TRY(nodes_.Hold(*node));
   TRY(EnterProc(config_.proc_self_fd));
-  TRY(host::Call(SYS_setxattr, FdName(fd.get()).text, name.c_str(), value.data(), value.size(),
-                 request.flags));
+  TRY(Outside([&] {
+    return host::Call(SYS_setxattr, FdName(fd.get()).text, name.c_str(), value.data(), value.size(),
+                      request.flags);
+  }));
   return {};
 }
 
-Result<void> Server::ListXattr(Reader& in, Writer& out) {
+Result<void> Server::ListXattr(Reader& in, ReplyWriter& out) {
   XattrRequest request;
   TRY(TakeXattr(in, request));
   TRY(in.End());
-  Node* node = TRY(nodes_.Find(request.node));
+  const KeptNode node = TRY(nodes_.Find(request.node));
   const size_t size_at = out.size();
   out.Put(uint32_t{0});
   if (node->hidden) return {};
   const HeldFd fd = TRY(nodes_.Hold(*node));
   TRY(EnterProc(config_.proc_self_fd));
   const auto all = std::make_unique_for_overwrite<char[]>(kXattrSizeMax);
-  const int64_t all_size =
-      TRY(host::Call(SYS_listxattr, FdName(fd.get()).text, all.get(), kXattrSizeMax));
+  const int64_t all_size = TRY(Outside(
+      [&] { return host::Call(SYS_listxattr, FdName(fd.get()).text, all.get(), kXattrSizeMax); }));
   std::string_view rest(all.get(), static_cast<size_t>(all_size));
   uint32_t size = 0;
   while (!rest.empty()) {
@@ -221,16 +231,16 @@ Result<void> Server::ListXattr(Reader& in, Writer& out) {
   return {};
 }
 
-Result<void> Server::RemoveXattr(Reader& in, Writer&) {
+Result<void> Server::RemoveXattr(Reader& in, ReplyWriter&) {
   XattrRequest request;
   const std::string name = TRY(TakeXattr(in, request));
   TRY(in.End());
-  Node* node = TRY(nodes_.Find(request.node));
+  const KeptNode node = TRY(nodes_.Find(request.node));
   if (!MayChangeXattr(name)) return Fail(EOPNOTSUPP);
   TRY(CheckWritable(*node));
   const HeldFd fd = TRY(nodes_.Hold(*node));
   TRY(EnterProc(config_.proc_self_fd));
-  TRY(host::Call(SYS_removexattr, FdName(fd.get()).text, name.c_str()));
+  TRY(Outside([&] { return host::Call(SYS_removexattr, FdName(fd.get()).text, name.c_str()); }));
   return {};
 }
 

@@ -10,7 +10,7 @@
 namespace skep::gofer {
 namespace {
 
-constexpr int kLookupRetries = 3;
+constexpr int kLookupRetries = 16;
 // What a walk's last record may need beside itself: a symlink's target.
 constexpr size_t kWalkSlack = sizeof(NodeRecord) + kPathMax;
 
@@ -20,11 +20,17 @@ AttachRecord Server::RecordOf(uint32_t attach, const FileInfo& info) const {
   AttachRecord record;
   record.attach = attach;
   record.flags = config_.attach_points[attach].read_only ? kAttachReadOnly : 0;
-  record.root = {roots_[attach]->id, info.attributes};
+  record.root = RecordOf(*roots_[attach], info);
   return record;
 }
 
-Result<void> Server::Mounts(Reader& in, Writer& out) {
+NodeRecord Server::RecordOf(const Node& node, const FileInfo& info) {
+  NodeRecord record = {node.id, info.attributes};
+  record.attributes.remote = node.remote ? 1 : 0;
+  return record;
+}
+
+Result<void> Server::Mounts(Reader& in, ReplyWriter& out) {
   TRY(in.End());
   out.Put(static_cast<uint32_t>(roots_.size()));
   for (uint32_t i = 0; i < roots_.size(); ++i) {
@@ -36,7 +42,7 @@ Result<void> Server::Mounts(Reader& in, Writer& out) {
   return {};
 }
 
-Result<void> Server::Attach(Reader& in, Writer& out) {
+Result<void> Server::Attach(Reader& in, ReplyWriter& out) {
   const AttachRequest request = TRY(in.Get<AttachRequest>());
   TRY(in.End());
   if (request.attach >= roots_.size()) return Fail(ENOENT);
@@ -46,15 +52,18 @@ Result<void> Server::Attach(Reader& in, Writer& out) {
   return {};
 }
 
-Result<FileInfo> Server::Lookup(Node& dir, const std::string& name, Node** found) {
+Result<FileInfo> Server::Lookup(Node& dir, const std::string& name, KeptNode* found) {
   if (!dir.IsDirectory()) return Fail(ENOTDIR);
   if (dir.hidden) return Fail(ENOENT);
   const HeldFd dir_fd = TRY(nodes_.Hold(dir));
   for (int i = 0;; ++i) {
-    FileInfo info = TRY(StatName(dir_fd.get(), name));
-    Result<Node*> node = nodes_.Intern(dir, name, info);
+    const uint64_t seen = nodes_.changes(dir.attach);
+    FileInfo info = TRY(Outside([&] { return StatName(dir_fd.get(), name); }));
+    // Another thread changed names meanwhile: what was found may have another by now.
+    if (nodes_.changes(dir.attach) != seen && i < kLookupRetries) continue;
+    Result<KeptNode> node = nodes_.Intern(dir, name, info);
     if (node) {
-      *found = *node;
+      *found = std::move(*node);
       return info;
     }
     // Replaced between two looks at it.
@@ -63,29 +72,24 @@ Result<FileInfo> Server::Lookup(Node& dir, const std::string& name, Node** found
 }
 
 // A relative path of valid names, for Reopen and hidden paths: no node on it is referenced.
-Result<Node*> Server::LookupPath(Node& root, std::string_view path, FileInfo* info) {
+Result<KeptNode> Server::LookupPath(Node& root, std::string_view path, FileInfo* info) {
   *info = TRY(nodes_.Stat(root));
-  Node* at = &root;
+  KeptNode at(nodes_, &root);
   while (!path.empty()) {
     const size_t end = std::min(path.find('/'), path.size());
     const std::string name(path.substr(0, end));
     path.remove_prefix(std::min(end + 1, path.size()));
-    Node* next = nullptr;
-    Result<void> valid = CheckName(name);
-    Result<FileInfo> found = valid ? Lookup(*at, name, &next) : std::unexpected(valid.error());
-    if (!found) {
-      nodes_.Collect(at);
-      return std::unexpected(found.error());
-    }
-    *info = *found;
-    at = next;
+    TRY(CheckName(name));
+    KeptNode next;
+    *info = TRY(Lookup(*at, name, &next));
+    at = std::move(next);
   }
   return at;
 }
 
-Result<void> Server::Walk(Reader& in, Writer& out) {
+Result<void> Server::Walk(Reader& in, ReplyWriter& out) {
   const WalkRequest request = TRY(in.Get<WalkRequest>());
-  Node* at = TRY(nodes_.Find(request.parent));
+  KeptNode at = TRY(nodes_.Find(request.parent));
   if (request.count > kMaxWalkNames || (request.flags & ~kWalkOpens) != 0) return Fail(EINVAL);
   std::vector<std::string> names(request.count);
   for (std::string& name : names) name = TRY(TakeName(in));
@@ -96,7 +100,7 @@ Result<void> Server::Walk(Reader& in, Writer& out) {
   out.Put(reply);
   std::string target;
   for (const std::string& name : names) {
-    Node* next = nullptr;
+    KeptNode next;
     if (out.room() < kWalkSlack) {
       reply.stop = static_cast<uint16_t>(WalkStop::kFull);
       break;
@@ -104,23 +108,23 @@ Result<void> Server::Walk(Reader& in, Writer& out) {
     Result<FileInfo> info = Lookup(*at, name, &next);
     const bool is_symlink = info && S_ISLNK(info->attributes.mode);
     if (is_symlink) {
-      const HeldFd dir = TRY(nodes_.Hold(*at));
       // By name, not from a descriptor of its own: if it is replaced meanwhile, the client gets
       // another symlink's text, which is just text to it.
-      Result<std::string> text = ReadLinkAt(dir.get(), name.c_str());
+      const Result<HeldFd> dir = nodes_.Hold(*at);
+      Result<std::string> text = Fail(ESTALE);
+      if (dir) text = Outside([&] { return ReadLinkAt(dir->get(), name.c_str()); });
       if (text) target = std::move(*text);
       if (!text) info = Fail(ESTALE);
     }
     if (!info) {
-      if (next != nullptr) nodes_.Collect(next);
       reply.stop = static_cast<uint16_t>(WalkStop::kError);
       reply.error = static_cast<uint16_t>(info.error().code());
       break;
     }
     nodes_.Reference(*next);
-    out.Put(NodeRecord{next->id, info->attributes});
+    out.Put(RecordOf(*next, *info));
     ++reply.reached;
-    at = next;
+    at = std::move(next);
     if (is_symlink) {
       reply.stop = static_cast<uint16_t>(WalkStop::kSymlink);
       break;
@@ -132,29 +136,29 @@ Result<void> Server::Walk(Reader& in, Writer& out) {
   const bool whole = reply.reached == names.size();
   if ((request.flags & kWalkOpens) != 0 && whole && S_ISREG(at->type)) {
     Result<OwnedFd> file = OpenNode(*at, O_RDONLY);
-    if (file) Donate(std::move(*file));
+    if (file) out.donated = std::move(*file);
   }
   return {};
 }
 
-Result<void> Server::Release(Reader& in, Writer&) {
-  silent_ = true;
+Result<void> Server::Release(Reader& in, ReplyWriter& out) {
+  out.silent = true;
   const uint32_t count = TRY(in.Get<uint32_t>());
   TRY(in.Get<uint32_t>());
   for (uint32_t i = 0; i < count; ++i) {
     const ReleaseRecord record = TRY(in.Get<ReleaseRecord>());
-    const Result<Node*> node = nodes_.Find(record.node);
+    const Result<KeptNode> node = nodes_.Find(record.node);
     if (node) nodes_.Release(**node, record.count);
   }
   return {};
 }
 
-Result<void> Server::PathOf(Reader& in, Writer& out) {
-  const Node* node = TRY(TakeNode(in));
+Result<void> Server::PathOf(Reader& in, ReplyWriter& out) {
+  const KeptNode node = TRY(TakeNode(in));
   TRY(in.End());
   std::vector<const Node*> parts;
   size_t size = 0;
-  const Node* at = node;
+  const Node* at = node.get();
   for (; at->parent != nullptr; at = at->parent) {
     parts.push_back(at);
     size += at->name.size() + 1;
@@ -172,20 +176,17 @@ Result<void> Server::PathOf(Reader& in, Writer& out) {
   return {};
 }
 
-Result<void> Server::Reopen(Reader& in, Writer& out) {
+Result<void> Server::Reopen(Reader& in, ReplyWriter& out) {
   const ReopenRequest request = TRY(in.Get<ReopenRequest>());
   const std::string_view path = TRY(in.GetString());
   TRY(in.End());
   if (request.attach >= roots_.size()) return Fail(ENOENT);
   TRY(nodes_.Reserve(request.wanted));
   FileInfo info;
-  Node* node = TRY(LookupPath(*roots_[request.attach], path, &info));
-  if (Result<void> changed = nodes_.ChangeId(*node, request.wanted); !changed) {
-    nodes_.Collect(node);
-    return changed;
-  }
+  const KeptNode node = TRY(LookupPath(*roots_[request.attach], path, &info));
+  TRY(nodes_.ChangeId(*node, request.wanted));
   nodes_.Reference(*node);
-  out.Put(NodeRecord{node->id, info.attributes});
+  out.Put(RecordOf(*node, info));
   return {};
 }
 

@@ -4,11 +4,13 @@
 // their engines, seccomp, the first process. From then on the main thread only listens to the CLI.
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <poll.h>
 #include <sched.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 #include <algorithm>
+#include <array>
 #include <csignal>
 #include <cstring>
 
@@ -267,8 +269,31 @@ void ServeCheckpoint(Sandbox& sandbox, const OwnedFd& image, int maps_fd) {
   _exit(0);  // the sandbox is in the file now
 }
 
+// Without its files a sandbox is none.
+[[noreturn]] void GoferLost(int control) {
+  const arena::HostScope host;
+  (void)SendEvent(control, {SentryEvent::Kind::kLost, 0,
+                            "the gofer, which serves the sandbox's files, ended unexpectedly"});
+  _exit(1);
+}
+
+fs::GoferConnection::Options GoferOptions(const BootConfig& config, int workers) {
+  return {.workers = workers, .on_lost = [control = config.control_fd] { GoferLost(control); }};
+}
+
+// Returns when the CLI has something to say.
+void AwaitCommand(const Sandbox& sandbox) {
+  std::array<pollfd, 2> fds = {pollfd{sandbox.config.control_fd, POLLIN, 0},
+                               pollfd{sandbox.gofer ? sandbox.gofer.hangup_fd() : -1, 0, 0}};
+  do {
+    (void)host::Poll(fds, -1);
+    if (fds[0].revents == 0 && fds[1].revents != 0) GoferLost(sandbox.config.control_fd);
+  } while (fds[0].revents == 0);
+}
+
 [[noreturn]] void ServeCommands(Sandbox& sandbox, int maps_fd) {
   for (;;) {
+    AwaitCommand(sandbox);
     OwnedFd file;
     const auto command = ReceiveCommand(sandbox.config.control_fd, &file);
     if (!command) {
@@ -317,7 +342,7 @@ Ref<kernel::Container> MakeContainer(kernel::Kernel& kernel, const BootConfig& c
 
 // Kernel objects that are there before the first fiber. Arena heap.
 [[gnu::noinline]] Sandbox* MakeSandbox(const BootConfig& config, platform::EngineKind engine,
-                                       std::unique_ptr<gofer::Client> client) {
+                                       OwnedFd gofer) {
   const arena::ArenaScope arena_heap;
   auto* sandbox = new Sandbox(
       KernelConfigOf(config, engine));  // tidy: allow(new) the arena's root, never freed
@@ -339,7 +364,12 @@ Ref<kernel::Container> MakeContainer(kernel::Kernel& kernel, const BootConfig& c
   sandbox->terminals.RegisterDevices(sandbox->special_files.devices());
   fs::RegisterMemoryDevices(sandbox->special_files.devices(), *kernel.memory);
   arena::HostTable& table = arena::HostTable::Get();
-  if (client) sandbox->gofer = fs::GoferConnection::Add(std::move(client));
+  if (gofer) {
+    fs::GoferConnection::Options options = GoferOptions(config, kernel.scheduler.worker_count());
+    const auto added = fs::GoferConnection::Add(std::move(gofer), std::move(options));
+    if (!added) Die(config, "there are too many gofers");
+    sandbox->gofer = *added;
+  }
   sandbox->donated = MakeRef<fs::DonatedFiles>(fs::DonatedFiles::BudgetOfHost());
   for (int i = 0; i < 3; ++i) {
     if (config.stdio_fds[i] >= 0) sandbox->stdio[i] = table.Add(OwnedFd(config.stdio_fds[i]));
@@ -392,11 +422,11 @@ int BootMain(int config_fd) {
   OrDie(config, EnterEmptyRoot());
   OrDie(config, DropPrivileges());
   const Engines engines = OrDie(config, StartEngines(config));
-  std::unique_ptr<gofer::Client> client;
-  if (config.gofer_fd >= 0) client = std::make_unique<gofer::Client>(OwnedFd(config.gofer_fd));
+  OwnedFd gofer(config.gofer_fd);
   Sandbox* sandbox =
-      restore ? OrDie(config, RestoreSandbox(config.restore_fd, config, std::move(client)))
-              : MakeSandbox(config, engines.kind, std::move(client));
+      restore ? OrDie(config, RestoreSandbox(config.restore_fd, config, std::move(gofer),
+                                             [&](int n) { return GoferOptions(config, n); }))
+              : MakeSandbox(config, engines.kind, std::move(gofer));
   StartWorkers(*sandbox, config, *engines.group);
   if (config.stub_cgroup_fd >= 0) close(config.stub_cgroup_fd);
   if (config.engine_fd >= 0) close(config.engine_fd);

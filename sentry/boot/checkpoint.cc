@@ -147,8 +147,8 @@ HostResult<void> SaveSandbox(Sandbox& sandbox, int fd, const SaveOptions& option
 
 void ResumeSandbox(Sandbox& sandbox) { kernel::Thaw(sandbox.kernel); }
 
-HostResult<Sandbox*> RestoreSandbox(int fd, const BootConfig& config,
-                                    std::unique_ptr<gofer::Client> client) {
+HostResult<Sandbox*> RestoreSandbox(int fd, const BootConfig& config, OwnedFd gofer,
+                                    const GoferOptionsFor& gofer_options) {
   const arena::HostScope host;
   ImageHeader header{};
   TRY(ReadAt(fd, 0, &header, sizeof header));
@@ -171,8 +171,9 @@ HostResult<Sandbox*> RestoreSandbox(int fd, const BootConfig& config,
   TRY(memory.Reattach(std::move(pages)));
   TRY(ReadPages(memory, fd, header));
   if (sandbox->gofer) {
-    if (!client) return HostFail("the connection to the gofer is missing");
-    sandbox->gofer.Restore(std::move(client));
+    if (!gofer) return HostFail("the connection to the gofer is missing");
+    sandbox->gofer.Restore(std::move(gofer),
+                           gofer_options(sandbox->kernel.scheduler.worker_count()));
   }
   sandbox->donated->SetBudget(fs::DonatedFiles::BudgetOfHost());
   const arena::ArenaScope arena_heap;

@@ -93,6 +93,7 @@ struct SentryEvent {
     kFailed,        // it could not be started: text says why; status: the errno of execve, or 0
     kExited,        // the first process is gone and so is the sandbox; status: as wait4 tells it
     kStopped,       // the first process stopped (status: the signal): the CLI stops itself too
+    kLost,          // what the sandbox cannot do without is gone: text says what
     kCheckpointed,  // status 0: the image is complete and the sentry ends; else text says why not
   } kind = Kind::kFailed;
   int32_t status = 0;

@@ -4,6 +4,7 @@
 #include <sys/epoll.h>
 #include <sys/syscall.h>
 #include <array>
+#include <span>
 
 #include "base/check.h"
 #include "base/host_call.h"
@@ -162,14 +163,73 @@ void HostWatch::Arm(EventMask events) {
   WatchAccess::Arm(*this, events, RunningHost());
 }
 
+// In an epoll entry's data: a LoopWatch's address, with this bit; HostWatches are numbered from 1.
+constexpr uint64_t kLoopWatchBit = uint64_t{1} << 63;
+
+struct LoopWatchAccess {
+  static Result<int64_t> Control(WorkerHost& host, int op, LoopWatch& watch) {
+    epoll_event event{};
+    event.events = EPOLLIN | EPOLLONESHOT;
+    event.data.u64 = reinterpret_cast<uint64_t>(&watch) | kLoopWatchBit;
+    return host::Call(SYS_epoll_ctl, static_cast<uint64_t>(host.poller.epoll_fd()),
+                      static_cast<uint64_t>(op), static_cast<uint64_t>(watch.fd_),
+                      reinterpret_cast<uint64_t>(&event));
+  }
+
+  static void SetArmed(WorkerHost& host, LoopWatch& watch, bool armed) {
+    if (watch.armed_ == armed) return;
+    watch.armed_ = armed;
+    host.poller.armed.fetch_add(armed ? 1 : -1);
+  }
+
+  static void OnEvent(WorkerHost& host, uint64_t data) {
+    // SAFETY: a LoopWatch takes its entry out before it goes, on this very thread or after it.
+    auto& watch = *reinterpret_cast<LoopWatch*>(data & ~kLoopWatchBit);
+    if (!watch.armed_) return;
+    SetArmed(host, watch, false);
+    watch.ready_();
+  }
+};
+
+LoopWatch::~LoopWatch() {
+  WorkerHost* host = ThreadWorker();
+  if (!registered_ || host == nullptr) return;
+  (void)LoopWatchAccess::Control(*host, EPOLL_CTL_DEL, *this);
+  LoopWatchAccess::SetArmed(*host, *this, false);
+}
+
+bool LoopWatch::Arm() {
+  WorkerHost& host = *ThreadWorker();
+  if (armed_) return true;
+  const int op = registered_ ? EPOLL_CTL_MOD : EPOLL_CTL_ADD;
+  if (Result<int64_t> done = LoopWatchAccess::Control(host, op, *this); !done) {
+    SKEP_LOG(kWarning, "cannot watch a host descriptor: error {}", done.error().code());
+    return false;
+  }
+  registered_ = true;
+  LoopWatchAccess::SetArmed(host, *this, true);
+  return true;
+}
+
+// The entry stays as it is: an event that comes all the same is nobody's.
+void LoopWatch::Disarm() { LoopWatchAccess::SetArmed(*ThreadWorker(), *this, false); }
+
+HostCallInProgress::HostCallInProgress() { RunningHost()->host_calls.fetch_add(1); }
+HostCallInProgress::~HostCallInProgress() { RunningHost()->host_calls.fetch_sub(1); }
+
 void CollectWatches(WorkerHost& host) {
   std::array<epoll_event, 16> events;
   Result<int64_t> count =
       host::Call(SYS_epoll_wait, host.poller.epoll_fd(), events.data(), events.size(), 0);
   if (!count || *count == 0) return;
+  const std::span<epoll_event> ready = std::span(events).first(static_cast<size_t>(*count));
+  for (const epoll_event& event : ready) {
+    if ((event.data.u64 & kLoopWatchBit) != 0) LoopWatchAccess::OnEvent(host, event.data.u64);
+  }
   MutexLock lock(WorkerAccess::SchedulerStateOf(host.worker).watch_lock);
-  for (size_t i = 0; i < static_cast<size_t>(*count); ++i) {
-    WatchAccess::OnHostEvent(host.scheduler, events[i].data.u64, events[i].events);
+  for (const epoll_event& event : ready) {
+    if ((event.data.u64 & kLoopWatchBit) != 0) continue;
+    WatchAccess::OnHostEvent(host.scheduler, event.data.u64, event.events);
   }
 }
 

@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <csignal>
 
 #include "base/check.h"
@@ -36,22 +37,38 @@ void* OffloadPool::ThreadMain(void* self) {
   return nullptr;
 }
 
+// The first in line of those whose owner has helpers left.
+OffloadJob* OffloadPool::TakeJob() {
+  MutexLock lock(lock_);
+  OffloadJob* previous = nullptr;
+  for (OffloadJob* job = first_; job != nullptr; previous = job, job = job->next) {
+    const auto busy = std::count(busy_for_.begin(), busy_for_.end(), job->of);
+    if (job->of != nullptr && busy >= kThreadsOfOne) continue;
+    (previous != nullptr ? previous->next : first_) = job->next;
+    if (last_ == job) last_ = previous;
+    busy_for_.push_back(job->of);
+    return job;
+  }
+  return nullptr;
+}
+
+void OffloadPool::EndJobOf(const void* of) {
+  MutexLock lock(lock_);
+  busy_for_.erase(std::find(busy_for_.begin(), busy_for_.end(), of));
+}
+
 void OffloadPool::Loop() {
   for (;;) {
     const uint32_t seen = news_.Now();
-    OffloadJob* job = nullptr;
-    {
-      MutexLock lock(lock_);
-      job = first_;
-      if (job != nullptr) first_ = job->next;
-      if (first_ == nullptr) last_ = nullptr;
-    }
+    OffloadJob* job = TakeJob();
     if (job == nullptr) {
       if (stop_.load()) return;
       news_.WaitPast(seen);
       continue;
     }
+    const void* const of = job->of;
     (*job->work)();
+    EndJobOf(of);
     // The job, and the fiber but for this reference, may be gone once `done` is seen.
     Ref<Fiber> fiber(job->fiber);
     job->done.store(true, std::memory_order_seq_cst);
@@ -71,8 +88,10 @@ void OffloadPool::Run(OffloadJob& job) {
   in_progress_.fetch_sub(1, std::memory_order_seq_cst);
 }
 
-void Offload(std::move_only_function<void()> work) {
-  OffloadJob job{&work, &Fiber::Current()};
+void Offload(std::move_only_function<void()> work) { OffloadFor(nullptr, std::move(work)); }
+
+void OffloadFor(const void* owner, std::move_only_function<void()> work) {
+  OffloadJob job{&work, &Fiber::Current(), owner};
   RunningHost()->offload.Run(job);
 }
 

@@ -199,6 +199,7 @@ struct WorkerHost {
 struct OffloadJob {
   std::move_only_function<void()>* work;
   Fiber* fiber;
+  const void* of;  // whose it is, or nullptr
   std::atomic<bool> done{false};
   OffloadJob* next = nullptr;
 };
@@ -212,11 +213,15 @@ class OffloadPool {
   int in_progress() const { return in_progress_.load(std::memory_order_seq_cst); }
 
  private:
-  static constexpr int kThreads = 2;
+  static constexpr int kThreads = 8;
+  static constexpr int kThreadsOfOne = kThreads / 2;
   static void* ThreadMain(void* self);
   void Loop();
+  OffloadJob* TakeJob();
+  void EndJobOf(const void* of);
 
   Mutex lock_{LockRank::kRunQueue};
+  std::vector<const void*> busy_for_ GUARDED_BY(lock_);  // one for each thread that works
   OffloadJob* first_ GUARDED_BY(lock_) = nullptr;
   OffloadJob* last_ GUARDED_BY(lock_) = nullptr;
   HostEvent news_;
@@ -243,6 +248,7 @@ struct SchedulerHost {
   bool moves_for_test = false;
   std::vector<std::unique_ptr<WorkerHost>> workers;
   OffloadPool offload;
+  std::atomic<int> host_calls{0};  // HostCallInProgress
   std::atomic<Phase> phase{Phase::kStarting};
   std::atomic<size_t> left{0};  // workers that have left their loops
   HostEvent news;    // for the controlling thread: a worker rests, froze, ended an order, left

@@ -2,6 +2,7 @@
 
 #include <array>
 #include <atomic>
+#include <memory>
 
 #include "base/check.h"
 #include "base/mutex.h"
@@ -12,10 +13,17 @@ namespace {
 
 constexpr uint32_t kMaxConnections = 1024;
 
+struct Gofer {
+  Gofer(std::unique_ptr<FiberTransport> carrier)
+      : transport(*carrier), client(std::move(carrier)) {}
+  FiberTransport& transport;
+  gofer::Client client;
+};
+
 struct Table {
   Mutex mutex{LockRank::kLeaf};
-  uint32_t used GUARDED_BY(mutex) = 0;
-  std::array<std::atomic<gofer::Client*>, kMaxConnections> clients{};
+  std::array<bool, kMaxConnections> taken GUARDED_BY(mutex){};
+  std::array<std::atomic<Gofer*>, kMaxConnections> gofers{};
 };
 
 // Host state of the process, as arena::HostTable is.
@@ -28,40 +36,55 @@ Table& TheTable() {
   return table;
 }
 
+std::unique_ptr<Gofer> Make(OwnedFd socket, GoferConnection::Options options) {
+  auto transport = std::make_unique<FiberTransport>(std::move(socket), options.workers);
+  transport->on_lost = std::move(options.on_lost);
+  return std::make_unique<Gofer>(std::move(transport));
+}
+
+Gofer& Find(uint32_t index) {
+  Gofer* gofer = TheTable().gofers[index].load(std::memory_order_acquire);
+  CHECK(gofer != nullptr);
+  return *gofer;
+}
+
 }  // namespace
 
-GoferConnection GoferConnection::Add(std::unique_ptr<gofer::Client> client) {
+Result<GoferConnection> GoferConnection::Add(OwnedFd socket, Options options) {
+  const arena::HostScope host;
   Table& table = TheTable();
-  uint32_t index = 0;
+  uint32_t index = 1;
   {
     MutexLock lock(table.mutex);
-    index = ++table.used;
+    while (index < kMaxConnections && table.taken[index]) ++index;
+    if (index == kMaxConnections) return Fail(ENFILE);
+    table.taken[index] = true;
   }
-  CHECK(index < kMaxConnections);
-  table.clients[index].store(client.release());
+  table.gofers[index].store(Make(std::move(socket), std::move(options)).release());
   return GoferConnection(index);
 }
 
-void GoferConnection::Restore(std::unique_ptr<gofer::Client> client) const {
+void GoferConnection::Restore(OwnedFd socket, Options options) const {
   CHECK(index_ != 0 && index_ < kMaxConnections);
+  const arena::HostScope host;
   Table& table = TheTable();
   {
     MutexLock lock(table.mutex);
-    table.used = std::max(table.used, index_);
+    table.taken[index_] = true;
   }
-  const arena::HostScope host;
-  const std::unique_ptr<gofer::Client> old(table.clients[index_].exchange(client.release()));
+  const std::unique_ptr<Gofer> old(
+      table.gofers[index_].exchange(Make(std::move(socket), std::move(options)).release()));
 }
 
 void GoferConnection::Remove() const {
   const arena::HostScope host;
-  const std::unique_ptr<gofer::Client> old(TheTable().clients[index_].exchange(nullptr));
+  Table& table = TheTable();
+  const std::unique_ptr<Gofer> old(table.gofers[index_].exchange(nullptr));
+  MutexLock lock(table.mutex);
+  table.taken[index_] = false;
 }
 
-gofer::Client& GoferConnection::client() const {
-  gofer::Client* client = TheTable().clients[index_].load(std::memory_order_acquire);
-  CHECK(client != nullptr);
-  return *client;
-}
+gofer::Client& GoferConnection::client() const { return Find(index_).client; }
+FiberTransport& GoferConnection::transport() const { return Find(index_).transport; }
 
 }  // namespace skep::fs

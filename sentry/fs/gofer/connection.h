@@ -1,11 +1,11 @@
-// GoferConnection: a gofer by number. The connection itself is a host resource in malloc's heap; a
-// file system in the arena holds the number, which survives a checkpoint.
+// GoferConnection: a gofer by number. The connections themselves are a host resource in malloc's
+// heap; a file system in the arena holds the number, which survives a checkpoint.
 #pragma once
 
 #include <cstdint>
-#include <memory>
+#include <functional>
 
-#include "gofer/protocol/client.h"
+#include "sentry/fs/gofer/fiber_transport.h"
 
 namespace skep::fs {
 
@@ -13,19 +13,29 @@ class GoferConnection {
  public:
   GoferConnection() = default;
 
-  // Any number of gofers a process may have, up to a bound: CHECKed, for boot decides it.
-  static GoferConnection Add(std::unique_ptr<gofer::Client> client);
+  struct Options {
+    int workers = 0;                // of the scheduler; 0: callers wait as threads do
+    std::function<void()> on_lost;  // FiberTransport::on_lost
+  };
+  // `socket`: connected to the gofer. ENFILE: there are too many gofers.
+  static Result<GoferConnection> Add(OwnedFd socket, Options options);
   // After a restore: a new gofer for the same tree. Whoever was there before is gone.
-  void Restore(std::unique_ptr<gofer::Client> client) const;
-  // The container is gone.
+  void Restore(OwnedFd socket, Options options) const;
+  // The container is gone, and its file systems: the number will be another's.
   void Remove() const;
 
-  // CHECKs that there is one.
-  gofer::Client& client() const;
+  // See FiberTransport.
+  uint64_t trusted_since() const { return transport().trusted_since(); }
+  int hangup_fd() const { return transport().hangup_fd(); }
   explicit operator bool() const { return index_ != 0; }
 
  private:
+  friend class GoferFs;
   explicit GoferConnection(uint32_t index) : index_(index) {}
+  // CHECK that there is one.
+  gofer::Client& client() const;
+  FiberTransport& transport() const;
+
   uint32_t index_ = 0;  // 0: none
 };
 

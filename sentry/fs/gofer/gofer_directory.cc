@@ -1,6 +1,7 @@
 // Directories of a GoferFs: lookups, listings, changes of names.
 #include <fcntl.h>
 #include <linux/fs.h>
+#include <algorithm>
 
 #include "base/host_call.h"
 #include "sentry/arena/arena.h"
@@ -8,19 +9,75 @@
 
 namespace skep::fs {
 
+namespace {
+
+constexpr size_t kScanMax = 512;       // entries of a listing that a lookup looks through (1 us)
+constexpr size_t kExpectedWithin = 8;  // who goes through a listing may skip some
+constexpr int kInOrderMin = 3;
+constexpr uint32_t kPrefetchBytes = 32 << 10;  // some 180 entries
+
+bool Contains(const GoferListing& listing, std::string_view name) {
+  return std::any_of(listing.entries.begin(), listing.entries.end(),
+                     [&](const GoferListing::Entry& entry) { return entry.name == name; });
+}
+
+}  // namespace
+
 // What is known of `name` without asking; nullopt: ask.
 std::optional<Result<Ref<vfs::Inode>>> GoferInode::LookupCached(std::string_view name) {
   MutexLock lock(mutex_);
   if (directory_ == nullptr) return std::nullopt;
   const auto it = directory_->children.find(name);
   if (it == directory_->children.end()) {
-    if (!directory_->complete || !StillTrue(directory_->complete_ns)) return std::nullopt;
+    const Ref<GoferListing>& listing = directory_->listing;
+    if (!listing || listing->entries.size() > kScanMax) return std::nullopt;
+    if (!gofer_fs_.StillTrue(directory_->listed_ns) || Contains(*listing, name)) {
+      return std::nullopt;
+    }
     return Result<Ref<vfs::Inode>>(Fail(ENOENT));
   }
   const Child& child = it->second;
-  if (!StillTrue(child.heard_ns)) return std::nullopt;
+  if (!gofer_fs_.StillTrue(child.heard_ns)) return std::nullopt;
   if (!child.inode) return Result<Ref<vfs::Inode>>(Fail(ENOENT));
   return Result<Ref<vfs::Inode>>(child.inode);
+}
+
+// Where in the listing `name` is, if this and the last few were asked for in its order.
+std::optional<size_t> GoferInode::IndexIfInOrder(std::string_view name,
+                                                 Ref<GoferListing>& listing) {
+  MutexLock lock(mutex_);
+  if (directory_ == nullptr || !directory_->listing) return std::nullopt;
+  listing = directory_->listing;
+  const auto& entries = listing->entries;
+  const size_t first = directory_->next_listed;
+  const size_t end = std::min(first + kExpectedWithin, entries.size());
+  for (size_t i = first; i < end; i++) {
+    if (entries[i].name != name) continue;
+    directory_->next_listed = i + 1;
+    if (++directory_->in_order < kInOrderMin) return std::nullopt;
+    return i;
+  }
+  directory_->in_order = 0;
+  return std::nullopt;
+}
+
+// Who has listed a directory and looks at one entry after the other is about to look at the rest:
+// their attributes come in one message. False: nothing came.
+bool GoferInode::PrefetchListed(std::string_view name) {
+  Ref<GoferListing> listing;
+  const std::optional<size_t> index = IndexIfInOrder(name, listing);
+  if (!index) return false;
+  const uint64_t cookie = *index == 0 ? 0 : listing->entries[*index - 1].next_cookie;
+  const Result<gofer::DirPage> page = gofer_fs_.Call(
+      [&](gofer::Client& client) { return client.Readdir(node_, cookie, true, kPrefetchBytes); });
+  if (!page) return false;
+  for (const gofer::DirEntry& entry : page->entries) {
+    if (entry.node.node == gofer::NodeId::kNone) continue;
+    SetChild(entry.name, gofer_fs_.Intern(entry.node), false);
+  }
+  MutexLock lock(mutex_);
+  if (directory_ != nullptr) directory_->next_listed = *index + page->entries.size();
+  return true;
 }
 
 void GoferInode::SetChild(std::string_view name, Ref<GoferInode> inode, bool changed) {
@@ -73,8 +130,7 @@ size_t GoferInode::ForgetChildren() {
 }
 
 // Takes note of what a walk from here found.
-void GoferInode::Remember(std::span<const std::string_view> names, gofer::Walked walked) {
-  const arena::ArenaScope arena;
+void GoferInode::Remember(std::span<const std::string_view> names, gofer::Walked& walked) {
   Ref<GoferInode> at(this);
   for (size_t i = 0; i < walked.nodes.size() && i < names.size(); i++) {
     Ref<GoferInode> next = gofer_fs_.Intern(walked.nodes[i]);
@@ -94,23 +150,22 @@ void GoferInode::PrefetchWalk(std::span<const std::string_view> names, LastName 
   const WalkOpens opens = last == LastName::kOpened ? WalkOpens::kLast : WalkOpens::kNo;
   const bool worthwhile = names.size() > 1 || opens == WalkOpens::kLast;
   if (!IsDir() || !worthwhile || LookupCached(names[0])) return;
-  const arena::HostScope host;
-  Result<gofer::Walked> walked = gofer_fs_.client().Walk(node_, names, opens);
-  if (walked) Remember(names, std::move(*walked));
+  Result<gofer::Walked> walked =
+      gofer_fs_.Call([&](gofer::Client& client) { return client.Walk(node_, names, opens); });
+  if (walked) Remember(names, *walked);
 }
 
 Result<Ref<vfs::Inode>> GoferInode::Lookup(std::string_view name) {
   if (!IsDir()) return Fail(ENOTDIR);
   if (std::optional<Result<Ref<vfs::Inode>>> cached = LookupCached(name)) return *cached;
-  const std::span<const std::string_view> names(&name, 1);
-  {
-    const arena::HostScope host;
-    gofer::Walked walked = TRY(gofer_fs_.client().Walk(node_, names));
-    const bool found = !walked.nodes.empty();
-    const int error = walked.error;
-    Remember(names, std::move(walked));
-    if (!found) return Fail(error);
+  if (PrefetchListed(name)) {
+    if (std::optional<Result<Ref<vfs::Inode>>> cached = LookupCached(name)) return *cached;
   }
+  const std::span<const std::string_view> names(&name, 1);
+  gofer::Walked walked =
+      TRY(gofer_fs_.Call([&](gofer::Client& client) { return client.Walk(node_, names); }));
+  Remember(names, walked);
+  if (walked.nodes.empty()) return Fail(walked.error != 0 ? walked.error : EIO);
   if (std::optional<Result<Ref<vfs::Inode>>> cached = LookupCached(name)) return *cached;
   return Fail(EIO);
 }
@@ -118,37 +173,30 @@ Result<Ref<vfs::Inode>> GoferInode::Lookup(std::string_view name) {
 Result<Ref<GoferListing>> GoferInode::FetchListing() {
   auto listing = MakeRef<GoferListing>();
   uint64_t cookie = 0;
-  bool all_nodes = true;
   for (bool end = false; !end;) {
-    gofer::DirPage page;
-    {
-      const arena::HostScope host;
-      page = TRY(gofer_fs_.client().Readdir(node_, cookie, true));
-    }
+    const gofer::DirPage page = TRY(gofer_fs_.Call(
+        [&](gofer::Client& client) { return client.Readdir(node_, cookie, false); }));
     end = page.at_end || page.entries.empty();
     for (const gofer::DirEntry& entry : page.entries) {
-      listing->entries.push_back({std::string(entry.name), entry.ino, entry.type});
+      listing->entries.push_back(
+          {std::string(entry.name), entry.ino, entry.type, entry.next_cookie});
       cookie = entry.next_cookie;
-      if (entry.node.node == gofer::NodeId::kNone) {
-        all_nodes = false;
-        continue;
-      }
-      SetChild(entry.name, gofer_fs_.Intern(entry.node), false);
     }
   }
   MutexLock lock(mutex_);
   if (directory_ == nullptr) directory_ = std::make_unique<Directory>();
-  // Children may have been forgotten meanwhile, to stay within bounds.
-  directory_->complete = all_nodes && directory_->children.size() >= listing->entries.size();
-  directory_->complete_ns = host::MonotonicNs();
+  directory_->listed_ns = host::MonotonicNs();
   directory_->listing = listing;
+  directory_->next_listed = 0;
+  directory_->in_order = 0;
   return listing;
 }
 
 Result<Ref<GoferListing>> GoferInode::List() {
   {
     MutexLock lock(mutex_);
-    if (directory_ != nullptr && directory_->listing && StillTrue(directory_->complete_ns)) {
+    if (directory_ != nullptr && directory_->listing &&
+        gofer_fs_.StillTrue(directory_->listed_ns)) {
       return directory_->listing;
     }
   }
@@ -164,27 +212,20 @@ Result<Ref<vfs::Inode>> GoferInode::Create(std::string_view name, const NewNode&
   arena::HostFd fd;
   // At the limit nothing is created. The caller is the owner of what it makes.
   if (S_ISREG(node.mode)) TRY(gofer_fs_.donated().Reserve(node.uid == 0));
-  {
-    const arena::HostScope host;
-    gofer::Client& client = gofer_fs_.client();
-    switch (node.mode & S_IFMT) {
-      case S_IFREG: {
-        Result<gofer::Created> created = client.Create(node_, name, what, O_RDWR);
-        if (!created) {
-          gofer_fs_.donated().Return(1);
-          return std::unexpected(created.error());
-        }
-        record = created->node;
-        fd = arena::HostTable::Get().Add(std::move(created->file));
-        break;
-      }
-      case S_IFDIR:
-        record = TRY(client.Mkdir(node_, name, what));
-        break;
-      default:
-        record = TRY(client.Mknod(node_, name, {node.mode, node.uid, node.gid}));
-        break;
+  if (S_ISREG(node.mode)) {
+    Result<gofer::Created> created = gofer_fs_.Call(
+        [&](gofer::Client& client) { return client.Create(node_, name, what, O_RDWR); });
+    if (!created) {
+      gofer_fs_.donated().Return(1);
+      return std::unexpected(created.error());
     }
+    record = created->node;
+    fd = arena::HostTable::Get().Add(std::move(created->file));
+  } else {
+    record = TRY(gofer_fs_.Call([&](gofer::Client& client) {
+      if (S_ISDIR(node.mode)) return client.Mkdir(node_, name, what);
+      return client.Mknod(node_, name, {node.mode, node.uid, node.gid});
+    }));
   }
   Ref<GoferInode> inode = gofer_fs_.Intern(record);
   if (fd) {
@@ -204,12 +245,9 @@ Result<Ref<vfs::Inode>> GoferInode::Create(std::string_view name, const NewNode&
 Result<Ref<vfs::Inode>> GoferInode::Symlink(std::string_view name, std::string_view target,
                                             const NewNode& node) {
   TRY(CheckWritable());
-  gofer::NodeRecord record;
-  {
-    const arena::HostScope host;
-    const gofer::NewNode what{.mode = 0777, .uid = node.uid, .gid = node.gid};
-    record = TRY(gofer_fs_.client().Symlink(node_, name, target, what));
-  }
+  const gofer::NewNode what{.mode = 0777, .uid = node.uid, .gid = node.gid};
+  const gofer::NodeRecord record = TRY(gofer_fs_.Call(
+      [&](gofer::Client& client) { return client.Symlink(node_, name, target, what); }));
   Ref<GoferInode> inode = gofer_fs_.Intern(record);
   inode->SetTarget(target);
   SetChild(name, inode, true);
@@ -218,21 +256,16 @@ Result<Ref<vfs::Inode>> GoferInode::Symlink(std::string_view name, std::string_v
 
 Result<void> GoferInode::Link(std::string_view name, vfs::Inode& existing) {
   TRY(CheckWritable());
-  gofer::NodeRecord record;
-  {
-    const arena::HostScope host;
-    record = TRY(gofer_fs_.client().Link(static_cast<GoferInode&>(existing).node_, node_, name));
-  }
+  const gofer::NodeId node = static_cast<GoferInode&>(existing).node_;
+  const gofer::NodeRecord record =
+      TRY(gofer_fs_.Call([&](gofer::Client& client) { return client.Link(node, node_, name); }));
   SetChild(name, gofer_fs_.Intern(record), true);
   return {};
 }
 
 Result<void> GoferInode::Unlink(std::string_view name, vfs::Inode& victim) {
   TRY(CheckWritable());
-  {
-    const arena::HostScope host;
-    TRY(gofer_fs_.client().Unlink(node_, name));
-  }
+  TRY(gofer_fs_.Call([&](gofer::Client& client) { return client.Unlink(node_, name); }));
   static_cast<GoferInode&>(victim).MarkStale();
   SetChild(name, {}, true);
   return {};
@@ -240,10 +273,7 @@ Result<void> GoferInode::Unlink(std::string_view name, vfs::Inode& victim) {
 
 Result<void> GoferInode::Rmdir(std::string_view name, vfs::Inode& victim) {
   TRY(CheckWritable());
-  {
-    const arena::HostScope host;
-    TRY(gofer_fs_.client().Rmdir(node_, name));
-  }
+  TRY(gofer_fs_.Call([&](gofer::Client& client) { return client.Rmdir(node_, name); }));
   static_cast<GoferInode&>(victim).MarkStale();
   SetChild(name, {}, true);
   return {};
@@ -254,10 +284,9 @@ Result<void> GoferInode::Rename(std::string_view name, vfs::Inode& moved, vfs::I
   TRY(CheckWritable());
   if ((flags & RENAME_WHITEOUT) != 0) return Fail(EINVAL);
   auto& to = static_cast<GoferInode&>(new_directory);
-  {
-    const arena::HostScope host;
-    TRY(gofer_fs_.client().Rename(node_, name, to.node_, new_name, flags));
-  }
+  TRY(gofer_fs_.Call([&](gofer::Client& client) {
+    return client.Rename(node_, name, to.node_, new_name, flags);
+  }));
   auto& inode = static_cast<GoferInode&>(moved);
   auto* other = static_cast<GoferInode*>(target);
   inode.MarkStale();

@@ -4,12 +4,16 @@
 #include <sys/syscall.h>
 #include <algorithm>
 #include <array>
+#include <atomic>
+#include <functional>
 
 #include "base/host_call.h"
 #include "sentry/arena/arena.h"
 #include "sentry/fs/gofer/gofer_inode.h"
 #include "sentry/mm/memory_manager.h"
 #include "sentry/sched/fiber.h"
+#include "sentry/sched/host_poller.h"
+#include "sentry/sched/ticks.h"
 #include "sentry/vfs/listing_file.h"
 #include "sentry/vfs/permission.h"
 #include "sentry/vfs/walk.h"
@@ -20,7 +24,20 @@ namespace {
 // So few bytes are copied (0.1 us) sooner than guest pages are held for the host (0.6 us). On the
 // fiber's stack.
 constexpr size_t kBounceMax = 2048;
+constexpr uint64_t kSlowTicks = 5'000'000;  // a write into memory takes less: some 2 ms
+constexpr int kSlowWrites = 64;
 constexpr size_t kTransferMax = 1 << 20;  // of one host call: others may run in between
+
+// As much as is possible without waiting. EAGAIN: nothing is. EOPNOTSUPP: not with this file.
+Result<size_t> ReadNow(int fd, std::span<const iovec> to, uint64_t offset) {
+  const int64_t n = TRY(host::Call(SYS_preadv2, fd, to.data(), to.size(), offset, 0, RWF_NOWAIT));
+  return static_cast<size_t>(n);
+}
+Result<size_t> WriteNow(int fd, std::span<const iovec> from, uint64_t offset) {
+  const int64_t n =
+      TRY(host::Call(SYS_pwritev2, fd, from.data(), from.size(), offset, 0, RWF_NOWAIT));
+  return static_cast<size_t>(n);
+}
 
 class GoferMappable final : public mm::Mappable {
  public:
@@ -95,17 +112,76 @@ class GoferFile final : public vfs::File {
 
  private:
   int host_fd() const { return arena::HostTable::Get().Get(fd_); }
+  Result<size_t> ReadHost(std::span<const iovec> to, uint64_t offset);
+  Result<size_t> WriteHost(std::span<const iovec> from, uint64_t offset);
+  template <class T>
+  Result<T> ByHelper(std::move_only_function<Result<T>()> work);
   Result<size_t> ReadSmall(mm::IoSequence& to, uint64_t offset, size_t size);
   Result<size_t> WriteAt(mm::IoSequence& from, uint64_t offset, size_t size);
 
   const Ref<GoferInode> inode_;
   const arena::HostFd fd_;  // acquired
   Replaceable copied_up_;
+  // Hints: the host's file system knows no RWF_NOWAIT; so many writes are to be a helper's.
+  std::atomic<bool> reads_wait_{false}, writes_wait_{false};
+  std::atomic<int> slow_writes_{0};
 };
+
+// On a thread that may wait. Nobody else does for this file system's sake but half of the helpers.
+template <class T>
+Result<T> GoferFile::ByHelper(std::move_only_function<Result<T>()> work) {
+  if (sched::Fiber::CurrentOrNull() == nullptr) return work();
+  Result<T> result = Fail(EIO);
+  sched::OffloadFor(&inode_->gofer_fs(), [&] { result = work(); });
+  return result;
+}
+
+// What the host has in memory comes at once; for the rest a helper waits.
+Result<size_t> GoferFile::ReadHost(std::span<const iovec> to, uint64_t offset) {
+  const int fd = host_fd();
+  Result<size_t> now = Fail(EOPNOTSUPP);
+  if (!reads_wait_.load(std::memory_order_relaxed)) now = ReadNow(fd, to, offset);
+  if (now) return now;
+  if (now.error() == Errno(EOPNOTSUPP)) {
+    reads_wait_.store(true, std::memory_order_relaxed);
+    if (!inode_->remote()) return host::PReadV(fd, to, offset);
+  } else if (now.error() != Errno(EAGAIN)) {
+    return now;
+  }
+  return ByHelper<size_t>([&] { return host::PReadV(fd, to, offset); });
+}
+
+// Few file systems know RWF_NOWAIT for writes, most of which end in memory: of the others, a write
+// that took long makes the next ones a helper's.
+Result<size_t> GoferFile::WriteHost(std::span<const iovec> from, uint64_t offset) {
+  const int fd = host_fd();
+  Result<size_t> now = Fail(EOPNOTSUPP);
+  if (!writes_wait_.load(std::memory_order_relaxed)) now = WriteNow(fd, from, offset);
+  if (now || (now.error() != Errno(EOPNOTSUPP) && now.error() != Errno(EAGAIN))) return now;
+  if (now.error() == Errno(EOPNOTSUPP)) {
+    writes_wait_.store(true, std::memory_order_relaxed);
+    const int slow = slow_writes_.load(std::memory_order_relaxed);
+    if (!inode_->remote() && slow == 0) {
+      const uint64_t start = sched::TicksNow();
+      now = host::PWriteV(fd, from, offset);
+      if (sched::TicksNow() - start > kSlowTicks) slow_writes_.store(kSlowWrites);
+      return now;
+    }
+    if (slow != 0) slow_writes_.store(slow - 1, std::memory_order_relaxed);
+  }
+  return ByHelper<size_t>([&] { return host::PWriteV(fd, from, offset); });
+}
 
 Result<size_t> GoferFile::ReadSmall(mm::IoSequence& to, uint64_t offset, size_t size) {
   std::array<std::byte, kBounceMax> bounce;
-  const size_t got = TRY(host::PRead(host_fd(), std::span(bounce).first(size), offset));
+  size_t got = 0;
+  do {
+    const iovec part = {bounce.data() + got, size - got};
+    const Result<size_t> n = ReadHost(std::span(&part, 1), offset + got);
+    if (!n && got == 0) return n;
+    if (!n || *n == 0) break;
+    got += *n;
+  } while (got < size && (offset + got) % kPageSize == 0);  // as in Read
   const mm::CopyResult copied = to.CopyOut(std::span<const std::byte>(bounce).first(got));
   if (copied.fault != 0 && copied.bytes == 0) return Fail(copied.fault);
   return copied.bytes;
@@ -129,11 +205,13 @@ Result<size_t> GoferFile::Read(vfs::Caller& caller, mm::IoSequence& to, uint64_t
     const mm::CopyResult moved =
         to.WithBlocks(wanted, true, [&](std::span<const iovec> blocks) -> Result<size_t> {
           for (const iovec& block : blocks) offered += block.iov_len;
-          return host::PReadV(host_fd(), blocks, offset + done);
+          return ReadHost(blocks, offset + done);
         });
     done += moved.bytes;
     if (moved.fault != 0) return done != 0 ? Result<size_t>(done) : Fail(moved.fault);
-    if (moved.bytes == 0 || moved.bytes < offered) break;  // the end of the file
+    // A page that is not in memory ends what comes at once; anything else is the end of the file.
+    const bool at_page = (offset + done) % kPageSize == 0;
+    if (moved.bytes == 0 || (moved.bytes < offered && !at_page)) break;
     if (done < size && !sched::YieldIfLong()) return mm::CopyResult{done, kKilled}.OrFault();
   }
   return done;
@@ -143,9 +221,8 @@ Result<size_t> GoferFile::WriteAt(mm::IoSequence& from, uint64_t offset, size_t 
   size_t done = 0;
   while (done < size) {
     const mm::CopyResult moved = from.WithBlocks(
-        std::min(size - done, kTransferMax), false, [&](std::span<const iovec> blocks) {
-          return host::PWriteV(host_fd(), blocks, offset + done);
-        });
+        std::min(size - done, kTransferMax), false,
+        [&](std::span<const iovec> blocks) { return WriteHost(blocks, offset + done); });
     done += moved.bytes;
     if (moved.fault != 0) return done != 0 ? Result<size_t>(done) : Fail(moved.fault);
     if (moved.bytes == 0) break;
@@ -194,22 +271,16 @@ Result<void> GoferFile::Allocate(vfs::Caller& caller, int mode, uint64_t offset,
     TRY(vfs::CheckNewSize(caller, *inode(), attributes.size, range->end));
   }
   TRY(vfs::RemovePrivileges(*inode_, caller.creds()));
-  TRY(host::Fallocate(host_fd(), mode, offset, size));
+  const int fd = host_fd();
+  const auto allocate = [&] { return host::Fallocate(fd, mode, offset, size); };
+  TRY(inode_->remote() ? ByHelper<void>(allocate) : allocate());
   inode_->MarkStale();
   return {};
 }
 
 Result<void> GoferFile::Sync(bool data_only) {
   const int fd = host_fd();
-  const long number = data_only ? SYS_fdatasync : SYS_fsync;
-  Result<int64_t> done = 0;
-  const auto work = [&] { done = host::Call(number, fd); };
-  if (sched::Fiber::CurrentOrNull() != nullptr) {
-    sched::Offload(work);
-  } else {
-    work();
-  }
-  if (!done) return std::unexpected(done.error());
+  TRY(ByHelper<int64_t>([&] { return host::Call(data_only ? SYS_fdatasync : SYS_fsync, fd); }));
   return {};
 }
 

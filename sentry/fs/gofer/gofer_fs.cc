@@ -21,30 +21,30 @@ GoferFs::GoferFs(GoferConnection connection, const GoferFsOptions& wanted, bool 
                               : MakeRef<DonatedFiles>(DonatedFiles::BudgetOfHost())) {}
 
 Result<Ref<GoferFs>> GoferFs::Make(GoferConnection connection, const GoferFsOptions& options) {
-  gofer::AttachRecord attached;
+  Result<gofer::AttachRecord> attached = Fail(EIO);
   {
     const arena::HostScope host;
-    attached = TRY(connection.client().Attach(options.attach));
+    attached = connection.client().Attach(options.attach);
   }
-  const bool read_only = (attached.flags & gofer::kAttachReadOnly) != 0;
+  if (!attached) return std::unexpected(attached.error());
+  const bool read_only = (attached->flags & gofer::kAttachReadOnly) != 0;
   Ref<GoferFs> fs(new GoferFs(connection, options, read_only));
   fs->source = "none";
-  fs->root_ = fs->Intern(attached.root);
+  fs->root_ = fs->Intern(attached->root);
   return fs;
 }
 
 GoferFs::~GoferFs() {
   DropCache();
   root_ = {};
-  const arena::HostScope host;
-  client().FlushReleases();
+  Call([](gofer::Client& client) { client.FlushReleases(); });
 }
 
 Ref<vfs::Inode> GoferFs::RootInode() { return root_; }
 
 Result<vfs::StatFs> GoferFs::GetStatFs() {
-  const arena::HostScope host;
-  const gofer::FsStatistics from = TRY(client().Statfs(root_->node()));
+  const gofer::FsStatistics from =
+      TRY(Call([&](gofer::Client& client) { return client.Statfs(root_->node()); }));
   return vfs::StatFs{.type = from.type,
                      .block_size = from.block_size,
                      .blocks = from.blocks,
@@ -55,10 +55,15 @@ Result<vfs::StatFs> GoferFs::GetStatFs() {
                      .name_max = from.name_max};
 }
 
+bool GoferFs::StillTrue(uint64_t heard_ns) const {
+  if (heard_ns < connection_.trusted_since()) return false;
+  return exclusive() || host::MonotonicNs() - heard_ns < kSharedTtlNs;
+}
+
 // kShared: a name that was heard of within the time to live is taken for true. Names that do not
 // exist are always asked for again (the directory remembers them for as long).
 bool GoferFs::Revalidate(vfs::Dentry& dentry) {
-  if (exclusive()) return true;
+  if (exclusive() && connection_.trusted_since() == 0) return true;
   if (dentry.negative()) return false;
   return static_cast<GoferInode*>(dentry.raw_inode())->Fresh();
 }
@@ -93,8 +98,7 @@ void GoferFs::OnDestroy(GoferInode& inode, gofer::NodeId node, uint64_t referenc
   }
   donated_->Forget(inode);
   if (references == 0) return;
-  const arena::HostScope host;
-  client().Release(node, references);
+  Call([&](gofer::Client& client) { client.Release(node, references); });
 }
 
 void GoferFs::NoteChildren(GoferInode& inode, size_t count) {
@@ -147,11 +151,8 @@ Result<void> GoferFs::PrepareCheckpoint() {
   places_.clear();
   for (const Ref<GoferInode>& inode : LiveInodes()) {
     if (inode == root_) continue;
-    Result<gofer::NodePath> where;
-    {
-      const arena::HostScope host;
-      where = client().PathOf(inode->node());
-    }
+    const Result<gofer::NodePath> where =
+        Call([&](gofer::Client& client) { return client.PathOf(inode->node()); });
     // A file that is open and has no name any more cannot be found again.
     if (!where) return std::unexpected(where.error());
     places_.push_back({inode->node(), where->attach, std::string(where->path)});
@@ -161,8 +162,9 @@ Result<void> GoferFs::PrepareCheckpoint() {
 
 Result<void> GoferFs::Reattach() {
   for (const Place& place : places_) {
-    const arena::HostScope host;
-    TRY(client().Reopen(place.node, place.attach, place.path));
+    TRY(Call([&](gofer::Client& client) {
+      return client.Reopen(place.node, place.attach, place.path);
+    }));
   }
   places_.clear();
   for (const Ref<GoferInode>& inode : LiveInodes()) TRY(inode->ReopenFds());

@@ -1,5 +1,5 @@
-// GoferFs: a tree of the host, served by a gofer (DESIGN.md 6). Metadata is asked for in short
-// synchronous messages and cached; contents go straight between a donated host descriptor and guest
+// GoferFs: a tree of the host, served by a gofer . Metadata is asked for in short
+// messages and cached; contents go straight between a donated host descriptor and guest
 // pages.
 //
 // kExclusive: nobody else changes the tree, so what is known stays true. kShared: names and
@@ -9,6 +9,7 @@
 #include <list>
 #include <unordered_map>
 
+#include "sentry/arena/arena.h"
 #include "sentry/arena/host_table.h"
 #include "sentry/fs/gofer/connection.h"
 #include "sentry/fs/gofer/donated_files.h"
@@ -42,8 +43,15 @@ class GoferFs final : public vfs::FileSystem {
   Ref<vfs::Inode> RootInode() override;
   bool Revalidate(vfs::Dentry& dentry) override;
 
-  gofer::Client& client() const { return connection_.client(); }
-  const GoferConnection& connection() const { return connection_; }
+  // The only way to the gofer: calls `f` with its Client, for whose results malloc's heap is the
+  // right one. Under no Mutex: the fiber may sleep, killable (kKilled).
+  template <class F>
+  auto Call(F f) const {
+    const arena::HostScope host;
+    return f(connection_.client());
+  }
+  // Whether something that was heard at that time may still be taken for true.
+  bool StillTrue(uint64_t heard_ns) const;
   bool exclusive() const { return caching_ == GoferCaching::kExclusive; }
   bool read_only() const { return read_only_; }
   DonatedFiles& donated() const { return *donated_; }

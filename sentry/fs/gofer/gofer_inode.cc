@@ -50,6 +50,7 @@ GoferInode::GoferInode(GoferFs& fs, const gofer::NodeRecord& record)
     : Inode(fs, record.attributes.ino, record.attributes.mode & S_IFMT),
       gofer_fs_(fs),
       node_(record.node),
+      remote_(record.attributes.remote != 0),
       attributes_(FromGofer(record.attributes, fs.dev_minor())),
       heard_ns_(host::MonotonicNs()) {}
 
@@ -92,21 +93,14 @@ void GoferInode::MarkStale() {
   stale_ = true;
 }
 
-bool GoferInode::StillTrue(uint64_t heard_ns) const {
-  return gofer_fs_.exclusive() || host::MonotonicNs() - heard_ns < kSharedTtlNs;
-}
-
 bool GoferInode::Fresh() {
   MutexLock lock(mutex_);
-  return StillTrue(heard_ns_);
+  return gofer_fs_.StillTrue(heard_ns_);
 }
 
 Result<void> GoferInode::Refresh() {
-  gofer::Attributes now;
-  {
-    const arena::HostScope host;
-    now = TRY(gofer_fs_.client().GetAttr(node_));
-  }
+  const gofer::Attributes now =
+      TRY(gofer_fs_.Call([&](gofer::Client& client) { return client.GetAttr(node_); }));
   UpdateAttributes(now);
   return {};
 }
@@ -114,7 +108,7 @@ Result<void> GoferInode::Refresh() {
 Result<vfs::Attributes> GoferInode::GetAttributes() {
   {
     MutexLock lock(mutex_);
-    if (!stale_ && StillTrue(heard_ns_)) return attributes_;
+    if (!stale_ && gofer_fs_.StillTrue(heard_ns_)) return attributes_;
   }
   TRY(Refresh());
   MutexLock lock(mutex_);
@@ -151,17 +145,13 @@ Result<void> GoferInode::SetAttributes(const vfs::AttributeChange& change) {
     request.mtime_sec = change.mtime->sec;
     request.mtime_nsec = change.mtime->nsec;
   }
-  gofer::Attributes now;
-  {
-    const arena::HostScope host;
-    now = TRY(gofer_fs_.client().SetAttr(request));
-  }
+  const gofer::Attributes now =
+      TRY(gofer_fs_.Call([&](gofer::Client& client) { return client.SetAttr(request); }));
   UpdateAttributes(now);
   return {};
 }
 
 void GoferInode::SetTarget(std::string_view target) {
-  const arena::ArenaScope arena;
   MutexLock lock(mutex_);
   target_ = std::make_unique<std::string>(target);
 }
@@ -172,12 +162,9 @@ Result<std::string> GoferInode::ReadLink(vfs::Caller&) {
     if (target_ != nullptr) return *target_;
   }
   if (!IsSymlink()) return Fail(EINVAL);
-  Result<std::string> target;
-  {
-    const arena::HostScope host;
-    target = gofer_fs_.client().Readlink(node_);
-  }
-  if (!target) return target;
+  const Result<std::string> target =
+      gofer_fs_.Call([&](gofer::Client& client) { return client.Readlink(node_); });
+  if (!target) return std::unexpected(target.error());
   SetTarget(*target);
   return std::string(*target);
 }
@@ -186,23 +173,17 @@ Result<std::string> GoferInode::ReadLink(vfs::Caller&) {
 
 Result<arena::HostFd> GoferInode::OpenFd(bool write, bool favoured) {
   TRY(gofer_fs_.donated().Reserve(favoured));
-  gofer::Attributes now;
-  arena::HostFd fd;
-  {
-    const arena::HostScope host;
-    Result<gofer::Opened> opened = gofer_fs_.client().Open(node_, write ? O_RDWR : O_RDONLY);
-    if (!opened && write && opened.error() == Errno(EACCES)) {
-      opened = gofer_fs_.client().Open(node_, O_WRONLY);
-    }
-    if (!opened) {
-      gofer_fs_.donated().Return(1);
-      return std::unexpected(opened.error());
-    }
-    now = opened->attributes;
-    fd = arena::HostTable::Get().Add(std::move(opened->file));
+  Result<gofer::Opened> opened = gofer_fs_.Call([&](gofer::Client& client) {
+    Result<gofer::Opened> first = client.Open(node_, write ? O_RDWR : O_RDONLY);
+    if (first || !write || first.error() != Errno(EACCES)) return first;
+    return client.Open(node_, O_WRONLY);
+  });
+  if (!opened) {
+    gofer_fs_.donated().Return(1);
+    return std::unexpected(opened.error());
   }
-  UpdateAttributes(now);
-  return fd;
+  UpdateAttributes(opened->attributes);
+  return arena::HostTable::Get().Add(std::move(opened->file));
 }
 
 // One more user of the inode's descriptor, or of `fresh` if it has none.
@@ -282,21 +263,21 @@ Result<void> GoferInode::ReopenFds() {
     read_fd = read_fd_;
     write_fd = write_fd_;
   }
-  const arena::HostScope host;
-  if (read_fd) {
-    gofer::Opened opened = TRY(gofer_fs_.client().Open(node_, O_RDONLY));
-    arena::HostTable::Get().Restore(read_fd, std::move(opened.file));
-  }
-  if (write_fd) {
-    gofer::Opened opened = TRY(gofer_fs_.client().Open(node_, O_RDWR));
-    arena::HostTable::Get().Restore(write_fd, std::move(opened.file));
-  }
-  return {};
+  const auto reopen = [&](arena::HostFd fd, int flags) -> Result<void> {
+    if (!fd) return {};
+    gofer::Opened opened =
+        TRY(gofer_fs_.Call([&](gofer::Client& client) { return client.Open(node_, flags); }));
+    arena::HostTable::Get().Restore(fd, std::move(opened.file));
+    return {};
+  };
+  TRY(reopen(read_fd, O_RDONLY));
+  return reopen(write_fd, O_RDWR);
 }
 
 std::optional<uint64_t> GoferInode::KnownSize() {
   MutexLock lock(mutex_);
   if (!gofer_fs_.exclusive() || wrote_ || stale_) return std::nullopt;
+  if (!gofer_fs_.StillTrue(heard_ns_)) return std::nullopt;
   return attributes_.size;
 }
 
@@ -371,7 +352,7 @@ Result<std::string> GoferInode::GetXattr(std::string_view name) {
   const uint32_t often = AskedOften(name);
   if (often != 0) {
     MutexLock lock(mutex_);
-    if (!StillTrue(absent_ns_)) absent_ = 0;
+    if (!gofer_fs_.StillTrue(absent_ns_)) absent_ = 0;
     if ((absent_ & often) != 0) return Fail(ENODATA);
   }
   Result<std::string> value = FetchXattr(name);
@@ -392,43 +373,48 @@ Result<std::string> GoferInode::AccessAcl() {
   return acl;
 }
 
+// Asked for with room for the largest: a larger one is ERANGE at the gofer.
 Result<std::string> GoferInode::FetchXattr(std::string_view name) {
-  gofer::Client& client = gofer_fs_.client();
-  const size_t size = TRY(client.GetXattr(node_, name, {}));
-  std::string value(size, '\0');
-  if (size == 0) return value;
-  const auto room = std::as_writable_bytes(std::span(value.data(), value.size()));
-  const size_t got = TRY(client.GetXattr(node_, name, room));
-  value.resize(got);
-  return value;
+  struct Value {
+    std::unique_ptr<std::byte[]> room;
+    size_t size;
+  };
+  const Result<Value> value = gofer_fs_.Call([&](gofer::Client& client) -> Result<Value> {
+    auto room = std::make_unique_for_overwrite<std::byte[]>(gofer::kXattrSizeMax);
+    const size_t size =
+        TRY(client.GetXattr(node_, name, std::span(room.get(), gofer::kXattrSizeMax)));
+    return Value{std::move(room), size};
+  });
+  if (!value) return std::unexpected(value.error());
+  return std::string(reinterpret_cast<const char*>(value->room.get()), value->size);
 }
 
 Result<void> GoferInode::SetXattr(std::string_view name, std::string_view value, int flags) {
   TRY(CheckWritable());
   MarkStale();
-  const arena::HostScope host;
-  return gofer_fs_.client().SetXattr(node_, name, std::as_bytes(std::span(value)), flags);
+  return gofer_fs_.Call([&](gofer::Client& client) {
+    return client.SetXattr(node_, name, std::as_bytes(std::span(value)), flags);
+  });
 }
 
 Result<void> GoferInode::RemoveXattr(std::string_view name) {
   TRY(CheckWritable());
   MarkStale();
-  const arena::HostScope host;
-  return gofer_fs_.client().RemoveXattr(node_, name);
+  return gofer_fs_.Call([&](gofer::Client& client) { return client.RemoveXattr(node_, name); });
 }
 
 Result<std::vector<std::string>> GoferInode::ListXattrs() {
+  const Result<std::string> all = gofer_fs_.Call([&](gofer::Client& client) -> Result<std::string> {
+    std::string room(gofer::kXattrSizeMax, '\0');
+    const size_t size = TRY(client.ListXattr(node_, std::as_writable_bytes(std::span(room))));
+    room.resize(size);
+    return room;
+  });
+  if (!all) return std::unexpected(all.error());
   std::vector<std::string> names;
-  gofer::Client& client = gofer_fs_.client();
-  const size_t size = TRY(client.ListXattr(node_, {}));
-  if (size == 0) return names;
-  std::string all(size, '\0');
-  const auto room = std::as_writable_bytes(std::span(all.data(), all.size()));
-  const size_t got = TRY(client.ListXattr(node_, room));
-  all.resize(got);
-  for (size_t at = 0; at < all.size();) {
-    const size_t end = std::min(all.find('\0', at), all.size());
-    names.push_back(all.substr(at, end - at));
+  for (size_t at = 0; at < all->size();) {
+    const size_t end = std::min(all->find('\0', at), all->size());
+    names.push_back(all->substr(at, end - at));
     at = end + 1;
   }
   return names;

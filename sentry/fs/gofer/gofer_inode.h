@@ -1,7 +1,6 @@
 // GoferInode: a file, directory or symlink of a GoferFs. Internal to fs/gofer.
 //
-// Calls of the gofer::Client are made under no Mutex and inside arena::HostScope. `mutex_` guards
-// what is cached.
+// The gofer is asked through GoferFs::Call, under no Mutex. `mutex_` guards what is cached.
 #pragma once
 
 #include <list>
@@ -25,7 +24,8 @@ struct GoferListing : RefCounted<GoferListing> {
   struct Entry {
     std::string name;
     uint64_t ino;
-    uint8_t type;  // DT_*
+    uint8_t type;          // DT_*
+    uint64_t next_cookie;  // the gofer's: resumes after this entry
   };
   std::vector<Entry> entries;
 };
@@ -57,6 +57,8 @@ class GoferInode final : public vfs::Inode {
 
   GoferFs& gofer_fs() const { return gofer_fs_; }
   gofer::NodeId node() const { return node_; }
+  // Its file system may wait for more than a disk.
+  bool remote() const { return remote_; }
   // Another reference to the node came with these attributes.
   void Absorb(const gofer::NodeRecord& record);
   void UpdateAttributes(const gofer::Attributes& attributes);
@@ -77,7 +79,8 @@ class GoferInode final : public vfs::Inode {
   std::optional<uint64_t> KnownSize();
   void NoteWrite(uint64_t end);
 
-  // All names, from the cache or the gofer: one message for each 64 KiB of them.
+  // All names, from the cache or the gofer: one message for each 64 KiB of them, without
+  // attributes.
   Result<Ref<GoferListing>> List();
   size_t ForgetChildren();  // how many there were
 
@@ -104,9 +107,11 @@ class GoferInode final : public vfs::Inode {
   using Children = std::unordered_map<std::string, Child, NameHash, std::equal_to<>>;
   struct Directory {
     Children children;
-    bool complete = false;  // every name is in `children`
-    uint64_t complete_ns = 0;
-    Ref<GoferListing> listing;  // what `complete` came from; none once we changed the directory
+    Ref<GoferListing> listing;  // all names; none once we changed the directory
+    uint64_t listed_ns = 0;
+    // Who goes through the listing: the entry that is expected next, how many came as expected.
+    size_t next_listed = 0;
+    int in_order = 0;
   };
   struct Mapping {
     mm::MemoryManager* mm;
@@ -115,8 +120,9 @@ class GoferInode final : public vfs::Inode {
   };
 
   std::optional<Result<Ref<vfs::Inode>>> LookupCached(std::string_view name);
-  bool StillTrue(uint64_t heard_ns) const;
-  void Remember(std::span<const std::string_view> names, gofer::Walked walked);
+  std::optional<size_t> IndexIfInOrder(std::string_view name, Ref<GoferListing>& listing);
+  bool PrefetchListed(std::string_view name);
+  void Remember(std::span<const std::string_view> names, gofer::Walked& walked);
   void KeepReadFd(OwnedFd file);
   void SetChild(std::string_view name, Ref<GoferInode> inode, bool changed);
   Result<void> CheckWritable() const;
@@ -130,6 +136,7 @@ class GoferInode final : public vfs::Inode {
 
   GoferFs& gofer_fs_;
   const gofer::NodeId node_;
+  const bool remote_;
   uint64_t references_ GUARDED_BY(mutex_) = 1;
   Mutex mutex_{LockRank::kInode};
   vfs::Attributes attributes_ GUARDED_BY(mutex_);

@@ -20,7 +20,7 @@ class TestGofer {
     server_ = std::move(*gofer::Server::Make(gofer::ConfigFor(tree.path(), read_only)));
     host::SocketPair pair = *host::MakeSocketPair(SOCK_SEQPACKET);
     socket_ = std::move(pair.b);
-    connection_ = GoferConnection::Add(std::make_unique<gofer::Client>(std::move(pair.a)));
+    connection_ = *GoferConnection::Add(std::move(pair.a), {});
     thread_ = std::thread([this] { Serve(); });
   }
   ~TestGofer() {
@@ -28,8 +28,10 @@ class TestGofer {
     thread_.join();
   }
 
-  Ref<GoferFs> Mount(GoferCaching caching = GoferCaching::kExclusive) {
-    return *GoferFs::Make(connection_, {.dev_minor = 3, .caching = caching});
+  Ref<GoferFs> Mount(GoferCaching caching = GoferCaching::kExclusive,
+                     Ref<DonatedFiles> donated = {}) {
+    return *GoferFs::Make(connection_,
+                          {.dev_minor = 3, .caching = caching, .donated = std::move(donated)});
   }
   int Messages() const { return messages_.load(); }
 

@@ -39,7 +39,10 @@ Result<Ref<vfs::Inode>> OverlayInode::UpperEntry(std::string_view name) {
 }
 
 bool OverlayInode::LowerHas(std::string_view name) {
-  return lower_ && lower_->Lookup(name).has_value();
+  if (!lower_) return false;
+  const Result<Ref<vfs::Inode>> found = lower_->Lookup(name);
+  // One that cannot be looked for now (EIO, a kill) may be there.
+  return found || (found.error() != Errno(ENOENT) && found.error() != Errno(ENOTDIR));
 }
 
 Result<Ref<vfs::Inode>> OverlayInode::Lookup(std::string_view name) {

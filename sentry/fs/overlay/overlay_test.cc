@@ -62,6 +62,8 @@ TEST_F(OverlayTest, OneMessageForAWalkOrAListing) {
   EXPECT_EQ(w.List("/etc"), (Names{"passwd", "sub"}));
   EXPECT_EQ(sent(), 1);
   EXPECT_EQ(w.Stat("/etc/passwd")->size, 4u);
+  EXPECT_EQ(sent(), 1);  // a listing brings no attributes
+  EXPECT_EQ(w.Stat("/etc/passwd")->size, 4u);
   EXPECT_EQ(Code(w.Find("/etc/none")), ENOENT);
   EXPECT_EQ(w.List("/etc"), (Names{"passwd", "sub"}));
   EXPECT_EQ(w.Read("/etc/sub/deep"), "deep");
