@@ -6,6 +6,8 @@
 #include <cstring>
 #include <ctime>
 
+#include "base/last_words.h"
+
 namespace skep {
 namespace {
 
@@ -90,6 +92,7 @@ __attribute__((noinline)) void LogText(LogLevel level, std::string_view text) {
     line[n++] = '}';
   }
   line[n++] = '\n';
+  NoteLogLine({line, n});
   const int fd = state.fd;
   (void)!write(fd >= 0 ? fd : 2, line, n);
 }

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 
 #include "base/check.h"
+#include "base/filter_row.h"
 #include "base/host_call.h"
 #include "platform/notify/factory.h"
 #include "platform/ptrace/factory.h"
@@ -16,7 +17,7 @@ std::optional<std::string> NotInThisBuild() { return "not part of this build"; }
 
 constexpr std::array<EngineInfo, 3> kEngines = {{
     {EngineKind::kKvm, "kvm", "hardware virtualisation", "/dev/kvm", NotInThisBuild, nullptr,
-     [] { return std::vector<HostSyscall>(); }},
+     [] { return std::vector<FilterRow>(); }},
     {EngineKind::kNotify, "notify", "seccomp user notification", nullptr, notify::WhyUnavailable,
      notify::MakeGroup, notify::HostSyscalls},
     {EngineKind::kPtrace, "ptrace", "works wherever ptrace is allowed", nullptr,

@@ -27,7 +27,7 @@ struct EngineInfo {
   // As MakeEngineGroup. nullptr: not part of this build.
   HostResult<std::unique_ptr<EngineGroup>> (*MakeGroup)(const EngineOptions& options);
   // What its engines call after start-up.
-  std::vector<HostSyscall> (*HostSyscalls)();
+  std::vector<FilterRow> (*HostSyscalls)();
 };
 
 // In the order in which `auto` prefers them.

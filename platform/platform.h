@@ -22,7 +22,11 @@
 
 #include "base/result.h"
 
-namespace skep::platform {
+namespace skep {
+
+struct FilterRow;  // base/filter_row.h
+
+namespace platform {
 
 // Plain words, so they may live in the arena. Always the sentry's own copy, sanitised; never a view
 // of stub memory.
@@ -213,10 +217,5 @@ HostResult<std::unique_ptr<Engine>> MakeEngine(EngineKind kind, const EngineOpti
 // Starts an engine and has a guest make system calls: what one costs, in ns. Takes some 100 ms.
 HostResult<uint64_t> MeasureSyscallNs(EngineKind kind);
 
-// A system call that an engine makes after start-up, for the sentry's own seccomp filter.
-struct HostSyscall {
-  int number;
-  const char* why;
-};
-
-}  // namespace skep::platform
+}  // namespace platform
+}  // namespace skep

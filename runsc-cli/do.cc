@@ -8,11 +8,11 @@
 #include <unistd.h>
 
 #include "base/host_call.h"
+#include "jail/filter.h"
 #include "runsc-cli/parse.h"
 #include "runsc-cli/session.h"
 #include "runsc-cli/terminal.h"
 #include "runsc-cli/verbs.h"
-#include "runtime/user_namespace.h"
 
 namespace skep::cli {
 namespace {
@@ -128,8 +128,20 @@ HostResult<std::string> ChooseCwd(const DoOptions& options) {
   return options.cwd;
 }
 
+// Counts go on where an earlier sandbox left them.
+HostResult<OwnedFd> OpenFilterUse(const std::string& path) {
+  constexpr uint64_t kSize = runtime::kFilterParts * jail::kCountsOfPart * sizeof(uint64_t);
+  Result<OwnedFd> file = host::Open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+  if (!file) return HostFail("--filter-use " + path, file.error().code());
+  const Result<void> sized = host::Truncate(file->get(), kSize);
+  if (!sized) return HostFail("--filter-use " + path, sized.error().code());
+  return std::move(*file);
+}
+
 HostResult<void> PlanTestModes(const DoOptions& options, SandboxPlan& plan) {
   plan.config.jail_self_test = options.jail_self_test;
+  plan.config.crash = options.crash;
+  if (!options.filter_use.empty()) plan.filter_use = TRY(OpenFilterUse(options.filter_use));
   if (options.image.empty()) return {};
   Result<OwnedFd> image =
       host::Open(options.image.c_str(), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
@@ -161,9 +173,10 @@ HostResult<SandboxPlan> MakePlan(const GlobalOptions& global, const DoOptions& o
   FillIdentity(user, config);
   FillRlimits(config);
   TRY(FillEnvironment(options, config));
+  plan.caller = caller;
   if (!caller.privileged) {
-    TRY(EnterUserNamespace(caller, user.uid, user.gid));
-    plan.user_namespace = true;
+    plan.uids = {{user.uid, caller.uid, 1}};
+    plan.gids = {{user.gid, caller.gid, 1}};
   }
   TRY(AddMounts(global, options, plan));
   return plan;
@@ -178,7 +191,7 @@ int Do(const GlobalOptions& global, const DoOptions& options, const Reporter& re
     return 1;
   }
   if (const int code = FindPlannedProgram(*plan, reporter)) return code;
-  const runtime::StubCgroup group = HoldMemory(*plan, "", reporter);
+  const runtime::SandboxCgroup group = HoldMemory(*plan, "", reporter);
   const HostResult<Ending> ending = RunSandbox(std::move(*plan), reporter, nullptr);
   if (ending) return ending->code;
   reporter.Error(ending.error().message);

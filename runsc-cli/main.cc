@@ -80,6 +80,12 @@ void AddDo(CLI::App& app, DoOptions& options) {
   verb->add_option("--hostname", options.hostname, "host name inside");
   verb->add_flag("--jail-self-test", options.jail_self_test,
                  "a test mode: the sentry first tries to leave its jail, and says so in the log");
+  verb->add_option("--crash", options.crash, "a test mode: the sentry fails in this way")
+      ->check(CLI::IsMember({"check", "stack", "fault", "jail", "abort"}))
+      ->group("");
+  verb->add_option("--filter-use", options.filter_use,
+                   "a test mode: counts in FILE which rows of `skep help filters` are used")
+      ->group("");
   CLI::Option* image = verb->add_option("--image", options.image, "file for --checkpoint-after");
   verb->add_option("--checkpoint-after", options.checkpoint_after,
                    "a test mode: after so many ms, stop, and go on from --image in a new process")
@@ -98,9 +104,10 @@ void AddOthers(CLI::App& app, Options& options) {
   spec->add_option("--bundle,-b", options.spec.bundle, "directory to write it to");
   spec->add_flag("--rootless", options.spec.rootless, "for an ordinary user");
   app.add_subcommand("platforms", "which engines work on this host");
-  CLI::App* help = app.add_subcommand("help", "this text, that of a verb, or `help syscalls`");
-  help->add_option("topic", options.help_topic, "a verb, or syscalls");
-  help->add_flag("--json", options.help_json, "syscalls: as JSON");
+  CLI::App* help = app.add_subcommand(
+      "help", "this text, that of a verb, or a table: `help syscalls`, processes, filters");
+  help->add_option("topic", options.help_topic, "a verb, or syscalls, processes, filters");
+  help->add_flag("--json", options.help_json, "a table: as JSON");
 }
 
 const CLI::Option* FindOption(const CLI::App& verb, const CLI::App& app, const std::string& name) {
@@ -136,8 +143,11 @@ void SplitCommand(const CLI::App& app, std::vector<std::string>& words, DoOption
 }
 
 int Help(const CLI::App& app, const Options& options, const Reporter& reporter) {
+  const TableFormat format = options.help_json ? TableFormat::kJson : TableFormat::kMarkdown;
+  if (options.help_topic == "processes") return PrintProcesses(format);
+  if (options.help_topic == "filters") return PrintFilters(format);
   if (options.help_topic == "syscalls") {
-    return PrintSyscalls(options.help_json ? TableFormat::kJson : TableFormat::kMarkdown);
+    return PrintSyscalls(format);
   }
   if (options.help_topic.empty()) {
     // Not app.help(): that is the help of the verb which was given, this one.

@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 #include <set>
 
+#include "base/json_depth.h"
 #include "runsc-cli/oci_names.h"
 #include "runsc-cli/parse.h"
 
@@ -457,6 +458,9 @@ void ReadConfig(const Json& json, OciConfig& config, Judgement& judgement) {
 }  // namespace
 
 HostResult<OciConfig> ParseOciConfig(const std::string& text) {
+  if (!JsonNestsAtMost(text, kJsonDepthMax)) {
+    return HostFail(fmt::format("config.json: nests deeper than {} levels", kJsonDepthMax));
+  }
   const Json json = Json::parse(text, nullptr, false);
   if (json.is_discarded()) return HostFail("config.json: not JSON");
   if (!json.is_object()) return HostFail("config.json: not an object");

@@ -172,6 +172,13 @@ TEST(OciConfig, MalformedFiles) {
               HasSubstr("process.rlimits[0].soft"));
 }
 
+TEST(OciConfig, DeepNestingIsAnError) {
+  const std::string deep(3'000'000, '[');
+  EXPECT_THAT(ErrorOf(deep), HasSubstr("nests deeper than 64"));
+  EXPECT_THAT(ErrorOf(Config(R"(, "x": )" + deep + std::string(deep.size(), ']'))),
+              HasSubstr("nests deeper than 64"));
+}
+
 TEST(OciNames, CapabilitiesAndLimits) {
   EXPECT_EQ(CapabilityByName("CAP_CHOWN"), 0);
   EXPECT_EQ(CapabilityByName("CAP_SYS_ADMIN"), 21);

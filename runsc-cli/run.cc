@@ -13,7 +13,6 @@
 #include "runsc-cli/state.h"
 #include "runsc-cli/terminal.h"
 #include "runsc-cli/verbs.h"
-#include "runtime/user_namespace.h"
 
 namespace skep::cli {
 namespace {
@@ -61,9 +60,10 @@ HostResult<SandboxPlan> MakePlan(const GlobalOptions& global, const std::string&
     return HostFail("config.json: process.terminal: standard input and output are not a terminal");
   }
   const runtime::Caller caller = runtime::WhoCalls();
+  plan.caller = caller;
   if (!caller.privileged) {
-    TRY(EnterUserNamespace(caller, 0, 0));
-    plan.user_namespace = true;
+    plan.uids = {{0, caller.uid, 1}};
+    plan.gids = {{0, caller.gid, 1}};
   }
   TRY(AddTrees(oci, bundle, global.overlay == "none" ? Overlay::kNone : Overlay::kMemory, plan));
   return plan;
@@ -114,7 +114,7 @@ HostResult<int> RunBundle(const GlobalOptions& global, const RunOptions& options
   TRY(directory.Write(state));
   SandboxPlan plan = TRY(MakePlan(global, options.id, bundle, oci));
   if (FindPlannedProgram(plan, reporter) != 0) return 1;
-  const runtime::StubCgroup group = HoldMemory(plan, oci.cgroups_path, reporter);
+  const runtime::SandboxCgroup group = HoldMemory(plan, oci.cgroups_path, reporter);
   Recorder recorder(directory, state, options.pid_file);
   const Ending ending = TRY(RunSandbox(std::move(plan), reporter, &recorder));
   return ending.kind == Ending::Kind::kExited ? ending.code : 1;

@@ -59,18 +59,19 @@ HostResult<void> ApplyGlobalOptions(const GlobalOptions& options, SandboxPlan& p
   return {};
 }
 
-runtime::StubCgroup HoldMemory(SandboxPlan& plan, const std::string& wanted_group,
-                               const Reporter& reporter) {
+runtime::SandboxCgroup HoldMemory(SandboxPlan& plan, const std::string& wanted_group,
+                                  const Reporter& reporter) {
   if (plan.config.memory_limit == 0) return {};
-  HostResult<runtime::StubCgroup> group =
-      runtime::StubCgroup::Make(plan.config.memory_limit, wanted_group);
+  HostResult<runtime::SandboxCgroup> group =
+      runtime::SandboxCgroup::Make(plan.config.memory_limit, wanted_group);
   if (!group) {
     reporter.Warning(fmt::format("the memory limit is held by skep's own accounting alone: {}",
                                  group.error().message));
     return {};
   }
-  plan.config.stub_cgroup = group->path();
-  plan.stub_cgroup = group->TakeProcs();
+  plan.config.stub_cgroup = group->stubs_path();
+  plan.stub_cgroup = group->TakeStubs();
+  plan.kernel_cgroup = group->TakeKernel();
   return std::move(*group);
 }
 

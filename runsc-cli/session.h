@@ -28,8 +28,8 @@ HostResult<void> ApplyGlobalOptions(const GlobalOptions& options, SandboxPlan& p
 
 // Sets up what holds the memory limit of the plan. Without control groups: a warning, and the
 // sentry's own accounting does it.
-runtime::StubCgroup HoldMemory(SandboxPlan& plan, const std::string& wanted_group,
-                               const Reporter& reporter);
+runtime::SandboxCgroup HoldMemory(SandboxPlan& plan, const std::string& wanted_group,
+                                  const Reporter& reporter);
 
 // Finds the program of the plan; the exit code to end with (127, 126) if it is not there, else 0.
 int FindPlannedProgram(SandboxPlan& plan, const Reporter& reporter);

@@ -8,6 +8,7 @@
 #include <unistd.h>
 #include <array>
 #include <ctime>
+#include <memory>
 #include <optional>
 
 #include "base/host_call.h"
@@ -217,17 +218,11 @@ void Supervisor::GoOn() {
 Ending Supervisor::Lost() {
   raw_.Restore();
   const int status = sandbox_.sentry.Wait();
-  if (WIFSIGNALED(status)) {
-    reporter_.Error(
-        fmt::format("the sandbox's kernel was killed by signal {} ({}); --debug-log FILE "
-                    "says what happened before",
-                    WTERMSIG(status), strsignal(WTERMSIG(status))));
-  } else {
-    reporter_.Error(
-        fmt::format("the sandbox's kernel ended unexpectedly with status {}; "
-                    "--debug-log FILE says why",
-                    WEXITSTATUS(status)));
-  }
+  const runtime::HowItEnded how =
+      runtime::WhyItEnded("the sandbox's kernel", status, sandbox_.sentry_words);
+  reporter_.Error(how.why);
+  if (!how.log.empty()) reporter_.Error("the last lines of its log:");
+  for (const std::string& line : how.log) reporter_.Error("  " + line);
   return {Ending::Kind::kLost, 1};
 }
 
@@ -255,7 +250,10 @@ HostResult<SignalSet> SignalSet::Block() {
 
 Ending Supervise(Sandbox sandbox, const SignalSet& signals, bool terminal, const Reporter& reporter,
                  std::optional<SandboxPlan> again) {
-  return Supervisor(std::move(sandbox), signals, terminal, reporter, std::move(again)).Run();
+  // Its plan is large.
+  const auto supervisor = std::make_unique<Supervisor>(std::move(sandbox), signals, terminal,
+                                                       reporter, std::move(again));
+  return supervisor->Run();
 }
 
 }  // namespace skep::cli

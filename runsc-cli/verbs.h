@@ -14,5 +14,7 @@ int WriteSpec(const SpecOptions& options, const Reporter& reporter);
 int PrintPlatforms(const GlobalOptions& global);
 enum class TableFormat : uint8_t { kMarkdown, kJson };
 int PrintSyscalls(TableFormat format);
+int PrintProcesses(TableFormat format);
+int PrintFilters(TableFormat format);
 
 }  // namespace skep::cli

@@ -16,7 +16,9 @@
 namespace skep::runtime {
 namespace {
 
-constexpr std::string_view kPrefix = "skep-stubs-";
+constexpr std::string_view kPrefix = "skep-sandbox-";
+// Below a sandbox's group.
+constexpr std::array kParts = {"/stubs", "/kernel"};
 constexpr size_t kProcFileMax = size_t{1} << 20;
 
 struct CgroupMount {
@@ -70,13 +72,13 @@ Result<void> MakeDirectory(const std::string& path) {
   return {};
 }
 
-// Processes that were killed stay in their group, the innermost, for a moment. Its parents are busy
-// while another sandbox has a group there.
-void RemoveDirectories(const std::vector<std::string>& outermost_first) {
+// Processes that were killed stay in their group for a moment. The parents of a sandbox's group are
+// busy while another one has a group there.
+void RemoveDirectories(const std::vector<std::string>& outermost_first, size_t own) {
   constexpr useconds_t kPauseUs = 2000;
   constexpr int kTries = 2500;
   for (size_t i = outermost_first.size(); i > 0; --i) {
-    const int most = i == outermost_first.size() ? kTries : 1;
+    const int most = i > own ? kTries : 1;
     for (int tries = 0; tries < most; ++tries) {
       const Result<int64_t> removed = host::Call(SYS_rmdir, outermost_first[i - 1].c_str());
       if (removed || removed.error() != Errno(EBUSY)) break;  // nobody is in it any more
@@ -111,7 +113,9 @@ void RemoveLeftovers(const std::string& parent) {
     if (!std::string_view(entry->d_name).starts_with(kPrefix)) continue;
     const std::string path = parent + "/" + entry->d_name;
     const Result<OwnedFd> fd = host::Open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (fd && Lock(fd->get())) (void)rmdir(path.c_str());
+    if (!fd || !Lock(fd->get())) continue;
+    for (const char* part : kParts) (void)rmdir((path + part).c_str());
+    (void)rmdir(path.c_str());
   }
 }
 
@@ -151,30 +155,22 @@ std::vector<std::string> ParentCandidates(const MemoryHierarchy& hierarchy,
   return candidates;
 }
 
-uint64_t LimitOfGroup(uint64_t limit_bytes) {
-  constexpr uint64_t kMost = uint64_t{1} << 62;
+uint64_t LimitOfStubs(uint64_t limit_bytes) {
+  constexpr uint64_t kMost = uint64_t{1} << 60;
   constexpr uint64_t kStubs = 64 << 20;
   return std::min(limit_bytes, kMost) + limit_bytes / 8 + kStubs;
 }
 
-HostResult<void> StubCgroup::MakeIn(const std::string& parent, uint64_t limit_bytes,
-                                    MemoryHierarchy::Version version) {
-  const std::string path =
-      fmt::format("{}/{}{}-{}", parent, kPrefix, getpid(), host::MonotonicNs());
-  std::vector<std::string> missing = MissingParents(path);
-  missing.push_back(path);
-  janitor_ = TRY(Janitor::Start([missing] { RemoveDirectories(missing); }));
-  for (const std::string& directory : missing) {
-    const Result<void> made = MakeDirectory(directory);
-    // Another CLI may have made a parent meanwhile.
-    if (made || (directory != path && made.error() == Errno(EEXIST))) continue;
-    return HostFail("cannot make the control group " + directory, made.error().code());
-  }
-  path_ = path;
-  Result<OwnedFd> directory = host::Open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  if (directory) directory_ = std::move(*directory);
-  (void)Lock(directory_.get());
-  const std::string text = std::to_string(LimitOfGroup(limit_bytes));
+uint64_t LimitOfSandbox(uint64_t limit_bytes) {
+  constexpr uint64_t kKernel = 256 << 20;
+  return LimitOfStubs(limit_bytes) + limit_bytes / 4 + kKernel;
+}
+
+namespace {
+
+HostResult<void> SetLimit(const std::string& path, uint64_t limit_bytes,
+                          MemoryHierarchy::Version version) {
+  const std::string text = std::to_string(limit_bytes);
   const bool v1 = version == MemoryHierarchy::Version::kV1;
   const std::string limit = path + (v1 ? "/memory.limit_in_bytes" : "/memory.max");
   const Result<void> limited = WriteFile(limit, text);
@@ -182,13 +178,51 @@ HostResult<void> StubCgroup::MakeIn(const std::string& parent, uint64_t limit_by
   // Without swap accounting there are no such files, and no swap to be had beyond the limit.
   (void)WriteFile(path + (v1 ? "/memory.memsw.limit_in_bytes" : "/memory.swap.max"),
                   v1 ? text : "0");
-  Result<OwnedFd> procs = host::Open((path + "/cgroup.procs").c_str(), O_WRONLY | O_CLOEXEC);
-  if (!procs) return HostFail("cannot write " + path + "/cgroup.procs", procs.error().code());
-  procs_ = std::move(*procs);
   return {};
 }
 
-HostResult<StubCgroup> StubCgroup::Make(uint64_t limit_bytes, const std::string& wanted) {
+HostResult<OwnedFd> OpenProcs(const std::string& path) {
+  Result<OwnedFd> procs = host::Open((path + "/cgroup.procs").c_str(), O_WRONLY | O_CLOEXEC);
+  if (!procs) return HostFail("cannot write " + path + "/cgroup.procs", procs.error().code());
+  return std::move(*procs);
+}
+
+}  // namespace
+
+HostResult<void> SandboxCgroup::MakeIn(const std::string& parent, uint64_t limit_bytes,
+                                       MemoryHierarchy::Version version) {
+  const std::string path =
+      fmt::format("{}/{}{}-{}", parent, kPrefix, getpid(), host::MonotonicNs());
+  std::vector<std::string> directories = MissingParents(path);
+  const size_t others = directories.size();
+  directories.push_back(path);
+  for (const char* part : kParts) directories.push_back(path + part);
+  janitor_ = TRY(Janitor::Start([directories, others] { RemoveDirectories(directories, others); }));
+  for (size_t i = 0; i < directories.size(); ++i) {
+    const std::string& directory = directories[i];
+    const Result<void> made = MakeDirectory(directory);
+    // Another sandbox may have made a parent meanwhile.
+    if (!made && (i >= others || made.error() != Errno(EEXIST))) {
+      return HostFail("cannot make the control group " + directory, made.error().code());
+    }
+    if (i != others) continue;
+    path_ = path;
+    Result<OwnedFd> opened = host::Open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (opened) directory_ = std::move(*opened);
+    (void)Lock(directory_.get());
+    TRY(SetLimit(path, LimitOfSandbox(limit_bytes), version));
+    if (version == MemoryHierarchy::Version::kV2) {
+      const Result<void> enabled = WriteFile(path + "/cgroup.subtree_control", "+memory");
+      if (!enabled) return HostFail("cannot enable memory in " + path, enabled.error().code());
+    }
+  }
+  TRY(SetLimit(stubs_path(), LimitOfStubs(limit_bytes), version));
+  stubs_ = TRY(OpenProcs(stubs_path()));
+  kernel_ = TRY(OpenProcs(path + "/kernel"));
+  return {};
+}
+
+HostResult<SandboxCgroup> SandboxCgroup::Make(uint64_t limit_bytes, const std::string& wanted) {
   const Result<std::string> mountinfo = host::ReadWholeFile("/proc/self/mountinfo", kProcFileMax);
   const Result<std::string> cgroup = host::ReadWholeFile("/proc/self/cgroup", kProcFileMax);
   if (!mountinfo || !cgroup) return HostFail("/proc does not show the control groups");
@@ -199,7 +233,7 @@ HostResult<StubCgroup> StubCgroup::Make(uint64_t limit_bytes, const std::string&
     RemoveLeftovers(parent);
     // Another CLI may take a group that is not locked yet for a leftover.
     for (int tries = 0; tries < 3; ++tries) {
-      StubCgroup group;
+      SandboxCgroup group;
       HostResult<void> made = group.MakeIn(parent, limit_bytes, hierarchy->version);
       if (made) return group;
       why = std::unexpected(std::move(made).error());
@@ -209,16 +243,18 @@ HostResult<StubCgroup> StubCgroup::Make(uint64_t limit_bytes, const std::string&
   return why;
 }
 
-StubCgroup& StubCgroup::operator=(StubCgroup&& other) noexcept {
+SandboxCgroup& SandboxCgroup::operator=(SandboxCgroup&& other) noexcept {
   std::swap(path_, other.path_);
   std::swap(directory_, other.directory_);
-  std::swap(procs_, other.procs_);
+  std::swap(stubs_, other.stubs_);
+  std::swap(kernel_, other.kernel_);
   std::swap(janitor_, other.janitor_);
   return *this;
 }
 
-StubCgroup::~StubCgroup() {
-  procs_.Reset();
+SandboxCgroup::~SandboxCgroup() {
+  stubs_.Reset();
+  kernel_.Reset();
   directory_.Reset();
   janitor_.Finish();
 }

@@ -1,7 +1,11 @@
-// The stubs' own control group: the host's part in a memory limit.
+// A sandbox's control groups: the host's part in a memory limit.
 //
-// The stubs sit in a group of their own; the sentry and the gofer do not, because killing a stub
-// for memory frees what a guest process used, and killing the sentry would end everything.
+// The stubs sit in a group of their own, beside the one of the sentry and the gofer, because
+// killing a stub for memory frees what a guest process used, and killing the sentry ends
+// everything. Both are in a group that bounds all of the sandbox: what the host allocates for it,
+// whoever asked.
+//
+//   <parent>/skep-sandbox-<pid>-<time>/{stubs,kernel}
 #pragma once
 
 #include <cstdint>
@@ -29,24 +33,29 @@ std::optional<MemoryHierarchy> FindMemoryHierarchy(const std::string& mountinfo,
 std::vector<std::string> ParentCandidates(const MemoryHierarchy& hierarchy,
                                           const std::string& wanted);
 
-// The limit of the group: somewhat more than the sandbox's. Stubs take memory of the host's kernel
-// that guests know nothing of, and the sentry needs time to choose which process ends.
-uint64_t LimitOfGroup(uint64_t limit_bytes);
+// The limits of the groups. Stubs take memory of the host's kernel that guests know nothing of, and
+// the sentry needs time to choose which process ends: somewhat more than the sandbox's limit.
+uint64_t LimitOfStubs(uint64_t limit_bytes);
+// That, and what the objects of the guests' kernel may take.
+uint64_t LimitOfSandbox(uint64_t limit_bytes);
 
-class StubCgroup {
+class SandboxCgroup {
  public:
-  // A group for a sandbox with this limit, or why there is none. A janitor removes it when this
-  // object, or the whole CLI, is gone. Groups that were left behind all the same are removed on the
-  // way.
-  static HostResult<StubCgroup> Make(uint64_t limit_bytes, const std::string& wanted);
-  StubCgroup() = default;
-  StubCgroup(StubCgroup&& other) noexcept { *this = std::move(other); }
-  StubCgroup& operator=(StubCgroup&& other) noexcept;
-  ~StubCgroup();  // removes what Make made
+  // Groups for a sandbox with this limit, or why there are none. A janitor removes them when this
+  // object, or its whole process, is gone. Groups that were left behind all the same are removed on
+  // the way.
+  static HostResult<SandboxCgroup> Make(uint64_t limit_bytes, const std::string& wanted);
+  SandboxCgroup() = default;
+  SandboxCgroup(SandboxCgroup&& other) noexcept { *this = std::move(other); }
+  SandboxCgroup& operator=(SandboxCgroup&& other) noexcept;
+  ~SandboxCgroup();  // removes what Make made
 
   const std::string& path() const { return path_; }
-  // Writable; for the sentry.
-  OwnedFd TakeProcs() { return std::move(procs_); }
+  std::string stubs_path() const { return path_ + "/stubs"; }
+  // cgroup.procs, writable: for the sentry, which moves stubs there; for who starts the sentry and
+  // the gofer.
+  OwnedFd TakeStubs() { return std::move(stubs_); }
+  OwnedFd TakeKernel() { return std::move(kernel_); }
 
  private:
   HostResult<void> MakeIn(const std::string& parent, uint64_t limit_bytes,
@@ -54,7 +63,7 @@ class StubCgroup {
 
   std::string path_;
   OwnedFd directory_;  // locked: its maker is alive
-  OwnedFd procs_;
+  OwnedFd stubs_, kernel_;
   Janitor janitor_;
 };
 

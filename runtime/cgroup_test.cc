@@ -57,27 +57,35 @@ TEST(FindMemoryHierarchy, NothingThere) {
 }
 
 // Where this host lets us: the limit is there, and the group goes with its owner.
-TEST(StubCgroup, HoldsTheLimitAndLeavesNothing) {
+TEST(SandboxCgroup, HoldsTheLimitAndLeavesNothing) {
   std::string path;
   {
-    HostResult<StubCgroup> group = StubCgroup::Make(64 << 20, "");
+    HostResult<SandboxCgroup> group = SandboxCgroup::Make(64 << 20, "");
     if (!group) GTEST_SKIP() << group.error().message;
     path = group->path();
     const auto limit = host::ReadWholeFile((path + "/memory.limit_in_bytes").c_str(), 100);
     const auto max = host::ReadWholeFile((path + "/memory.max").c_str(), 100);
-    EXPECT_EQ(limit ? *limit : *max, std::to_string(LimitOfGroup(64 << 20)) + "\n");
-    EXPECT_GT(LimitOfGroup(64 << 20), 64u << 20);
-    EXPECT_TRUE(group->TakeProcs());
+    EXPECT_EQ(limit ? *limit : *max, std::to_string(LimitOfSandbox(64 << 20)) + "\n");
+    EXPECT_GT(LimitOfStubs(64 << 20), 64u << 20);
+    EXPECT_GT(LimitOfSandbox(64 << 20), LimitOfStubs(64 << 20));
+    const auto stubs_limit =
+        host::ReadWholeFile((group->stubs_path() + "/memory.limit_in_bytes").c_str(), 100);
+    const auto stubs_max = host::ReadWholeFile((group->stubs_path() + "/memory.max").c_str(), 100);
+    EXPECT_EQ(stubs_limit ? *stubs_limit : *stubs_max,
+              std::to_string(LimitOfStubs(64 << 20)) + "\n");
+    EXPECT_TRUE(group->TakeStubs());
+    EXPECT_TRUE(group->TakeKernel());
   }
   EXPECT_NE(access(path.c_str(), F_OK), 0);
 }
 
-TEST(StubCgroup, RemovesWhatADeadMakerLeft) {
-  HostResult<StubCgroup> group = StubCgroup::Make(64 << 20, "");
+TEST(SandboxCgroup, RemovesWhatADeadMakerLeft) {
+  HostResult<SandboxCgroup> group = SandboxCgroup::Make(64 << 20, "");
   if (!group) GTEST_SKIP() << group.error().message;
-  const std::string left = group->path().substr(0, group->path().rfind('/')) + "/skep-stubs-1-1";
+  const std::string left = group->path().substr(0, group->path().rfind('/')) + "/skep-sandbox-1-1";
   ASSERT_EQ(mkdir(left.c_str(), 0755), 0);
-  const HostResult<StubCgroup> second = StubCgroup::Make(64 << 20, "");
+  ASSERT_EQ(mkdir((left + "/stubs").c_str(), 0755), 0);
+  const HostResult<SandboxCgroup> second = SandboxCgroup::Make(64 << 20, "");
   ASSERT_TRUE(second);
   EXPECT_NE(access(left.c_str(), F_OK), 0);
   EXPECT_EQ(access(group->path().c_str(), F_OK), 0);

@@ -1,6 +1,7 @@
 #include "runtime/process.h"
 
 #include <fcntl.h>
+#include <fmt/format.h>
 #include <linux/capability.h>
 #include <linux/close_range.h>
 #include <linux/sched.h>
@@ -9,8 +10,11 @@
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
+#include <span>
 
 #include "base/host_call.h"
+#include "base/missing_defs.h"
+#include "runtime/limits.h"
 
 namespace skep::runtime {
 namespace {
@@ -22,40 +26,83 @@ struct CapabilityState {
   __user_cap_data_struct data[2] = {};
 };
 
-// An exec by an ordinary user of the namespace would drop its capabilities, were they not ambient.
+// An exec by somebody who is not root in the namespace would drop its capabilities, were they not
+// ambient.
 void MakeCapabilitiesAmbient() {
   CapabilityState state;
   if (!host::Call(SYS_capget, &state.header, state.data)) return;
   for (auto& word : state.data) word.inheritable = word.permitted;
   (void)host::Call(SYS_capset, &state.header, state.data);
-  for (uint64_t capability = 0; capability <= CAP_LAST_CAP; ++capability) {
+  for (int capability = 0; capability <= CAP_LAST_CAP; ++capability) {
     (void)host::Call(SYS_prctl, PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, capability, 0, 0);
   }
 }
 
-// The sentry's own files and mappings are not what the user's limits are for; the guest's limits
-// are in its configuration.
-void RaiseLimits() {
-  for (const int resource : {RLIMIT_FSIZE, RLIMIT_AS, RLIMIT_DATA, RLIMIT_NOFILE, RLIMIT_CPU}) {
-    rlimit limit{};
+// What LiftLimits could not lift, as far as it goes. No role writes core files: guest memory would
+// be in them.
+void SetLimits() {
+  rlimit limit{};
+  for (const int resource :
+       {RLIMIT_FSIZE, RLIMIT_AS, RLIMIT_DATA, RLIMIT_NOFILE, RLIMIT_CPU, RLIMIT_NPROC}) {
     if (!host::Call(SYS_prlimit64, 0, resource, nullptr, &limit)) continue;
     limit.rlim_cur = limit.rlim_max;
     (void)host::Call(SYS_prlimit64, 0, resource, &limit, nullptr);
   }
+  limit = {0, 0};
+  (void)host::Call(SYS_prlimit64, 0, RLIMIT_CORE, &limit, nullptr);
 }
 
 // In the child, which shares nothing with its parent but has a copy of its one thread.
-[[noreturn]] void BecomeRole(const ChildPlan& plan, char* const* argv) {
+[[noreturn]] void BecomeRole(const ChildPlan& plan, char* const* argv, int go) {
   (void)host::Call(SYS_prctl, PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
+  // Its ids and its control group are its maker's to set. The end without a byte: it gave up.
+  std::byte byte{};
+  if (host::Read(go, std::span(&byte, 1)).value_or(0) != 1) _exit(kExecFailed);
   (void)host::Call(SYS_setsid);
-  RaiseLimits();
+  SetLimits();
   (void)host::Call(SYS_close_range, 3, ~0U, CLOSE_RANGE_CLOEXEC);
   for (const int fd : plan.keep) (void)host::SetCloexec(fd, false);
-  if (plan.keep_capabilities) MakeCapabilitiesAmbient();
-  (void)host::Call(SYS_rt_sigprocmask, SIG_SETMASK, &plan.signals, 0, _NSIG / 8);
+  if ((plan.namespaces & CLONE_NEWUSER) != 0) MakeCapabilitiesAmbient();
+  (void)host::Call(SYS_rt_sigprocmask, SIG_SETMASK, &plan.signals, nullptr, _NSIG / 8);
   char* const no_environment[] = {nullptr};
   (void)host::Call(SYS_execve, "/proc/self/exe", argv, no_environment);
   _exit(kExecFailed);
+}
+
+HostResult<void> WriteFile(const std::string& path, const std::string& text) {
+  const Result<OwnedFd> file = host::Open(path.c_str(), O_WRONLY);
+  if (!file) return HostFail("cannot open " + path, file.error().code());
+  const Result<size_t> written = host::Write(file->get(), std::as_bytes(std::span(text)));
+  if (!written) return HostFail("cannot write " + path, written.error().code());
+  return {};
+}
+
+std::string TextOf(const std::vector<IdMap>& maps) {
+  std::string text;
+  for (const IdMap& map : maps) {
+    text += fmt::format("{} {} {}\n", map.inside, map.outside, map.count);
+  }
+  return text;
+}
+
+HostResult<void> WriteMaps(const ChildPlan& plan, pid_t pid) {
+  const std::string proc = fmt::format("/proc/{}/", pid);
+  if (plan.deny_setgroups) TRY(WriteFile(proc + "setgroups", "deny"));
+  TRY(WriteFile(proc + "gid_map", TextOf(plan.gids)));
+  TRY(WriteFile(proc + "uid_map", TextOf(plan.uids)));
+  return {};
+}
+
+std::string WhyNotCloned(const ChildPlan& plan, int error) {
+  std::string why = "cannot start a process in new namespaces (clone3)";
+  const bool user = (plan.namespaces & CLONE_NEWUSER) != 0;
+  if (user && (error == EPERM || error == ENOSPC || error == EUSERS || error == EACCES)) {
+    why +=
+        "; a sandbox needs user namespaces: allow them (sysctl user.max_user_namespaces, "
+        "kernel.unprivileged_userns_clone=1, kernel.apparmor_restrict_unprivileged_userns=0; in a "
+        "container, its seccomp profile)";
+  }
+  return why;
 }
 
 }  // namespace
@@ -64,6 +111,8 @@ HostResult<Child> Child::Start(const ChildPlan& plan) {
   std::vector<char*> argv;
   for (const std::string& argument : plan.argv) argv.push_back(const_cast<char*>(argument.c_str()));
   argv.push_back(nullptr);
+  Result<host::SocketPair> go = host::MakeSocketPair(SOCK_SEQPACKET);
+  if (!go) return HostFail("cannot make a socket pair", go.error().code());
   int pidfd = -1;
   clone_args args = {};
   args.flags = plan.namespaces | CLONE_PIDFD | CLONE_CLEAR_SIGHAND;
@@ -71,14 +120,32 @@ HostResult<Child> Child::Start(const ChildPlan& plan) {
   args.pidfd = reinterpret_cast<uint64_t>(&pidfd);
   args.exit_signal = SIGCHLD;
   const Result<int64_t> pid = host::Call(SYS_clone3, &args, sizeof args);
-  if (!pid) {
-    return HostFail("cannot start a process in new namespaces (clone3)", pid.error().code());
+  if (!pid) return HostFail(WhyNotCloned(plan, pid.error().code()), pid.error().code());
+  if (*pid == 0) {
+    go->a.Reset();
+    BecomeRole(plan, argv.data(), go->b.get());
   }
-  if (*pid == 0) BecomeRole(plan, argv.data());
   Child child;
   child.pid_ = static_cast<pid_t>(*pid);
   child.pidfd_ = OwnedFd(pidfd);
+  go->b.Reset();
+  TRY(child.Admit(plan, go->a.get()));
   return child;
+}
+
+// From here on the child runs.
+HostResult<void> Child::Admit(const ChildPlan& plan, int go) {
+  if ((plan.namespaces & CLONE_NEWUSER) != 0) TRY(WriteMaps(plan, pid_));
+  if (plan.cgroup >= 0) {
+    const std::string text = std::to_string(pid_);
+    const Result<size_t> moved = host::Write(plan.cgroup, std::as_bytes(std::span(text)));
+    if (!moved) return HostFail("cannot enter the sandbox's control group", moved.error().code());
+  }
+  LiftLimits(pid_);
+  std::byte byte{1};
+  const iovec part = {&byte, 1};
+  (void)host::SendMsg(go, std::span(&part, 1), {}, 0);  // EPIPE: it is dead, as its pidfd will say
+  return {};
 }
 
 int Child::Wait() {
@@ -91,13 +158,6 @@ void Child::Kill() {
   if (pid_ <= 0) return;
   (void)host::Kill(pid_, SIGKILL);
   (void)Wait();
-}
-
-bool HasCapability(int capability) {
-  CapabilityState state;
-  if (!host::Call(SYS_capget, &state.header, state.data)) return false;
-  const auto number = static_cast<unsigned>(capability);
-  return (state.data[number / 32].effective >> (number % 32) & 1) != 0;
 }
 
 }  // namespace skep::runtime

@@ -1,4 +1,4 @@
-// Child processes of the CLI: this binary again, in new namespaces, that cannot outlive the CLI.
+// Child processes: this binary again, in namespaces of its own, that cannot outlive its maker.
 #pragma once
 
 #include <sys/types.h>
@@ -13,20 +13,30 @@
 
 namespace skep::runtime {
 
+// `count` ids from `inside` on, as a user namespace sees them, are those from `outside` on of the
+// namespace that we are in.
+struct IdMap {
+  uint32_t inside = 0, outside = 0, count = 0;
+};
+
 struct ChildPlan {
   std::vector<std::string> argv;
-  uint64_t namespaces = 0;         // CLONE_NEW*, all entered by the one clone3
-  std::vector<int> keep;           // inherited descriptors, beside 0, 1 and 2
-  sigset_t signals = {};           // the mask to start with
-  bool keep_capabilities = false;  // in a user namespace, not as its root: carry them over exec
+  uint64_t namespaces = 0;  // CLONE_NEW*, all entered by the one clone3
+  // With CLONE_NEWUSER: which ids there are. It starts with every capability in that namespace.
+  std::vector<IdMap> uids, gids;
+  // For a maker without CAP_SETGID: the child keeps its supplementary groups for ever.
+  bool deny_setgroups = false;
+  std::vector<int> keep;  // inherited descriptors, beside 0, 1 and 2
+  sigset_t signals = {};  // the mask to start with
+  int cgroup = -1;        // a cgroup.procs to be in from the start; -1: ours
 };
 
 // A child that is killed and reaped at the latest when this object goes.
 class Child {
  public:
   // Starts /proc/self/exe. It has a session of its own (keys of the terminal do not reach it), dies
-  // with its parent, an empty environment, default signal handlers and nothing open that is not
-  // in the plan.
+  // with its parent, an empty environment, default signal handlers, no core files and nothing open
+  // that is not in the plan. Nothing of the calling process changes.
   static HostResult<Child> Start(const ChildPlan& plan);
   Child() = default;
   Child(Child&& other) noexcept
@@ -45,11 +55,10 @@ class Child {
   void Kill();  // and reaps
 
  private:
+  HostResult<void> Admit(const ChildPlan& plan, int go);
+
   pid_t pid_ = -1;
   OwnedFd pidfd_;
 };
-
-// Whether a process has the capability (CAP_*) in effect.
-bool HasCapability(int capability);
 
 }  // namespace skep::runtime

@@ -6,15 +6,31 @@
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
+#include <csignal>
+#include <cstring>
 #include <span>
 
 #include "base/host_call.h"
+#include "base/last_words.h"
+#include "runtime/limits.h"
+#include "runtime/roles.h"
 
 namespace skep::runtime {
 namespace {
 
-// No network, no System V objects and no host name of the host.
-constexpr uint64_t kIsolation = CLONE_NEWPID | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS;
+// The role's row says how a child for it starts.
+ChildPlan PlanOf(Role role, const ChildIds& ids, const SandboxPlan& plan) {
+  const RoleRow& row = RowOf(role);
+  ChildPlan child;
+  child.argv = {"skep", row.verb};
+  child.namespaces = row.namespaces;
+  child.uids = ids.uids;
+  child.gids = ids.gids;
+  child.deny_setgroups = ids.deny_setgroups;
+  child.signals = plan.child_signals;
+  child.cgroup = plan.kernel_cgroup.get();
+  return child;
+}
 
 HostResult<host::SocketPair> MakeSockets() {
   Result<host::SocketPair> pair = host::MakeSocketPair(SOCK_SEQPACKET);
@@ -31,14 +47,13 @@ HostResult<OwnedFd> WriteConfig(const boot::BootConfig& config) {
   return std::move(*file);
 }
 
-HostResult<Child> StartGofer(SandboxPlan& plan, OwnedFd client, OwnedFd& control) {
+HostResult<Child> StartGofer(SandboxPlan& plan, const Sandbox& sandbox, OwnedFd client,
+                             OwnedFd& control) {
   host::SocketPair pair = TRY(MakeSockets());
-  ChildPlan child_plan;
-  child_plan.argv = {"skep", "gofer", "--control-fd", std::to_string(pair.b.get())};
-  child_plan.namespaces = kIsolation;
+  const ChildIds ids = IdsOfTree(plan.caller, plan.uids, plan.gids);
+  ChildPlan child_plan = PlanOf(Role::kGofer, ids, plan);
+  child_plan.argv.insert(child_plan.argv.end(), {"--control-fd", std::to_string(pair.b.get())});
   child_plan.keep = {pair.b.get()};
-  child_plan.signals = plan.child_signals;
-  child_plan.keep_capabilities = plan.user_namespace;
   Child child = TRY(Child::Start(child_plan));
   gofer::GoferConfig config;
   config.attach_points = std::move(plan.attach_points);
@@ -48,48 +63,70 @@ HostResult<Child> StartGofer(SandboxPlan& plan, OwnedFd client, OwnedFd& control
     Result<OwnedFd> log = host::Dup(plan.log.get());
     if (log) config.log = std::move(*log);
   }
+  if (Result<OwnedFd> words = host::Dup(sandbox.gofer_words.get())) {
+    config.last_words = std::move(*words);
+  }
+  if (plan.filter_use) {
+    Result<OwnedFd> use = host::Dup(plan.filter_use.get());
+    if (use) config.filter_use = std::move(*use);
+  }
   config.log_format = plan.log_format;
   config.log_level = plan.log_level;
-  config.namespaces = CLONE_NEWNS;  // left to the gofer: its trees are cloned in ours
+  config.identity = ids.identity;
   const Result<void> sent = SendConfig(pair.a.get(), config);
   if (!sent) return HostFail("cannot configure the gofer", sent.error().code());
   control = std::move(pair.a);
   return child;
 }
 
-HostResult<Child> StartSentry(SandboxPlan& plan, const OwnedFd& client, const OwnedFd& control) {
+// uid and gid of each standard file, as the guest is to see them: in the sentry's namespace they
+// are nobody's.
+std::vector<uint32_t> OwnersOfStdio(const SandboxPlan& plan) {
+  const ChildIds ids = IdsOfTree(plan.caller, plan.uids, plan.gids);
+  std::vector<uint32_t> owners;
+  for (int fd = 0; fd < 3; ++fd) {
+    const Result<struct stat> status = host::Stat(fd);
+    owners.push_back(status ? InsideOf(ids.uids, status->st_uid) : 0);
+    owners.push_back(status ? InsideOf(ids.gids, status->st_gid) : 0);
+  }
+  return owners;
+}
+
+HostResult<Child> StartSentry(SandboxPlan& plan, const Sandbox& sandbox, const OwnedFd& client,
+                              const OwnedFd& control) {
   boot::BootConfig& config = plan.config;
   config.gofer_fd = client.get();
   config.control_fd = control.get();
   config.log_fd = plan.log.get();
   config.strace_fd = plan.strace.get();
+  config.filter_use_fd = plan.filter_use.get();
+  config.last_words_fd = sandbox.sentry_words.get();
   config.stub_cgroup_fd = plan.stub_cgroup.get();
   config.engine_fd = plan.engine_device.get();
   config.restore_fd = plan.restore ? plan.image.get() : -1;
   for (int fd = 0; fd < 3; ++fd) config.stdio_fds[fd] = fd;
+  config.stdio_owners = OwnersOfStdio(plan);
+  const ChildIds ids = TRY(IdsOfItsOwn(plan.caller));
+  config.identity = ids.identity;
   const OwnedFd file = TRY(WriteConfig(config));
-  ChildPlan child_plan;
-  child_plan.argv = {"skep", "boot", "--config-fd", std::to_string(file.get())};
-  child_plan.namespaces = kIsolation | CLONE_NEWNS;
+  ChildPlan child_plan = PlanOf(Role::kSentry, ids, plan);
+  child_plan.argv.insert(child_plan.argv.end(), {"--config-fd", std::to_string(file.get())});
   for (const int fd :
        {file.get(), config.gofer_fd, config.control_fd, config.log_fd, config.strace_fd,
-        config.stub_cgroup_fd, config.engine_fd, config.restore_fd}) {
+        config.filter_use_fd, config.last_words_fd, config.stub_cgroup_fd, config.engine_fd,
+        config.restore_fd}) {
     if (fd >= 0) child_plan.keep.push_back(fd);
   }
-  child_plan.signals = plan.child_signals;
-  child_plan.keep_capabilities = plan.user_namespace;
   return Child::Start(child_plan);
 }
 
 // The jail is not optional: a step that the host refuses is an error with its name.
-HostResult<void> JudgeJail(const Result<gofer::JailReport>& report, Child& gofer) {
+HostResult<void> JudgeJail(const Result<gofer::JailReport>& report, Child& gofer,
+                           const OwnedFd& words) {
   if (!report) {
-    const int status = gofer.Wait();
-    return HostFail(
-        WIFSIGNALED(status)
-            ? fmt::format("the gofer was killed by signal {} while it started", WTERMSIG(status))
-            : fmt::format("the gofer did not start (exit status {}); --debug-log says why",
-                          WEXITSTATUS(status)));
+    const HowItEnded how = WhyItEnded("the gofer, while it started,", gofer.Wait(), words);
+    return HostFail(how.why +
+                    (how.log.empty() ? "" : "; the last line of its log: " + how.log.back()));
   }
   const char* missing = nullptr;
   if (report->filtered == 0) missing = "its system call filter";
@@ -102,16 +139,37 @@ HostResult<void> JudgeJail(const Result<gofer::JailReport>& report, Child& gofer
 
 }  // namespace
 
+HowItEnded WhyItEnded(std::string_view who, int status, const OwnedFd& words) {
+  constexpr size_t kLines = 10;
+  LastWords last = words ? ReadLastWords(words.get(), kLines) : LastWords();
+  std::string text;
+  if (!last.said.empty()) {
+    text = fmt::format("{} failed: {}", who, last.said);
+  } else if (WIFSIGNALED(status) && WTERMSIG(status) == SIGSYS) {
+    text = fmt::format("{} made a system call that its jail forbids (SIGSYS)", who);
+  } else if (WIFSIGNALED(status)) {
+    text = fmt::format("{} was killed by signal {} ({})", who, WTERMSIG(status),
+                       strsignal(WTERMSIG(status)));
+  } else {
+    text = fmt::format("{} ended unexpectedly with status {}", who, WEXITSTATUS(status));
+  }
+  if (last.log.empty()) text += "; --debug-log FILE says what happened before";
+  return {std::move(text), std::move(last.log)};
+}
+
 HostResult<Sandbox> StartSandbox(SandboxPlan plan) {
+  TRY(CheckLimits());
   Sandbox sandbox;
+  sandbox.gofer_words = TRY(MakeLastWords());
+  sandbox.sentry_words = TRY(MakeLastWords());
   host::SocketPair client = TRY(MakeSockets());
   host::SocketPair control = TRY(MakeSockets());
   OwnedFd gofer_control;
-  sandbox.gofer = TRY(StartGofer(plan, std::move(client.b), gofer_control));
-  sandbox.sentry = TRY(StartSentry(plan, client.a, control.b));
+  sandbox.gofer = TRY(StartGofer(plan, sandbox, std::move(client.b), gofer_control));
+  sandbox.sentry = TRY(StartSentry(plan, sandbox, client.a, control.b));
   client.a.Reset();
   control.b.Reset();
-  TRY(JudgeJail(gofer::ReceiveReport(gofer_control.get()), sandbox.gofer));
+  TRY(JudgeJail(gofer::ReceiveReport(gofer_control.get()), sandbox.gofer, sandbox.gofer_words));
   sandbox.control = std::move(control.a);
   return sandbox;
 }
@@ -134,10 +192,14 @@ HostResult<SandboxPlan> CopyPlan(const SandboxPlan& plan) {
   copy.strace = dup(plan.strace);
   copy.stub_cgroup = dup(plan.stub_cgroup);
   copy.engine_device = dup(plan.engine_device);
+  copy.kernel_cgroup = dup(plan.kernel_cgroup);
+  copy.filter_use = dup(plan.filter_use);
   copy.image = dup(plan.image);
   copy.log_format = plan.log_format;
   copy.log_level = plan.log_level;
-  copy.user_namespace = plan.user_namespace;
+  copy.caller = plan.caller;
+  copy.uids = plan.uids;
+  copy.gids = plan.gids;
   copy.checkpoint_after_ms = plan.checkpoint_after_ms;
   copy.restore = plan.restore;
   copy.child_signals = plan.child_signals;

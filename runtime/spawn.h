@@ -7,26 +7,37 @@
 #pragma once
 
 #include <csignal>
+#include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/log.h"
 #include "base/owned_fd.h"
 #include "base/result.h"
 #include "gofer/main/gofer_main.h"
+#include "runtime/caller.h"
 #include "runtime/process.h"
 #include "sentry/boot/control.h"
 
 namespace skep::runtime {
 
+inline constexpr size_t kFilterParts = 3;  // of filter_use: sentry with notify, with ptrace, gofer
+
 struct SandboxPlan {
   boot::BootConfig config;  // its descriptors are filled in by StartSandbox
   std::vector<gofer::AttachPoint> attach_points;
   std::vector<gofer::HiddenPath> hidden;
-  OwnedFd log, strace, stub_cgroup;
+  OwnedFd log, strace;
+  // cgroup.procs of the sandbox's groups (SandboxCgroup): for stubs; for sentry and gofer.
+  OwnedFd stub_cgroup, kernel_cgroup;
   OwnedFd engine_device;  // platform::OpenDeviceFor
+  OwnedFd filter_use;  // a test mode: where use of the filters' rows is counted
   LogFormat log_format = LogFormat::kText;
   LogLevel log_level = LogLevel::kWarning;
-  bool user_namespace = false;  // the CLI has entered one
+  Caller caller;
+  // How ids of the container's files stand for those of the host (linux.uidMappings of a
+  // config.json). Empty: each for itself; for an ordinary caller, who has one only: his own.
+  std::vector<IdMap> uids, gids;
   // A checkpoint test: the file for the image, when it is made (-1: never), and the image to start
   // from.
   OwnedFd image;
@@ -39,9 +50,16 @@ struct Sandbox {
   // The control socket goes last: its end tells the sentry to end too.
   OwnedFd control;
   Child gofer, sentry;
+  OwnedFd gofer_words, sentry_words;  // why they died (base/last_words.h)
 };
 
 HostResult<Sandbox> StartSandbox(SandboxPlan plan);
+// What became of a process, for its user. `status`: as wait4 tells it; `words`: its last ones.
+struct HowItEnded {
+  std::string why;               // "the sandbox's kernel failed: CHECK failed at ..."
+  std::vector<std::string> log;  // the last lines of it
+};
+HowItEnded WhyItEnded(std::string_view who, int status, const OwnedFd& words);
 // The same once more, with descriptors of its own.
 HostResult<SandboxPlan> CopyPlan(const SandboxPlan& plan);
 

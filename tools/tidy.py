@@ -26,7 +26,7 @@ LONG_FILES = {
 UNWRAPPED = ("tests/e2e/cases/",)
 CPP = (".cc", ".h")
 CODE = (".cc", ".h", ".S", ".py", ".sh")
-SENTRY_SIDE = ("base/", "platform/", "gofer/", "sentry/")
+SENTRY_SIDE = ("base/", "jail/", "platform/", "gofer/", "sentry/")
 PRODUCT = SENTRY_SIDE + ("runtime/", "runsc-cli/")
 
 

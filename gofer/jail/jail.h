@@ -15,6 +15,7 @@
 
 #include "base/owned_fd.h"
 #include "base/result.h"
+#include "jail/filter.h"
 
 namespace skep::gofer {
 
@@ -40,9 +41,6 @@ enum class Breach : uint32_t {
   kMount = 256,
 };
 
-// What a call outside the allow-list meets. kErrno (EPERM) is for the self test alone.
-enum class Refusal : uint8_t { kKill, kErrno };
-
 // A detached clone of the tree below `root`, with its own mounts. EPERM, EINVAL: not here.
 Result<OwnedFd> IsolateTree(int root, bool read_only);
 
@@ -54,8 +52,9 @@ Result<OwnedFd> OpenProcSelfFd();
 Result<void> EmptyRoot();
 
 Result<void> DropCapabilities();
-// `log`: the only descriptor, beside stderr, that write(2) may name; -1: none.
-Result<void> InstallFilter(Refusal refusal, int log);
+std::span<const FilterRow> FilterRows();
+// The allow-list, no_new_privs, not dumpable.
+HostResult<void> InstallFilter(jail::Refusal refusal, const jail::FilterUse& use = {});
 
 // From inside: tries what must not work. `trees`: attach roots. Returns Breach bits.
 uint32_t TryToBreakOut(std::span<const int> trees, int proc_self_fd);

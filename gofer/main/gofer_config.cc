@@ -11,6 +11,8 @@ namespace {
 
 struct ConfigHeader {
   uint64_t max_nodes;
+  int64_t uid;
+  int64_t gid;
   uint32_t namespaces;
   uint32_t attach_points;
   uint32_t hidden;
@@ -21,8 +23,9 @@ struct ConfigHeader {
   uint8_t allow_sockets;
   uint8_t jail;
   uint8_t self_test;
-  uint8_t zero;
-  uint32_t zeroes;
+  uint8_t drop_groups;
+  uint16_t has_filter_use;
+  uint16_t has_last_words;
 };
 
 }  // namespace
@@ -31,13 +34,19 @@ Result<void> SendConfig(int control, const GoferConfig& config) {
   if (config.attach_points.size() > kMaxAttachPoints) return Fail(E2BIG);
   std::vector<int> fds = {config.client.get()};
   if (config.log) fds.push_back(config.log.get());
+  for (const OwnedFd* fd : {&config.filter_use, &config.last_words}) {
+    if (*fd) fds.push_back(fd->get());
+  }
   const auto buffer = std::make_unique<std::byte[]>(kMessageMax);
   Writer out(std::span(buffer.get(), kMessageMax));
-  out.Put(ConfigHeader{
-      config.max_nodes, config.namespaces, static_cast<uint32_t>(config.attach_points.size()),
-      static_cast<uint32_t>(config.hidden.size()), static_cast<uint8_t>(config.log_format),
-      static_cast<uint8_t>(config.log_level), config.log ? uint8_t{1} : uint8_t{0},
-      config.allow_fifos, config.allow_sockets, config.jail, config.self_test, 0, 0});
+  out.Put(ConfigHeader{config.max_nodes, config.identity.uid, config.identity.gid,
+                       config.namespaces, static_cast<uint32_t>(config.attach_points.size()),
+                       static_cast<uint32_t>(config.hidden.size()),
+                       static_cast<uint8_t>(config.log_format),
+                       static_cast<uint8_t>(config.log_level), config.log ? uint8_t{1} : uint8_t{0},
+                       config.allow_fifos, config.allow_sockets, config.jail, config.self_test,
+                       config.identity.drop_groups, config.filter_use ? uint16_t{1} : uint16_t{0},
+                       config.last_words ? uint16_t{1} : uint16_t{0}});
   for (const AttachPoint& point : config.attach_points) {
     out.Put(static_cast<uint8_t>(point.read_only));
     fds.push_back(point.root.get());
@@ -60,12 +69,16 @@ Result<GoferConfig> ReceiveConfig(int control) {
   if (received.truncated) return Fail(EMSGSIZE);
   Reader in(std::span<const std::byte>(buffer.get(), received.size));
   const ConfigHeader header = TRY(in.Get<ConfigHeader>());
-  const size_t fixed = size_t{1} + header.has_log;
+  const size_t fixed = size_t{1} + header.has_log + header.has_filter_use + header.has_last_words;
   if (received.fd_count != fixed + header.attach_points) return Fail(EPROTO);
   GoferConfig config;
   config.client = std::move(fds[0]);
-  if (header.has_log != 0) config.log = std::move(fds[1]);
+  size_t next = 1;
+  if (header.has_log != 0) config.log = std::move(fds[next++]);
+  if (header.has_filter_use != 0) config.filter_use = std::move(fds[next++]);
+  if (header.has_last_words != 0) config.last_words = std::move(fds[next++]);
   config.max_nodes = header.max_nodes;
+  config.identity = {header.uid, header.gid, header.drop_groups != 0};
   config.namespaces = header.namespaces;
   config.log_format = static_cast<LogFormat>(header.log_format);
   config.log_level = static_cast<LogLevel>(header.log_level);

@@ -13,6 +13,7 @@
 #include <csignal>
 
 #include "base/host_call.h"
+#include "base/last_words.h"
 #include "gofer/main/gofer_config.h"
 
 namespace skep::gofer {
@@ -21,6 +22,7 @@ namespace {
 constexpr uint64_t kOpenFdsMax = 1 << 16;
 constexpr uint64_t kOtherFds = 64;  // sockets, directory streams, files on their way to the client
 constexpr int kFailed = 1;
+constexpr unsigned kFilterPart = 2;  // 0 and 1: the sentry's, with notify and ptrace
 
 // Descriptors 0 and 1 lead nowhere; 2 is for last words. What else was inherited by mistake goes.
 Result<void> TidyDescriptors(int control, const GoferConfig& config) {
@@ -30,6 +32,7 @@ Result<void> TidyDescriptors(int control, const GoferConfig& config) {
   if (config.log) TRY(host::Dup2(config.log.get(), 2));
   std::vector<int> kept = {0, 1, 2, control, config.client.get()};
   if (config.log) kept.push_back(config.log.get());
+  if (config.filter_use) kept.push_back(config.filter_use.get());
   for (const AttachPoint& point : config.attach_points) kept.push_back(point.root.get());
   if (null.get() <= 2) (void)null.Release();
   null.Reset();
@@ -53,10 +56,33 @@ Result<uint64_t> RaiseFdLimit() {
   return std::min<uint64_t>(limit.rlim_cur, kOpenFdsMax);
 }
 
+// The same file by its name: a mount can be cloned in its own mount namespace only, and `root` may
+// have been opened in the one that ours is a copy of.
+Result<OwnedFd> OpenHere(int root) {
+  const std::string link = fmt::format("/proc/self/fd/{}", root);
+  std::string path(PATH_MAX, '\0');
+  const int64_t size =
+      TRY(host::Call(SYS_readlinkat, AT_FDCWD, link.c_str(), path.data(), path.size()));
+  path.resize(static_cast<size_t>(size));
+  OwnedFd here = TRY(host::Open(path.c_str(), O_PATH));
+  const struct stat wanted = TRY(host::Stat(root));
+  const struct stat found = TRY(host::Stat(here.get()));
+  // Somebody may have put another one there.
+  if (wanted.st_dev != found.st_dev || wanted.st_ino != found.st_ino) return Fail(ESTALE);
+  return here;
+}
+
+Result<OwnedFd> IsolateTreeAnywhere(int root, bool read_only) {
+  Result<OwnedFd> tree = IsolateTree(root, read_only);
+  if (tree) return tree;
+  const OwnedFd here = TRY(OpenHere(root));
+  return IsolateTree(here.get(), read_only);
+}
+
 void IsolateTrees(GoferConfig& config, JailReport& report) {
   report.trees_isolated = 1;
   for (AttachPoint& point : config.attach_points) {
-    Result<OwnedFd> tree = IsolateTree(point.root.get(), point.read_only);
+    Result<OwnedFd> tree = IsolateTreeAnywhere(point.root.get(), point.read_only);
     if (tree) point.root = std::move(*tree);
     if (!tree) report.trees_isolated = 0;
   }
@@ -89,8 +115,12 @@ Result<void> EnterJail(const GoferConfig& config, std::span<const int> trees, in
                        JailReport& report) {
   report.root_empty = EmptyRoot().has_value();
   report.capabilities_dropped = DropCapabilities().has_value();
-  const Refusal refusal = config.self_test ? Refusal::kErrno : Refusal::kKill;
-  TRY(InstallFilter(refusal, config.log ? config.log.get() : -1));
+  const auto refusal = config.self_test ? jail::Refusal::kErrno : jail::Refusal::kKill;
+  const HostResult<void> filtered = InstallFilter(refusal, {config.filter_use.get(), kFilterPart});
+  if (!filtered) {
+    SKEP_LOG(kError, "gofer: {}", filtered.error().message);
+    return Fail(EPERM);
+  }
   report.filtered = 1;
   if (config.self_test) report.breaches = TryToBreakOut(trees, proc);
   return {};
@@ -128,16 +158,29 @@ uint32_t AllNamespaces() {
 }
 
 int GoferMain(int control) {
+  (void)host::Call(SYS_prctl, PR_SET_NAME, "skep-gofer", 0, 0, 0);
   Result<GoferConfig> config = ReceiveConfig(control);
   if (!config) {
     SKEP_LOG(kError, "gofer: no configuration: errno {}", config.error().code());
     return kFailed;
   }
-  if (config->log) ConfigureLog(config->log.get(), config->log_format, config->log_level, "gofer");
+  if (config->last_words) {
+    KeepLastWords(config->last_words.get());
+    config->last_words.Reset();
+  }
+  CatchFatalSignals();
   if (!TidyDescriptors(control, *config)) return kFailed;
+  if (config->log) {
+    ConfigureLog(STDERR_FILENO, config->log_format, config->log_level, "gofer");
+    config->log.Reset();
+  }
   JailReport report;
   if (config->jail) {
     IsolateTrees(*config, report);
+    if (const HostResult<void> entered = jail::EnterIdentity(config->identity); !entered) {
+      SKEP_LOG(kError, "gofer: {}", entered.error().message);
+      return kFailed;
+    }
     const pid_t child = EnterNamespaces(config->namespaces, report);
     if (child != 0) return WaitFor(child, std::move(*config), control);
   }

@@ -14,24 +14,27 @@
 #include "base/result.h"
 #include "gofer/jail/jail.h"
 #include "gofer/server/server.h"
+#include "jail/identity.h"
 
 namespace skep::gofer {
 
 struct GoferConfig {
   std::vector<AttachPoint> attach_points;  // at most kMaxAttachPoints
   std::vector<HiddenPath> hidden;
-  OwnedFd client;  // the gofer's end of the client's SOCK_SEQPACKET socket
-  OwnedFd log;     // or none: stderr
+  OwnedFd client;      // the gofer's end of the client's SOCK_SEQPACKET socket
+  OwnedFd log;         // or none: stderr
+  OwnedFd last_words;  // where it says why it died, or none (base/last_words.h)
+  OwnedFd filter_use;  // a test mode: where the use of the filter's rows is counted
   LogFormat log_format = LogFormat::kText;
   LogLevel log_level = LogLevel::kWarning;
   bool allow_fifos = false;
   bool allow_sockets = false;
   bool jail = true;
   bool self_test = false;  // the test hook: try to break out, report, refuse with EPERM
-  // CLONE_NEW* to enter. With CLONE_NEWPID the gofer is a child of the process that called
-  // GoferMain, which waits for it. CLONE_NEWNS must be left to the gofer: attach points can be
-  // isolated only in the mount namespace that they were opened in.
+  // CLONE_NEW* to enter, beside those that it was started in. With CLONE_NEWPID the gofer is a
+  // child of the process that called GoferMain, which waits for it.
   uint32_t namespaces = 0;
+  jail::Identity identity;  // to enter once the trees are isolated
   uint64_t max_nodes = 1 << 20;
 };
 inline constexpr size_t kMaxAttachPoints = 60;

@@ -159,7 +159,7 @@ TEST(GoferMain, SelfTestSeesAnOpenDoor) {
   const int status = InChild([&] {
     const OwnedFd root = PathFd(tree.path());
     const OwnedFd proc = PathFd("/proc/self/fd");
-    if (!InstallFilter(Refusal::kErrno, -1)) return 1;
+    if (!InstallFilter(jail::Refusal::kErrno)) return 1;
     const int trees[] = {root.get()};
     const uint32_t expected =
         static_cast<uint32_t>(Breach::kOpenOutside) | static_cast<uint32_t>(Breach::kLeaveTree);
@@ -172,7 +172,7 @@ TEST(GoferMain, ForbiddenCallKills) {
   for (const long number : {SYS_execve, SYS_socket, SYS_kill, SYS_ptrace, SYS_clone, SYS_openat,
                             SYS_mount, SYS_chroot, SYS_io_uring_setup, SYS_process_vm_readv}) {
     const int status = InChild([&] {
-      if (!InstallFilter(Refusal::kKill, -1)) return 1;
+      if (!InstallFilter(jail::Refusal::kKill)) return 1;
       (void)host::Call(number, 0, 0, 0, 0, 0, 0);
       return 0;
     });
@@ -183,7 +183,7 @@ TEST(GoferMain, ForbiddenCallKills) {
 TEST(GoferMain, DeviceNodesCannotBeMadeEvenByABrokenGofer) {
   SKIP_IF_SANITIZED();
   const int status = InChild([] {
-    if (!InstallFilter(Refusal::kErrno, -1)) return 1;
+    if (!InstallFilter(jail::Refusal::kErrno)) return 1;
     const auto made = host::Call(SYS_mknodat, AT_FDCWD, "/tmp/gofer_dev", S_IFCHR | 0600, 259);
     return !made && made.error() == Errno(EPERM) ? 0 : 2;
   });

@@ -1,13 +1,18 @@
 #include "platform/notify/factory.h"
 
+#include <fcntl.h>
 #include <linux/filter.h>
+#include <linux/futex.h>
 #include <linux/seccomp.h>
 #include <sys/ioctl.h>
 #include <sys/prctl.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
+#include <csignal>
 
+#include "base/filter_row.h"
 #include "base/host_call.h"
 #include "base/missing_defs.h"
 #include "platform/notify/engine.h"
@@ -72,18 +77,25 @@ std::optional<std::string> WhyUnavailable() {
   }
 }
 
-std::vector<HostSyscall> HostSyscalls() {
+std::vector<FilterRow> HostSyscalls() {
   return {
-      {SYS_ioctl, "receives and answers notifications"},
+      {SYS_ioctl, "receives notifications", {Is(1, SECCOMP_IOCTL_NOTIF_RECV)}},
+      {SYS_ioctl, "answers notifications", {Is(1, SECCOMP_IOCTL_NOTIF_SEND)}},
+      {SYS_ioctl, "gives stubs files to map", {Is(1, SECCOMP_IOCTL_NOTIF_ADDFD)}},
+      {SYS_ioctl, "listeners of new threads", {Is(1, SECCOMP_IOCTL_NOTIF_SET_FLAGS)}},
       {SYS_epoll_pwait, "waits for several guests"},
       {SYS_epoll_ctl, "listeners of guest threads"},
       {SYS_poll, "waits for a thread that must stop at once"},
-      {SYS_recvmsg, "listeners, from roots of stubs"},
-      {SYS_recvfrom, "an answer that nobody waits for"},
-      {SYS_futex, "commands to roots of stubs"},
-      {SYS_fcntl, "whether there is room for listeners"},
+      {SYS_recvmsg,
+       "listeners, from roots of stubs",
+       {IsWithAny(2, MSG_CMSG_CLOEXEC, MSG_DONTWAIT)}},
+      {SYS_recvfrom, "an answer that nobody waits for", {IsNull(4)}},
+      {SYS_futex, "commands to roots of stubs", {Is(1, FUTEX_WAKE)}},
+      {SYS_futex, "workers wait for each other", {Is(1, FUTEX_WAIT_PRIVATE)}},
+      {SYS_futex, "workers wake each other", {Is(1, FUTEX_WAKE_PRIVATE)}},
+      {SYS_fcntl, "whether there is room for listeners", {Is(1, F_DUPFD_CLOEXEC)}},
       {SYS_tgkill, "wakes a worker; interrupts a guest"},
-      {SYS_kill, "ends a stub"},
+      {SYS_kill, "ends a stub", {Is(1, SIGKILL)}},
       {SYS_wait4, "how a stub ended"},
       {SYS_waitid, "whether a stub has ended"},
       {SYS_timer_settime, "the deadline of a wait"},

@@ -13,6 +13,6 @@ namespace skep::platform::notify {
 
 HostResult<std::unique_ptr<EngineGroup>> MakeGroup(const EngineOptions& options);
 std::optional<std::string> WhyUnavailable();
-std::vector<HostSyscall> HostSyscalls();
+std::vector<FilterRow> HostSyscalls();
 
 }  // namespace skep::platform::notify

@@ -20,7 +20,7 @@ constexpr int kHandled[] = {SIGSYS, SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, kI
 
 // What LeaveTemplate's numbers mean.
 constexpr std::array kSteps = {"signal handlers", "mapping the stub's pages", "no_new_privs",
-                               "seccomp"};
+                               "seccomp", "PR_SET_DUMPABLE"};
 
 struct HostAction {  // Linux: struct sigaction
   uint64_t handler;
@@ -53,6 +53,7 @@ void SetSignals() {
 int TemplateMain(void* argument) {
   const TemplateChild& child = *static_cast<TemplateChild*>(argument);
   DropInherited(child);
+  if (prctl(PR_SET_DUMPABLE, 0) != 0) LeaveTemplate(8);
   SetSignals();
   if (!MapStubPage(kStubCode, PROT_READ | PROT_EXEC, StubMemory::kCodeAt) ||
       !MapStubPage(kStubCommands, PROT_READ, StubMemory::CommandsAt(0)) ||

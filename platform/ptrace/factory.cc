@@ -1,8 +1,13 @@
 #include "platform/ptrace/factory.h"
 
+#include <linux/futex.h>
 #include <pthread.h>
+#include <sys/ptrace.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
+#include <csignal>
 
+#include "base/filter_row.h"
 #include "platform/ptrace/engine.h"
 #include "platform/stub/stub.h"
 
@@ -56,18 +61,28 @@ std::optional<std::string> WhyUnavailable() {
   return why;
 }
 
-std::vector<HostSyscall> HostSyscalls() {
+std::vector<FilterRow> HostSyscalls() {
   return {
-      {SYS_ptrace, "guests and managers of stubs"},
+      {SYS_ptrace, "guests run until they call or stop", {Is(0, PTRACE_SYSEMU)}},
+      {SYS_ptrace, "managers of stubs run", {Is(0, PTRACE_CONT)}},
+      {SYS_ptrace, "why a guest stopped", {Is(0, PTRACE_GET_SYSCALL_INFO)}},
+      {SYS_ptrace, "why a guest stopped", {Is(0, PTRACE_GETSIGINFO)}},
+      {SYS_ptrace, "registers of guests", {Is(0, PTRACE_GETREGS)}},
+      {SYS_ptrace, "vector registers of guests", {Is(0, PTRACE_GETREGSET)}},
+      {SYS_ptrace, "registers of guests", {Is(0, PTRACE_SETREGSET)}},
+      {SYS_ptrace, "results of guests' calls", {Is(0, PTRACE_POKEUSER)}},
       {SYS_wait4, "stops of guests"},
       {SYS_tgkill, "wakes a worker; interrupts a guest"},
-      {SYS_kill, "ends a stub"},
-      {SYS_futex, "workers that ask each other; the poll thread"},
+      {SYS_kill, "ends a stub", {Is(1, SIGKILL)}},
+      {SYS_futex, "workers that ask each other; the poll thread", {Is(1, FUTEX_WAIT_PRIVATE)}},
+      {SYS_futex, "workers that ask each other; the poll thread", {Is(1, FUTEX_WAKE_PRIVATE)}},
       {SYS_timer_settime, "the deadline of a wait"},
       {SYS_timer_delete, "an engine's end"},
       {SYS_rt_sigreturn, "the handler of a kick"},
       {SYS_sched_setaffinity, "lets a computing guest go, and pins it again"},
-      {SYS_sendmsg, "a mapped file's descriptor to the stubs"},
+      {SYS_sendmsg,
+       "a mapped file's descriptor to the stubs",
+       {IsWithAny(2, MSG_NOSIGNAL, MSG_DONTWAIT)}},
       {SYS_poll, "watched host descriptors"},
       {SYS_write, "ends the poll thread"},
       {SYS_clock_gettime, "CPU time of a stub; deadlines where the vDSO cannot tell"},

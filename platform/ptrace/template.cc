@@ -26,7 +26,8 @@ constexpr int kSignals = 64;
 // What LeaveTemplate's numbers mean.
 constexpr std::array kSteps = {"waiting for the tracer", "mapping the stub's code",
                                "mapping the commands",   "mapping the scratch page",
-                               "no_new_privs",           "seccomp"};
+                               "no_new_privs",           "seccomp",
+                               "PR_SET_DUMPABLE"};
 
 void ResetSignals() {
   struct {
@@ -48,6 +49,8 @@ int TemplateMain(void* argument) {
   ResetSignals();
   char go;
   if (syscall(SYS_recvfrom, kStubSocket, &go, 1, 0, nullptr, nullptr) != 1) LeaveTemplate(4);
+  // Seized: from now on nobody needs to ask whether it may be.
+  if (prctl(PR_SET_DUMPABLE, 0) != 0) LeaveTemplate(10);
   if (!MapStubPage(kStubCode, PROT_READ | PROT_EXEC, 0)) LeaveTemplate(5);
   if (!MapStubPage(kStubCommands, PROT_READ, StubMemory::OffsetOf(0))) LeaveTemplate(6);
   if (!MapStubPage(kStubScratch, PROT_READ | PROT_WRITE, kPageSize) ||

@@ -14,6 +14,7 @@
 #include <csignal>
 #include <span>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "base/host_call.h"
@@ -113,6 +114,7 @@ Result<vfs::Attributes> HostInode::GetAttributes() {
   a.nlink = static_cast<uint32_t>(status.st_nlink);
   a.uid = status.st_uid;
   a.gid = status.st_gid;
+  if (owner_) std::tie(a.uid, a.gid) = *owner_;
   a.rdev_major = gnu_dev_major(status.st_rdev);
   a.rdev_minor = gnu_dev_minor(status.st_rdev);
   a.size = static_cast<uint64_t>(status.st_size);

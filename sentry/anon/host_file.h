@@ -9,6 +9,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <utility>
 
 #include "sentry/arena/host_table.h"
 #include "sentry/sched/host_poller.h"
@@ -33,6 +34,9 @@ class HostInode final : public vfs::Inode {
   // host's descriptor may not do: EACCES.
   Result<Ref<vfs::File>> Open(vfs::Caller& caller, const vfs::Path& path, uint32_t flags) override;
 
+  // Who owns it for the guest; the host's numbers mean nothing there. Before others see the file.
+  void SetOwner(uint32_t uid, uint32_t gid) { owner_ = {uid, gid}; }
+
   Kind kind() const { return kind_; }
   int fd() const { return arena::HostTable::Get().Get(fd_); }
   sched::WaitQueue& waiters() { return waiters_; }
@@ -43,6 +47,7 @@ class HostInode final : public vfs::Inode {
 
   const arena::HostFd fd_;
   const Kind kind_;
+  std::optional<std::pair<uint32_t, uint32_t>> owner_;
   sched::WaitQueue waiters_;
   std::optional<sched::HostWatch> watch_;
 };
@@ -53,6 +58,7 @@ class HostFile final : public vfs::File {
   // EBADF.
   static Result<Ref<HostFile>> Make(vfs::AnonFs& fs, sched::Scheduler& scheduler, arena::HostFd fd);
   HostFile(Ref<HostInode> inode, vfs::Path path, uint32_t flags);
+  void SetOwner(uint32_t uid, uint32_t gid) { inode_->SetOwner(uid, gid); }
 
   bool seekable() const override { return kind_ == Kind::kRegular; }
   Result<size_t> Read(vfs::Caller& caller, mm::IoSequence& to, uint64_t offset) override;

@@ -7,13 +7,14 @@
 
 #include "base/check.h"
 #include "base/host_call.h"
+#include "base/missing_defs.h"
 #include "sentry/arena/layout.h"
+#include "sentry/arena/stack_guard.h"
 
 namespace skep::arena {
 namespace {
 
 // Linux 6.13; a guard page that splits no mapping. Not in Debian 12's headers.
-constexpr uint64_t kMadvGuardInstall = 102;
 
 uintptr_t BottomOf(uint32_t slot) { return kStacksBase + slot * kStackStride + kPageSize; }
 
@@ -39,7 +40,7 @@ void Clear(std::byte* bottom) {
 Result<void> StackPool::Guard(uint32_t slot) {
   if (Slots()[slot].guarded) return {};
   const uintptr_t guard = BottomOf(slot) - kPageSize;
-  if (!host::Call(SYS_madvise, guard, kPageSize, kMadvGuardInstall)) {
+  if (!host::Call(SYS_madvise, guard, kPageSize, MADV_GUARD_INSTALL)) {
     TRY(host::Mprotect(reinterpret_cast<void*>(guard), kPageSize, PROT_NONE));
   }
   Slots()[slot].guarded = true;
@@ -91,6 +92,16 @@ void StackPool::Free(std::byte* bottom) {
   uint32_t& list = hot ? hot_ : cold_;
   Slots()[slot] = {nullptr, list, false, Slots()[slot].guarded};
   list = slot + 1;
+}
+
+bool IsStackGuard(const void* address) {
+#ifdef SKEP_NO_ARENA
+  (void)address;
+  return false;
+#else
+  const auto at = reinterpret_cast<uintptr_t>(address) - kStacksBase;
+  return at < kStacksSize && at % kStackStride < kPageSize;
+#endif
 }
 
 }  // namespace skep::arena

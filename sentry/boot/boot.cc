@@ -14,8 +14,10 @@
 #include <csignal>
 #include <cstring>
 
+#include "base/check.h"
 #include "base/fd_room.h"
 #include "base/host_call.h"
+#include "base/last_words.h"
 #include "base/log.h"
 #include "platform/engines.h"
 #include "sentry/anon/host_file.h"
@@ -25,6 +27,7 @@
 #include "sentry/boot/jail.h"
 #include "sentry/boot/mounts.h"
 #include "sentry/boot/sandbox.h"
+#include "sentry/boot/test_hooks.h"
 #include "sentry/fs/dev/memory_devices.h"
 #include "sentry/kernel/clone.h"
 #include "sentry/kernel/kernel.h"
@@ -166,8 +169,12 @@ Result<void> OpenStdio(Sandbox& sandbox, kernel::Task& init) {
       std::move(slot).Commit(console, vfs::CloseOnExec::kNo);
       continue;
     }
-    Ref<vfs::File> file =
+    Ref<anon::HostFile> file =
         TRY(anon::HostFile::Make(*kernel.anon_fs, kernel.scheduler, sandbox.stdio[i]));
+    if (const auto& owners = sandbox.config.stdio_owners; owners.size() == 6) {
+      const size_t at = static_cast<size_t>(i) * 2;
+      file->SetOwner(owners[at], owners[at + 1]);
+    }
     sandbox.stdio_files[i] = file;
     std::move(slot).Commit(std::move(file), vfs::CloseOnExec::kNo);
   }
@@ -231,6 +238,7 @@ void StartFirstProcess(Sandbox& sandbox) {
     _exit(0);
   });
   if (!watcher) Die(sandbox.config, "cannot start the watcher of the first process");
+  if (!sandbox.config.crash.empty()) CrashForTest(kernel, sandbox.config.crash);
 }
 
 void ServeSignal(Sandbox& sandbox, int signo) {
@@ -410,14 +418,21 @@ int BootMain(int config_fd) {
   }
   const BootConfig config = *std::move(read);
   if (config.check_locks) Mutex::CheckOrder();
+  (void)prctl(PR_SET_NAME, "skep-sentry");
   close(config_fd);
   ConfigureLog(config.log_fd, config.log_format == "json" ? LogFormat::kJson : LogFormat::kText,
                config.debug ? LogLevel::kDebug : LogLevel::kWarning, "sentry");
+  if (config.last_words_fd >= 0) {
+    KeepLastWords(config.last_words_fd);
+    close(config.last_words_fd);
+  }
+  CatchFatalSignals();
   signal(SIGPIPE, SIG_IGN);
   host::ReserveFds(kRoomForFds);
   const bool restore = config.restore_fd >= 0;
   if (!restore) OrDie(config, arena::Create());
   mm::InstallCopyFaultHandler();
+  OrDie(config, jail::EnterIdentity(config.identity));
   const int maps_fd = config.checkpoint_scan ? open("/proc/self/maps", O_RDONLY | O_CLOEXEC) : -1;
   OrDie(config, EnterEmptyRoot());
   OrDie(config, DropPrivileges());
@@ -430,7 +445,12 @@ int BootMain(int config_fd) {
   StartWorkers(*sandbox, config, *engines.group);
   if (config.stub_cgroup_fd >= 0) close(config.stub_cgroup_fd);
   if (config.engine_fd >= 0) close(config.engine_fd);
-  OrDie(config, InstallFilter(engines.kind, config.jail_self_test));
+  OrDie(config, jail::StayUndumped());
+  const unsigned part = engines.kind == platform::EngineKind::kPtrace ? 1 : 0;
+  OrDie(config,
+        jail::InstallFilter(FilterRows(engines.kind),
+                            config.jail_self_test ? jail::Refusal::kErrno : jail::Refusal::kKill,
+                            {config.filter_use_fd, part}));
   if (config.jail_self_test) {
     const JailTrial trial = JailSelfTest();
     if (!trial.breaches.empty()) Die(config, "the sentry's jail lets out: " + trial.breaches);

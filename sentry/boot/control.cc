@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/host_call.h"
+#include "base/json_depth.h"
 
 namespace skep::boot {
 namespace {
@@ -221,6 +222,13 @@ void VisitFields(Visitor& visitor, Capabilities& capabilities) {
 }
 
 template <class Visitor>
+void VisitFields(Visitor& visitor, jail::Identity& identity) {
+  visitor.Field("uid", identity.uid);
+  visitor.Field("gid", identity.gid);
+  visitor.Field("drop_groups", identity.drop_groups);
+}
+
+template <class Visitor>
 void VisitFields(Visitor& visitor, BootConfig::Rlimit& rlimit) {
   visitor.Field("resource", rlimit.resource);
   visitor.Field("soft", rlimit.soft);
@@ -264,11 +272,16 @@ void VisitFields(Visitor& visitor, BootConfig& config) {
   visitor.Field("checkpoint_scan", config.checkpoint_scan);
   visitor.Field("restore_fd", config.restore_fd);
   visitor.Field("jail_self_test", config.jail_self_test);
+  visitor.Object("identity", config.identity);
+  visitor.Field("stdio_owners", config.stdio_owners);
   visitor.Field("gofer_fd", config.gofer_fd);
   visitor.Field("control_fd", config.control_fd);
   visitor.Field("stdio_fds", config.stdio_fds);
   visitor.Field("log_fd", config.log_fd);
   visitor.Field("strace_fd", config.strace_fd);
+  visitor.Field("crash", config.crash);
+  visitor.Field("last_words_fd", config.last_words_fd);
+  visitor.Field("filter_use_fd", config.filter_use_fd);
   visitor.Field("stub_cgroup_fd", config.stub_cgroup_fd);
   visitor.Field("engine_fd", config.engine_fd);
   visitor.Field("log_format", config.log_format);
@@ -284,6 +297,9 @@ std::string ToJson(const BootConfig& config) {
 }
 
 HostResult<BootConfig> FromJson(const std::string& text) {
+  if (!JsonNestsAtMost(text, kJsonDepthMax)) {
+    return HostFail("the sandbox's configuration nests too deep");
+  }
   const Json json = Json::parse(text, nullptr, false);
   if (!json.is_object()) return HostFail("the sandbox's configuration is not a JSON object");
   BootConfig config;

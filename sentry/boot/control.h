@@ -14,6 +14,7 @@
 
 #include "base/owned_fd.h"
 #include "base/result.h"
+#include "jail/identity.h"
 
 namespace skep::boot {
 
@@ -67,6 +68,7 @@ struct BootConfig {
   uint64_t memory_limit = 0, pids_limit = 0;  // 0: none
   std::string stub_cgroup;                    // informative: what the memory limit is held with
   bool checkpoint_scan = false;               // a test mode: a checkpoint looks for stray pointers
+  std::string crash;                          // a test hook: how the sentry fails (CrashForTest)
   bool jail_self_test = false;                // a test hook: tries to break out, reports, exits
 
   // Descriptors in the sentry's process; -1: none.
@@ -76,11 +78,16 @@ struct BootConfig {
   int stdio_fds[3] = {-1, -1, -1};
   int log_fd = -1;
   int strace_fd = -1;
+  int last_words_fd = -1;  // where it says why it died (base/last_words.h)
+  int filter_use_fd = -1;  // a test mode: where the use of the filter's rows is counted
   // cgroup.procs of the stubs' own group, writable: the sentry moves each stub there. -1: none.
   int stub_cgroup_fd = -1;
   int engine_fd = -1;  // the device of the engine that was chosen (platform/engines.h)
   std::string log_format = "text";
   bool debug = false;
+  // Who the sentry is on the host; uid and gid of each of stdio_fds, as the guest sees them.
+  jail::Identity identity;
+  std::vector<uint32_t> stdio_owners;
 };
 
 std::string ToJson(const BootConfig& config);

@@ -3,29 +3,29 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <linux/capability.h>
-#include <seccomp.h>
+#include <linux/futex.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
+#include <termios.h>
 #include <unistd.h>
 #include <array>
 #include <csignal>
 
 #include "base/host_call.h"
+#include "base/limits.h"
+#include "base/missing_defs.h"
 #include "platform/engines.h"
 
 namespace skep::boot {
 namespace {
 
-struct Row {
-  int number;
-  const char* why;
-};
-
 // What the sentry itself does after boot; an engine adds its own (EngineInfo::HostSyscalls).
-constexpr Row kAllowed[] = {
-    {SYS_read, "files of the CLI, eventfds of workers"},
+constexpr FilterRow kAllowed[] = {
+    {SYS_read, "stdio, eventfds of workers"},
     {SYS_write, "log, strace, stdio, eventfds of workers"},
     {SYS_readv, "stdio into guest pages"},
     {SYS_writev, "stdio from guest pages"},
@@ -33,39 +33,52 @@ constexpr Row kAllowed[] = {
     {SYS_pwrite64, "donated files"},
     {SYS_preadv, "donated files into guest pages"},
     {SYS_pwritev, "donated files from guest pages"},
-    {SYS_preadv2, "stdio that must not block (RWF_NOWAIT)"},
-    {SYS_pwritev2, "stdio that must not block"},
+    {SYS_preadv2, "stdio that must not block", {Is(5, RWF_NOWAIT)}},
+    {SYS_pwritev2, "stdio that must not block", {Is(5, RWF_NOWAIT)}},
     {SYS_lseek, "position of stdio files; holes of donated files"},
     {SYS_fstat, "size of donated files, memory in use"},
-    {SYS_newfstatat, "fstat as libc spells it (empty path)"},
+    {SYS_newfstatat, "fstat as libc spells it (empty path)", {With(3, AT_EMPTY_PATH)}},
     {SYS_ftruncate, "donated files"},
-    {SYS_fallocate, "memory files: pages are given back"},
+    {SYS_fallocate, "memory files: pages are given back; donated files"},
     {SYS_fsync, "donated files"},
     {SYS_fdatasync, "donated files"},
     {SYS_close, "donated files"},
-    {SYS_fcntl, "flags of stdio"},
-    {SYS_ioctl, "terminal modes and size, FIONREAD of stdio"},
+    {SYS_fcntl, "how stdio files were opened", {Is(1, F_GETFL)}},
+    {SYS_fcntl, "a descriptor to watch, beside the file's own", {Is(1, F_DUPFD_CLOEXEC)}},
+    {SYS_ioctl, "stdio: whether it is a terminal, and its modes", {Is(1, TCGETS)}},
+    {SYS_ioctl, "stdio: size of the terminal", {Is(1, TIOCGWINSZ)}},
+    {SYS_ioctl, "stdio: bytes to be read", {Is(1, FIONREAD)}},
     {SYS_poll, "readiness of stdio"},
     {SYS_ppoll, "readiness of stdio"},
     {SYS_epoll_wait, "host descriptors that files wait for"},
     {SYS_epoll_pwait, "host descriptors that files wait for"},
     {SYS_epoll_ctl, "host descriptors that files wait for"},
     {SYS_eventfd2, "wake-ups of workers"},
-    {SYS_recvmsg, "gofer replies, commands of the CLI"},
-    {SYS_recvfrom, "stdio sockets without blocking"},
-    {SYS_sendmsg, "gofer requests, events to the CLI"},
-    {SYS_sendto, "stdio sockets without blocking"},
-    {SYS_futex, "mutexes between workers"},
-    {SYS_mmap, "heap of libc, windows"},
+    {SYS_recvmsg,
+     "gofer replies, commands of the CLI",
+     {IsWithAny(2, MSG_CMSG_CLOEXEC, MSG_DONTWAIT)}},
+    {SYS_recvfrom, "stdio sockets without blocking", {IsNull(4)}},
+    {SYS_sendmsg, "gofer requests, events to the CLI", {IsWithAny(2, MSG_NOSIGNAL, MSG_DONTWAIT)}},
+    {SYS_sendto, "stdio sockets without blocking", {IsNull(4)}},
+    {SYS_futex, "mutexes between workers", {Is(1, FUTEX_WAIT_PRIVATE)}},
+    {SYS_futex, "mutexes between workers", {Is(1, FUTEX_WAKE_PRIVATE)}},
+    {SYS_futex,
+     "events of the host's threads",
+     {IsWithAny(1, FUTEX_WAIT_BITSET, FUTEX_PRIVATE_FLAG | FUTEX_CLOCK_REALTIME)}},
+    {SYS_mmap, "heap of libc, windows of files; never code", {Without(2, PROT_EXEC)}},
     {SYS_munmap, "heap of libc"},
     {SYS_mremap, "heap of libc"},
-    {SYS_mprotect, "guard pages of fiber stacks, heap of libc"},
-    {SYS_madvise, "unused stacks and heap go back"},
+    {SYS_mprotect,
+     "guard pages of fiber stacks, heap of libc; never code",
+     {Without(2, PROT_EXEC)}},
+    {SYS_madvise, "unused stacks and heap go back", {Is(2, MADV_DONTNEED)}},
+    {SYS_madvise, "guard pages of fiber stacks", {Is(2, MADV_GUARD_INSTALL)}},
+    {SYS_madvise, "pages that a checkpoint or a copy wants", {Is(2, MADV_POPULATE_READ)}},
     {SYS_brk, "heap of libc"},
-    {SYS_getrandom, "randomness of guests"},
+    {SYS_getrandom, "randomness of guests", {Only(2, 0)}},
     {SYS_sysinfo, "the machine's memory, for guests"},
     {SYS_clock_gettime, "clocks where the vDSO cannot tell"},
-    {SYS_clock_nanosleep, "an engine that waits for a stub"},
+    {SYS_clock_nanosleep, "a checkpoint that waits for the workers"},
     {SYS_nanosleep, "an engine that waits for a stub"},
     {SYS_sched_yield, "spinning locks"},
     {SYS_sched_getaffinity, "number of workers"},
@@ -74,11 +87,14 @@ constexpr Row kAllowed[] = {
     {SYS_getpid, "log lines"},
     {SYS_gettid, "signals to own threads"},
     {SYS_tgkill, "abort; signals to own threads"},
-    {SYS_rt_sigaction, "abort"},
+    {SYS_rt_sigaction, "abort", {Is(0, SIGABRT)}},
+    {SYS_rt_sigaction, "a fault that is our own: it happens again, and ends us", {Is(0, SIGSEGV)}},
+    {SYS_rt_sigaction, "a fault that is our own", {Is(0, SIGBUS)}},
     {SYS_rt_sigprocmask, "abort, threads"},
     {SYS_rt_sigreturn, "faults in tolerant copies"},
     {SYS_sigaltstack, "threads"},
     {SYS_restart_syscall, "a host call that a stop interrupted"},
+    {SYS_prctl, "the name of a thread that is still starting", {Is(0, PR_SET_NAME)}},
     {SYS_rseq, "threads of libc"},
     {SYS_set_robust_list, "threads of libc"},
     {SYS_exit, "threads"},
@@ -141,25 +157,11 @@ HostResult<void> DropPrivileges() {
   return {};
 }
 
-HostResult<void> InstallFilter(platform::EngineKind engine, bool errno_instead) {
-  const uint32_t refused = errno_instead ? SCMP_ACT_ERRNO(EPERM) : SCMP_ACT_KILL_PROCESS;
-  scmp_filter_ctx filter = seccomp_init(refused);
-  if (filter == nullptr) return HostFail("cannot make the sentry's seccomp filter", ENOMEM);
-  int rc = seccomp_attr_set(filter, SCMP_FLTATR_CTL_TSYNC, 1);
-  for (const Row& row : kAllowed) {
-    if (rc == 0) rc = seccomp_rule_add(filter, SCMP_ACT_ALLOW, row.number, 0);
-  }
-  // The name of a thread that is still starting.
-  if (rc == 0) {
-    rc = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SYS_prctl, 1, SCMP_A0(SCMP_CMP_EQ, PR_SET_NAME));
-  }
-  for (const platform::HostSyscall& call : platform::InfoOf(engine).HostSyscalls()) {
-    if (rc == 0) rc = seccomp_rule_add(filter, SCMP_ACT_ALLOW, call.number, 0);
-  }
-  if (rc == 0) rc = seccomp_load(filter);
-  seccomp_release(filter);
-  if (rc != 0) return HostFail("cannot install the sentry's seccomp filter", -rc);
-  return {};
+std::vector<FilterRow> FilterRows(platform::EngineKind engine) {
+  std::vector<FilterRow> rows(std::begin(kAllowed), std::end(kAllowed));
+  const std::vector<FilterRow> more = platform::InfoOf(engine).HostSyscalls();
+  rows.insert(rows.end(), more.begin(), more.end());
+  return jail::Joined(rows);
 }
 
 JailTrial JailSelfTest() {
@@ -180,6 +182,13 @@ JailTrial JailSelfTest() {
       {"a fork", SYS_fork, {}},
       {"unshare", SYS_unshare, {CLONE_NEWUSER}},
       {"bpf", SYS_bpf, {0, 0, 0}},
+      {"new executable memory", SYS_mmap, {0, kPageSize, PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS}},
+      {"memory made executable", SYS_mprotect, {0, 0, PROT_READ | PROT_EXEC}},
+      {"typing on the terminal", SYS_ioctl, {0, TIOCSTI, 0}},
+      {"another file's signals", SYS_fcntl, {0, F_SETOWN, static_cast<uint64_t>(getpid())}},
+      {"a signal handler", SYS_rt_sigaction, {SIGSYS, 0, 0, sizeof(uint64_t)}},
+      {"being dumpable again", SYS_prctl, {PR_SET_DUMPABLE, 1}},
+      {"a message with an address", SYS_sendto, {0, 0, 0, 0, Address(path), 16}},
       // Last: were it to work, there would be nobody left to tell of the others.
       {"execve", SYS_execve, {Address(program), Address(arguments), 0}},
   };

@@ -3,8 +3,10 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 #include "base/result.h"
+#include "jail/filter.h"
 #include "platform/platform.h"
 
 namespace skep::boot {
@@ -13,11 +15,10 @@ namespace skep::boot {
 // capabilities, no_new_privs, not dumpable. Descriptors that are open stay open.
 HostResult<void> EnterEmptyRoot();
 HostResult<void> DropPrivileges();
-// Last: seccomp on all threads. Every row has its reason. `errno_instead`: refused calls answer
-// EPERM instead of killing the sandbox (the jail's self-test).
-HostResult<void> InstallFilter(platform::EngineKind engine, bool errno_instead);
+// What the sentry may ask of the host once it has booted, with this engine.
+std::vector<FilterRow> FilterRows(platform::EngineKind engine);
 
-// From inside, with `errno_instead`: tries ways out, each of which the filter must refuse.
+// From inside, with Refusal::kErrno: tries ways out, each of which the filter must refuse.
 struct JailTrial {
   int attempts = 0;
   std::string breaches;  // what was not refused; empty if the jail holds

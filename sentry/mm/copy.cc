@@ -5,6 +5,8 @@
 #include <cstring>
 
 #include "base/check.h"
+#include "base/last_words.h"
+#include "sentry/arena/stack_guard.h"
 
 extern "C" {
 
@@ -25,7 +27,7 @@ SkepCopyEnd skep_exchange_word(void* word, uint32_t expected, uint32_t desired);
 namespace skep::mm {
 namespace {
 
-void OnFault(int signo, siginfo_t*, void* context) {
+void OnFault(int signo, siginfo_t* info, void* context) {
   auto& registers = static_cast<ucontext_t*>(context)->uc_mcontext.gregs;
   const auto ip = static_cast<uintptr_t>(registers[REG_RIP]);
   if (ip >= reinterpret_cast<uintptr_t>(skep_copy_begin) &&
@@ -33,10 +35,8 @@ void OnFault(int signo, siginfo_t*, void* context) {
     registers[REG_RIP] = static_cast<greg_t>(reinterpret_cast<uintptr_t>(skep_copy_fault));
     return;
   }
-  // Not ours: the instruction faults again, with the default action.
-  struct sigaction action = {};
-  action.sa_handler = SIG_DFL;
-  sigaction(signo, &action, nullptr);
+  const bool overflow = signo == SIGSEGV && arena::IsStackGuard(info->si_addr);
+  DieOfSignal(signo, info, context, overflow ? "the stack of a fiber is full" : "");
 }
 
 }  // namespace

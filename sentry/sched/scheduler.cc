@@ -10,6 +10,7 @@
 
 #include "base/check.h"
 #include "base/host_call.h"
+#include "base/last_words.h"
 #include "base/limits.h"
 #include "sentry/arena/arena.h"
 #include "sentry/sched/worker_internal.h"
@@ -68,6 +69,7 @@ void RunWorker(WorkerStart& args) {
   WorkerHost& host = *args.host;
   const std::string name = "skep-worker/" + std::to_string(host.worker.index());
   pthread_setname_np(pthread_self(), name.c_str());
+  GiveSignalStack();  // that of a fiber may be what is full
   SetThreadWorker(&host);
   arena::SetThreadCache(host.worker.index());
   args.result = PrepareWorker(host, args.make_engine);

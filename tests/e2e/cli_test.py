@@ -344,7 +344,7 @@ class Limits(unittest.TestCase):
         process = self.start(f"echo up; read line; {self.HOG}; echo $?; echo alive",
                              "--memory", "512M")
         group, = groups_of(process.pid)
-        with open(f"{group}/memory.limit_in_bytes", "w", encoding="ascii") as file:
+        with open(f"{group}/stubs/memory.limit_in_bytes", "w", encoding="ascii") as file:
             file.write("100M")  # lower than the sandbox knows
         self.finish(process, b"137\nalive\n")
 
@@ -356,7 +356,7 @@ class Limits(unittest.TestCase):
 
 def groups_of(cli):
     """Control groups of stubs that the CLI of this pid has made."""
-    return glob.glob(f"/sys/fs/cgroup/**/skep-stubs-{cli}-*", recursive=True)
+    return glob.glob(f"/sys/fs/cgroup/**/skep-sandbox-{cli}-*", recursive=True)
 
 
 @unittest.skipUnless(os.geteuid() == 0, "needs root to become an ordinary user")
@@ -379,6 +379,27 @@ class Users(unittest.TestCase):
         outcome = self.do("sh", "-c", "id -u; echo works; exit 5")
         self.assertEqual((outcome.stdout, outcome.returncode), (b"65534\nworks\n", 5),
                          outcome.stderr)
+
+    def test_limits_of_the_caller(self):
+        for limit in ("--fsize=65536", "--as=1000000000", "--data=100000000", "--nproc=50"):
+            soft = f"{limit}:unlimited"  # the sandbox's own files and stubs are not meant
+            for uid, given in ((0, limit), (0, soft), (65534, soft)):
+                with self.subTest(uid=uid, limit=given):
+                    outcome = subprocess.run(
+                        ["prlimit", given, "setpriv", f"--reuid={uid}", f"--regid={uid}",
+                         "--clear-groups", self.binary, "do", "--", "sh", "-c", "ls / | wc -l"],
+                        stdin=subprocess.DEVNULL, capture_output=True, cwd="/", timeout=TIMEOUT,
+                        check=False)
+                    self.assertEqual(outcome.returncode, 0, outcome.stderr)
+        for option, limit in (("-f", "--fsize=65536"), ("-v", "--as=1000000000"),
+                              ("-d", "--data=100000000")):
+            outcome = subprocess.run(
+                ["prlimit", limit, "setpriv", "--reuid=65534", "--regid=65534", "--clear-groups",
+                 self.binary, "do", "--", "true"],
+                stdin=subprocess.DEVNULL, capture_output=True, cwd="/", timeout=TIMEOUT,
+                check=False)
+            self.assertEqual(outcome.returncode, 1, outcome.stderr)
+            self.assertIn(f"(ulimit {option})".encode(), outcome.stderr)
 
     def test_a_memory_limit_without_a_control_group(self):
         for score in (0, -1000):  # even who is not to be killed may not take more

@@ -105,7 +105,7 @@ class Bundle:
                     break
             time.sleep(0.01)
         left = [f"process {pid}" for pid in children()]
-        left += glob.glob(f"/sys/fs/cgroup/**/skep-stubs-{pid}-*", recursive=True)
+        left += glob.glob(f"/sys/fs/cgroup/**/skep-sandbox-{pid}-*", recursive=True)
         if os.path.isdir(self.state):
             left += [os.path.join(self.state, name) for name in os.listdir(self.state)]
         with open("/proc/self/mountinfo", encoding="utf-8") as file:

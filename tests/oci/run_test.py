@@ -269,7 +269,8 @@ class Limits(OciTest):
         process = self.bundle.start()
         self.addCleanup(process.kill)
         self.assertEqual(process.stdout.readline(), "up\n")
-        procs = glob.glob(f"/sys/fs/cgroup/**{group}/skep-stubs-*/cgroup.procs", recursive=True)
+        procs = glob.glob(f"/sys/fs/cgroup/**{group}/skep-sandbox-*/stubs/cgroup.procs",
+                          recursive=True)
         self.assertEqual(len(procs), 1)
         with open(procs[0], encoding="ascii") as file:
             self.assertGreater(len(file.read().split()), 1)  # cat and what stubs are cloned from
