@@ -242,7 +242,8 @@ Result<Received> RecvMsg(int socket, std::span<const iovec> parts, std::span<Own
 
 Result<void> Kill(pid_t pid, int signal) { return Done(kill(pid, signal)); }
 Result<void> SetAffinity(pid_t thread, std::span<const std::byte> cpus) {
-  TRY(Call(SYS_sched_setaffinity, thread, cpus.size(), cpus.data()));
+  const Result<int64_t> set = Call(SYS_sched_setaffinity, thread, cpus.size(), cpus.data());
+  if (!set) return std::unexpected(set.error());
   return {};
 }
 Result<void> SetAffinity(pid_t thread, const cpu_set_t& cpus) {

@@ -19,12 +19,11 @@ inline syscalls::TestKernel& TheKernel() {
   return *kernel;
 }
 
-// Ends a guest's process and sees that nothing is left of it.
-inline void End(syscalls::TestKernel::Guest& guest) {
+// Ends all processes but init, and sees that nothing is left of them.
+inline void EndAll() {
   syscalls::TestKernel& kernel = TheKernel();
   syscalls::TestKernel::Guest init = kernel.init();
-  const auto pid = static_cast<uint64_t>(guest.tid());
-  (void)init.Run(SYS_kill, {pid, SIGKILL});
+  (void)init.Run(SYS_kill, {~uint64_t{0}, SIGKILL});
   while (init.Run(SYS_wait4, {~uint64_t{0}, 0, __WALL, 0}) > 0) {
   }
   kernel::TasksLock lock(kernel.kernel());

@@ -76,7 +76,7 @@ int TestOneInput(const uint8_t* data, size_t size) {
   if (!kernel.WaitFor([&] { return !child.alive() || child.IsDone() || child.HasNewProgram(); })) {
     fuzz::Fail("execve hangs");
   }
-  fuzz::End(child);
+  EndAll();
   return 0;
 }
 

@@ -37,7 +37,7 @@ int TestOneInput(const uint8_t* data, size_t size) {
     constexpr uint64_t kUserFlags = 0x0025'0fff & ~uint64_t{0x3000};  // no IOPL, VM, VIF, VIP
     if ((registers.rflags & ~kUserFlags) != 0) fuzz::Fail("a flag that user code cannot set");
   }
-  fuzz::End(child);
+  EndAll();
   return 0;
 }
 

@@ -82,7 +82,7 @@ int TestOneInput(const uint8_t* data, size_t size) {
     child.Begin(number, args);
     for (int i = 0; i < 3 && !child.IsDone(); ++i) (void)init.Run(SYS_getpid);
   }
-  fuzz::End(child);
+  EndAll();
   return 0;
 }
 
