@@ -31,9 +31,11 @@ failed=0
 for target in "${targets[@]}"; do
   printf '\n== fuzzing %s for %s s\n' "$target" "$seconds" >&2
   mkdir -p "build/fuzz/corpus/$target" build/fuzz/failures
-  "build/fuzz/tests/fuzz/$target" -max_total_time="$seconds" -print_final_stats=1 -max_len=8192 \
-    -timeout=25 -rss_limit_mb=4096 -artifact_prefix="build/fuzz/failures/$target-" \
-    "build/fuzz/corpus/$target" 2>"build/fuzz/$target.log" || {
+  # Absolute: a target may change its directory.
+  "$PWD/build/fuzz/tests/fuzz/$target" -max_total_time="$seconds" -print_final_stats=1 \
+    -max_len=8192 -timeout=25 -rss_limit_mb=4096 \
+    -artifact_prefix="$PWD/build/fuzz/failures/$target-" \
+    "$PWD/build/fuzz/corpus/$target" 2>"build/fuzz/$target.log" || {
     tail -n 60 "build/fuzz/$target.log" >&2
     echo "fuzz: $target FAILED (build/fuzz/$target.log)" >&2
     failed=1

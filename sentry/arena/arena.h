@@ -1,5 +1,5 @@
 // The kernel arena: one fixed-address region that holds all kernel state (heap and fiber stacks),
-// so that a checkpoint is a copy of it and a restore maps it back (DESIGN.md 4).
+// so that a checkpoint is a copy of it and a restore maps it back (docs/design/arena.md).
 //
 // Which heap an allocation comes from is a per-thread flag: code on a fiber allocates from the
 // arena, everything else (boot, workers' own stacks, engines, loggers, offloaded calls, anything

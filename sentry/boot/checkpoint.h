@@ -1,4 +1,4 @@
-// Checkpoints: a sandbox at rest, in a file, and back in another process (DESIGN.md 4).
+// Checkpoints: a sandbox at rest, in a file, and back in another process (docs/design/arena.md).
 //
 // The file: a header, the guest's pages (those that exist), a table of where they belong, and the
 // arena. It is as trusted as the binary: it holds the kernel's own pointers.

@@ -1,4 +1,4 @@
-// Kernel: the one object all kernel state hangs off (DESIGN.md 4), in the arena.
+// Kernel: the one object all kernel state hangs off, in the arena.
 #pragma once
 
 #include <atomic>

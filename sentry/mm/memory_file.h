@@ -1,4 +1,4 @@
-// Memory files: where guest pages live (DESIGN.md 5).
+// Memory files: where guest pages live (docs/design/memory.md).
 //
 // One writable memfd per sandbox (and any number of frozen, read-only bases after a restore or a
 // fork), each mapped whole in the sentry. A page is named (file, offset) everywhere. The offset

@@ -10,6 +10,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <random>
 #include <span>
 #include <string>
 #include <string_view>
@@ -67,6 +68,16 @@ class Input {
 [[noreturn]] inline void Fail(const char* what) {
   fprintf(stderr, "fuzz: %s\n", what);
   abort();
+}
+
+// For targets that make something of any bytes: seeds of `size` random ones.
+inline std::vector<std::string> RandomSeeds(size_t count, size_t size) {
+  std::minstd_rand random(1);
+  std::vector<std::string> seeds(count, std::string(size, 0));
+  for (std::string& seed : seeds) {
+    for (char& byte : seed) byte = static_cast<char>(random() >> 8);
+  }
+  return seeds;
 }
 
 template <class T>

@@ -53,10 +53,7 @@ void Step(kernel::Task& task, Input& in) {
   }
 }
 
-std::vector<std::string> Seeds() {
-  return {std::string("\0\0\1\0\1\1\0\2\1\0\2\0\0", 13), std::string(64, '\1'),
-          std::string(64, '\2')};
-}
+std::vector<std::string> Seeds() { return RandomSeeds(30, 400); }
 
 int TestOneInput(const uint8_t* data, size_t size) {
   syscalls::TestKernel& kernel = fuzz::TheKernel();

@@ -53,7 +53,7 @@ void TraceToNowhere(kernel::Kernel& kernel) {
 }
 
 std::vector<std::string> Seeds() {
-  std::vector<std::string> seeds;
+  std::vector<std::string> seeds = RandomSeeds(50, 700);
   for (const int number : {SYS_pipe2, SYS_poll, SYS_epoll_wait, SYS_sendmsg, SYS_recvmsg, SYS_readv,
                            SYS_select, SYS_mmap, SYS_futex, SYS_clone3, SYS_openat2, SYS_setsockopt,
                            SYS_bind, SYS_ioctl, SYS_fcntl, SYS_prlimit64}) {

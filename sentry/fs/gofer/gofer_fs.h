@@ -1,4 +1,4 @@
-// GoferFs: a tree of the host, served by a gofer . Metadata is asked for in short
+// GoferFs: a tree of the host, served by a gofer. Metadata is asked for in short
 // messages and cached; contents go straight between a donated host descriptor and guest
 // pages.
 //
