@@ -107,7 +107,7 @@ Result<Ref<vfs::File>> OpenTerminal(vfs::Caller& caller, Ref<Terminal> terminal,
                                     const vfs::Path& path, uint32_t flags) {
   if (terminal->locked()) return Fail(EIO);
   auto file = MakeRef<TtyFile>(path, terminal, flags & ~static_cast<uint32_t>(O_NOCTTY));
-  // Linux takes no terminal for an open that only writes.
+  // Linux does not make a terminal controlling on a write-only open.
   if ((flags & O_NOCTTY) == 0 && file->readable()) {
     terminal->terminals().AcquireAtOpen(caller, *terminal);
   }

@@ -101,7 +101,8 @@ Extent::~Extent() {
   file_->Free(*this);
 }
 
-// Nobody uses them any more. Only what is in the place of other addresses will be asked for again.
+// The last use is gone. Pages of a home are kept, because the same addresses will ask for them
+// again; others are punched.
 void Extent::LetGo(Range pages) {
   if (home_) {
     file_->Keep(pages);

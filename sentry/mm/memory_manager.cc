@@ -57,7 +57,7 @@ Result<void> MemoryManager::RestoreContext(platform::Engine& engine, arena::Host
                                            std::span<const std::byte> xsave) {
   platform::AddressSpace* space = HostTable::Get().Get(space_);
   if (space == nullptr) return Fail(EIO);
-  // Threads were spread over workers by an engine that can; this one may not be of its kind.
+  // The image was made by an engine that shares address spaces between workers; this one may not.
   if (!space->Serves(engine)) return Fail(ENOTSUP);
   const arena::HostScope host;
   std::unique_ptr<platform::Context> context = TRY(engine.NewContext(*space, registers, xsave));

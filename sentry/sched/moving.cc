@@ -9,11 +9,12 @@
 namespace skep::sched {
 namespace {
 
-// So many of a fiber's stops after a wake-up from another worker look whether that waits meanwhile;
-// so many such finds more than others, and the two belong together.
+// After a wake-up from another worker, a fiber samples at its next kLooksAtPeer stops whether that
+// worker is idle. When idle samples outnumber busy ones by kPeerWaits, the two are peers and are
+// brought together.
 constexpr int kLooksAtPeer = 2;
 constexpr int kPeerWaits = 3;
-// A worker that has had more than one thing to do for so long has too much.
+// A worker whose run queue has held more than one fiber for this long is overloaded.
 constexpr uint64_t kCrowdedMs = 2;
 // The test mode moves each fiber at each so-manyeth stop of its worker.
 constexpr uint32_t kStopsForEachTestMove = 5;

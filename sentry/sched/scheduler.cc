@@ -293,8 +293,8 @@ void Scheduler::Stop() {
   SetRunningHost(nullptr);
 }
 
-// Twice the same answer means that it was true in between, for all workers at one time: only a
-// fiber that runs, a guest or an Offload can make another fiber ready.
+// Two equal snapshots of the epochs prove that all workers rested at one common moment: only a
+// running fiber, a guest or an Offload can make another fiber ready.
 bool SchedulerHost::AllAtRest(std::vector<uint32_t>& epochs) {
   epochs.clear();
   for (const std::unique_ptr<WorkerHost>& host : workers) {

@@ -13,7 +13,7 @@ __extension__ using Wide = unsigned __int128;
 
 // Longer turns may have been taken from by the host.
 constexpr uint64_t kLongTurnNs = 100'000;
-// So old may the last look at the thread's own clock be.
+// Maximum age of the last CPU-clock sample.
 constexpr uint64_t kMarkEveryNs = 1'000'000;
 
 uint64_t ThreadCpuNs() {

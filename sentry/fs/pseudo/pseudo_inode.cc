@@ -10,7 +10,8 @@ namespace skep::fs {
 namespace {
 
 // lseek(2) of files whose length nobody knows (Linux: seq_lseek).
-Result<uint64_t> SeekWithoutEnd(vfs::File& file, int64_t offset, int whence) {
+Result<uint64_t> SeekWithoutEnd(vfs::File& file, int64_t offset, int whence)
+    REQUIRES(file.position_lock()) {
   if (whence != SEEK_SET && whence != SEEK_CUR) return Fail(EINVAL);
   return file.vfs::File::Seek(offset, whence);
 }
