@@ -159,7 +159,7 @@ Result<net::Control> CopyInControl(Task& task, const AbiMsghdr& message) {
   // Linux: __scm_send.
   if (control.credentials && control.credentials->pid != task.ThreadGroupId()) {
     kernel::TasksLock lock(task.kernel);
-    if (task.kernel.FindTask(control.credentials->pid) == nullptr) return Fail(ESRCH);
+    if (task.pid_namespace().FindTask(control.credentials->pid) == nullptr) return Fail(ESRCH);
   }
   return control;
 }
