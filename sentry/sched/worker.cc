@@ -199,11 +199,6 @@ void WorkerHost::LookAtGuests() {
   s.guest_watch_due.store(s.guest_watch->Look(now), std::memory_order_relaxed);
 }
 
-bool WorkerHost::HasReady() const {
-  const WorkerAccess::State& w = WorkerAccess::StateOf(worker);
-  return w.first_ready != nullptr || w.first_late != nullptr;
-}
-
 void WorkerHost::RunReady() {
   WorkerAccess::State& w = WorkerAccess::StateOf(worker);
   int batch = std::min(w.ready_count.load(std::memory_order_relaxed), kBatch);
@@ -215,7 +210,6 @@ void WorkerHost::RunReady() {
     out_of_time = TicksNow() - started >= turn.ms_ticks();
     if (++turns_since_late >= kTurnsBeforeLate || out_of_time) RunLate();
   }
-  if (w.first_ready == nullptr) RunLate();
 }
 
 // One of them.
@@ -350,11 +344,15 @@ void WorkerHost::Loop() {
       LookAtGuests();
     }
     RunReady();
-    if (!HasReady()) {
+    const bool may_stop = w.guest_count.load(std::memory_order_relaxed) > 0 || poller.watching();
+    if (w.first_ready == nullptr && w.first_late == nullptr) {
       WaitForEvent(phase);
-    } else if (w.guest_count.load(std::memory_order_relaxed) > 0 || poller.watching()) {
+    } else if (may_stop) {
       TakeStops();
     }
+    // Nothing else to do, and no guest has stopped.
+    const bool news = w.inbox.load(std::memory_order_relaxed) != nullptr;
+    if (w.first_ready == nullptr && !news) RunLate();
   }
 }
 

@@ -147,7 +147,6 @@ struct WorkerHost {
   void Loop();
   void RunReady();
   void RunLate();
-  bool HasReady() const;
   void RunFiber(Fiber& fiber);
   void BeginTurn(Fiber& fiber);
   void EndTurn(Fiber& fiber);
