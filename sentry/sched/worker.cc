@@ -18,6 +18,10 @@ namespace {
 constexpr int kBatch = 64;
 // So many fibers run before one whose deadline has passed.
 constexpr int kTurnsBeforeLate = 4;
+// While so many guests run, one more comes for a deadline only each kLatePeriodNs: resumed all at
+// once, a crowd takes the CPU from whoever holds the lock that it waits for.
+constexpr int kGuestsBeforeLate = 4;
+constexpr uint64_t kLatePeriodNs = 100'000;
 
 // Of this process: host state.
 std::atomic<SchedulerHost*> running_host{nullptr};
@@ -317,6 +321,7 @@ void WorkerHost::WaitForEvent(Phase phase) {
     const uint64_t due = s.guest_watch_due.load(std::memory_order_relaxed);
     if (!deadline || due < *deadline) deadline = due;
   }
+  if (w.first_late != nullptr && (!deadline || next_late_ns < *deadline)) deadline = next_late_ns;
   platform::Event event = engine->Wait(deadline, poller);
   waiting.store(false, std::memory_order_seq_cst);
   if (resting.load(std::memory_order_relaxed)) {
@@ -352,7 +357,15 @@ void WorkerHost::Loop() {
     }
     // Nothing else to do, and no guest has stopped.
     const bool news = w.inbox.load(std::memory_order_relaxed) != nullptr;
-    if (w.first_ready == nullptr && !news) RunLate();
+    if (w.first_late == nullptr || w.first_ready != nullptr || news) continue;
+    const bool few = w.guest_count.load(std::memory_order_relaxed) < kGuestsBeforeLate;
+    const uint64_t now = few ? 0 : host::MonotonicNs();
+    if (few || now >= next_late_ns) {
+      next_late_ns = few ? 0 : now + kLatePeriodNs;
+      RunLate();
+    } else {
+      WaitForEvent(phase, /*block=*/true);
+    }
   }
 }
 
