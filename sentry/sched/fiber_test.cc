@@ -458,5 +458,31 @@ TEST(Scheduler, IdleMakesNoWakeUps) {
   for (const Ref<Fiber>& fiber : fibers) ASSERT_TRUE(WaitFor([&] { return fiber->finished(); }));
 }
 
+// Fibers that never wait, only yield, on one worker with one whose deadlines pass.
+TEST(YieldIfLong, LetsOthersGoOnAndEndsWithAKill) {
+  TestScheduler s(1);
+  s.Start();
+  std::atomic<int> sleeps{0};
+  std::vector<Ref<Fiber>> busy;
+  for (int i = 0; i < 3; ++i) {
+    busy.push_back(s.Spawn(0, [] {
+      while (YieldIfLong()) {
+      }
+    }));
+  }
+  const Ref<Fiber> sleeper = s.Spawn(0, [&] {
+    Fiber& self = Fiber::Current();
+    for (; sleeps < 10; ++sleeps) {
+      const uint64_t until = self.worker().scheduler().clock().MonotonicNs() + 1'000'000;
+      while (Suspend(until, Sleep::kUninterruptible) != WakeReason::kTimedOut) {
+      }
+    }
+  });
+  EXPECT_TRUE(WaitFor([&] { return sleeper->finished(); })) << sleeps;
+  for (const Ref<Fiber>& fiber : busy) fiber->Kill();
+  for (const Ref<Fiber>& fiber : busy) EXPECT_TRUE(WaitFor([&] { return fiber->finished(); }));
+  EXPECT_TRUE(YieldIfLong()) << "not on a fiber";
+}
+
 }  // namespace
 }  // namespace skep::sched
