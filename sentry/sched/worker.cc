@@ -364,7 +364,7 @@ void WorkerHost::Loop() {
       next_late_ns = few ? 0 : now + kLatePeriodNs;
       RunLate();
     } else {
-      WaitForEvent(phase, /*block=*/true);
+      WaitForEvent(phase);
     }
   }
 }
