@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Finds rows of the jails' filters that nothing uses.
 
-usage: tests/hostile/filter_use_test.py --skep FILE
+usage: tests/hostile/filter_use_test.py --skep FILE   (by hand: not yet among the tests)
 
 Programs run in sandboxes that count which row let each host call through (`do --filter-use`). A row
 of `skep help filters` that stays at 0 allows what is not needed, or a program is missing here.
