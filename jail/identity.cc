@@ -20,7 +20,8 @@ HostResult<void> EnterIdentity(const Identity& identity) {
   if (gid >= 0) TRY(step(host::Call(SYS_setresgid, gid, gid, gid), "setresgid"));
   if (uid >= 0) TRY(step(host::Call(SYS_setresuid, uid, uid, uid), "setresuid"));
   // A change of ids (Linux: commit_creds) has undone both.
-  TRY(step(host::Call(SYS_prctl, PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0), "PR_SET_PDEATHSIG"));
+  const int at_parents_death = identity.outlives_parent ? 0 : SIGKILL;
+  TRY(step(host::Call(SYS_prctl, PR_SET_PDEATHSIG, at_parents_death, 0, 0, 0), "PR_SET_PDEATHSIG"));
   return step(host::Call(SYS_prctl, PR_SET_DUMPABLE, 1, 0, 0, 0), "PR_SET_DUMPABLE");
 }
 

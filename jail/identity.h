@@ -10,7 +10,8 @@ namespace skep::jail {
 // As the process's own user namespace counts them. -1: as it is.
 struct Identity {
   int64_t uid = -1, gid = -1;
-  bool drop_groups = false;  // lose the maker's supplementary groups too
+  bool drop_groups = false;      // lose the maker's supplementary groups too
+  bool outlives_parent = false;  // else it is killed with its parent
 };
 
 // For the first thread, before there are others. The process is dumpable when it returns: an

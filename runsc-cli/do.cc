@@ -6,6 +6,7 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
+#include <climits>
 
 #include "base/host_call.h"
 #include "jail/filter.h"
@@ -21,6 +22,7 @@ using boot::MountConfig;
 using Kind = MountConfig::Kind;
 
 constexpr size_t kDatabaseMax = size_t{4} << 20;
+constexpr int kDetachedCode = -1;  // the sandbox goes on
 
 MountConfig MakeMount(Kind kind, const char* destination, const char* source) {
   MountConfig mount;
@@ -117,15 +119,32 @@ void FillRlimits(boot::BootConfig& config) {
   }
 }
 
-HostResult<std::string> ChooseCwd(const DoOptions& options) {
-  if (options.cwd.empty()) {
+HostResult<std::string> ChooseCwd(const DoOptions& options, const Reporter& reporter) {
+  std::string cwd = options.cwd;
+  if (cwd.empty()) {
     if (!options.rootfs.empty()) return "/";
     const std::unique_ptr<char, void (*)(void*)> current(getcwd(nullptr, 0), &free);
     // Removed or unreachable: there is no such place in the sandbox either.
-    return current && current.get()[0] == '/' ? current.get() : "/";
+    if (!current || current.get()[0] != '/') {
+      reporter.Warning("the working directory has been removed: the command starts in /");
+      return "/";
+    }
+    cwd = current.get();
   }
-  if (options.cwd[0] != '/') return HostFail("--cwd " + options.cwd + ": not an absolute path");
-  return options.cwd;
+  if (cwd[0] != '/') return HostFail("--cwd " + cwd + ": not an absolute path");
+  if (cwd.size() >= PATH_MAX) {
+    return HostFail(
+        fmt::format("the path of the working directory has {} bytes, more than the {} "
+                    "that a path may have; choose another with --cwd",
+                    cwd.size(), PATH_MAX - 1));
+  }
+  return cwd;
+}
+
+HostResult<std::string> CheckHostname(const std::string& name) {
+  if (name.size() <= HOST_NAME_MAX) return name;
+  return HostFail(fmt::format("--hostname: {} bytes are more than the {} that a name may have",
+                              name.size(), HOST_NAME_MAX));
 }
 
 // Counts go on where an earlier sandbox left them.
@@ -152,23 +171,25 @@ HostResult<void> PlanTestModes(const DoOptions& options, SandboxPlan& plan) {
   return {};
 }
 
-HostResult<SandboxPlan> MakePlan(const GlobalOptions& global, const DoOptions& options) {
+HostResult<SandboxPlan> MakePlan(const GlobalOptions& global, const DoOptions& options,
+                                 const Reporter& reporter) {
   SandboxPlan plan;
   boot::BootConfig& config = plan.config;
   TRY(ApplyGlobalOptions(global, plan));
   const runtime::Caller caller = runtime::WhoCalls();
   const User user = TRY(ChooseUser(options, caller));
   if (!options.memory.empty()) config.memory_limit = TRY(ParseSize(options.memory));
-  config.id = fmt::format("do-{}", getpid());
+  config.id = options.name.empty() ? fmt::format("do-{}", getpid()) : options.name;
   config.argv = options.command;
   // The command is the guest's process 1 for want of another, but not an init: its exit code is
   // ours, and `kill -9 $$` in it is to mean 137. With an init of our own above it there would be a
   // second process to see, to reap and to pass signals on.
   config.init_is_spared = false;
-  config.cwd = TRY(ChooseCwd(options));
-  config.hostname = options.hostname;
+  config.cwd = TRY(ChooseCwd(options, reporter));
+  config.hostname = TRY(CheckHostname(options.hostname));
   config.pids_limit = static_cast<uint64_t>(options.pids);
-  config.terminal = RawTerminal::Usable();
+  config.terminal =
+      !options.attach.detach && RawTerminal::Usable() && !global.closed[0] && !global.closed[1];
   TRY(PlanTestModes(options, plan));
   FillIdentity(user, config);
   FillRlimits(config);
@@ -182,20 +203,53 @@ HostResult<SandboxPlan> MakePlan(const GlobalOptions& global, const DoOptions& o
   return plan;
 }
 
+// The name's directory before anything else is made: somebody else may have it.
+HostResult<std::optional<StateDirectory>> MakeDirectory(const GlobalOptions& global,
+                                                        const DoOptions& options) {
+  if (options.name.empty()) {
+    if (options.attach.detach) return HostFail("--detach: give the sandbox a --name");
+    return std::optional<StateDirectory>();
+  }
+  StateDirectory made = TRY(StateDirectory::Make(StateRoot(global), options.name));
+  return std::optional(std::move(made));
+}
+
+HostResult<int> DoWith(const GlobalOptions& global, const DoOptions& options,
+                       const Reporter& reporter, const SignalSet& signals,
+                       StateDirectory* directory) {
+  SandboxPlan plan = TRY(MakePlan(global, options, reporter));
+  if (const int code = FindPlannedProgram(plan, reporter)) return code;
+  runtime::SandboxCgroup group = HoldMemory(plan, "", reporter);
+  const ContainerState state = {options.name, "creating", "", TimeNow(), 0, std::nullopt};
+  if (directory != nullptr) TRY(directory->Write(state));
+  const Ending ending = TRY(RunSandbox(std::move(plan), reporter,
+                                       {.global = global,
+                                        .attach = options.attach,
+                                        .signals = signals,
+                                        .directory = directory,
+                                        .state = state,
+                                        .group = &group}));
+  if (ending.kind == Ending::Kind::kDetached) return kDetachedCode;
+  return ending.code;
+}
+
 }  // namespace
 
 int Do(const GlobalOptions& global, const DoOptions& options, const Reporter& reporter) {
-  HostResult<SandboxPlan> plan = MakePlan(global, options);
-  if (!plan) {
-    reporter.Error(plan.error().message);
-    return 1;
+  const HostResult<SignalSet> signals = SignalSet::Block();
+  HostResult<std::optional<StateDirectory>> directory =
+      signals ? MakeDirectory(global, options) : HostFail(signals.error().message);
+  if (!directory) {
+    reporter.Error(directory.error().message);
+    return kOwnError;
   }
-  if (const int code = FindPlannedProgram(*plan, reporter)) return code;
-  const runtime::SandboxCgroup group = HoldMemory(*plan, "", reporter);
-  const HostResult<Ending> ending = RunSandbox(std::move(*plan), reporter, nullptr);
-  if (ending) return ending->code;
-  reporter.Error(ending.error().message);
-  return 1;
+  StateDirectory* named = *directory ? &**directory : nullptr;
+  const HostResult<int> code = DoWith(global, options, reporter, *signals, named);
+  if (code && *code == kDetachedCode) return 0;
+  if (named != nullptr) (void)named->Remove();
+  if (code) return *code;
+  reporter.Error(code.error().message);
+  return kOwnError;
 }
 
 }  // namespace skep::cli

@@ -18,13 +18,21 @@ using Json = nlohmann::json;
 using boot::MountConfig;
 using Kind = MountConfig::Kind;
 
-// What has been found wrong (the first thing counts) or odd.
+// What has been found wrong (all of it) or odd.
 struct Judgement {
-  std::string error;
-  std::vector<std::string> warnings;
+  std::vector<std::string> errors;
+  std::vector<std::string> warnings, notes;
 
   void Wrong(const std::string& field, std::string_view what) {
-    if (error.empty()) error = fmt::format("{}: {}", field, what);
+    errors.push_back(fmt::format("{}: {}", field, what));
+  }
+  std::string AllErrors() const {
+    std::string text = "config.json: ";
+    for (const std::string& error : errors) {
+      if (&error != &errors.front()) text += "; ";
+      text += error;
+    }
+    return text;
   }
 };
 
@@ -287,8 +295,14 @@ void ChooseKind(Object& object, const std::string& type, MountConfig& mount) {
     mount.kind = Kind::kTmpfs;
     mount.read_only = true;
     mount.mode = 0755;
-    object.judgement().warnings.push_back(fmt::format(
+    object.judgement().notes.push_back(fmt::format(
         "config.json: {}: control groups show as an empty directory", object.Name("type")));
+  } else if (type == "mqueue") {
+    mount.kind = Kind::kMqueue;
+    mount.read_only = true;
+    object.judgement().notes.push_back(
+        fmt::format("config.json: {}: message queues are not supported; {} is empty and read-only",
+                    object.Name("type"), mount.destination));
   } else {
     object.Wrong("type", fmt::format("'{}' is not supported by this version of skep", type));
   }
@@ -361,7 +375,14 @@ void ReadResources(Object resources, OciConfig& config) {
   }
   // Rules about host devices: a guest reaches none, whatever they allow.
   resources.Ignore("devices");
-  for (const char* key : {"cpu", "blockIO", "hugepageLimits", "network", "rdma", "unified"}) {
+  {
+    Object cpu = resources.Child("cpu");
+    for (const char* key : {"shares", "quota", "burst", "period", "realtimeRuntime",
+                            "realtimePeriod", "cpus", "mems", "idle"}) {
+      cpu.Refuse(key);
+    }
+  }
+  for (const char* key : {"blockIO", "hugepageLimits", "network", "rdma", "unified"}) {
     resources.Refuse(key);
   }
 }
@@ -384,6 +405,27 @@ void ReadDevices(Object& section) {
   });
 }
 
+void ReadSysctl(Object& section) {
+  const Json* settings = section.Get("sysctl");
+  if (settings == nullptr || !settings->is_object()) return;
+  for (const auto& setting : settings->items()) {
+    const std::string name = fmt::format("sysctl.{}", setting.key());
+    if (setting.key().starts_with("net.")) {
+      section.judgement().notes.push_back(
+          fmt::format("config.json: {} has no effect: there is no network", section.Name(name)));
+    } else {
+      section.Wrong(name, "not supported by this version of skep");
+    }
+  }
+}
+
+void ReadHooks(Object hooks) {
+  for (const char* key : {"prestart", "createRuntime", "createContainer", "startContainer",
+                          "poststart", "poststop"}) {
+    hooks.Refuse(key);
+  }
+}
+
 void ReadLinux(Object section, OciConfig& config) {
   ReadNamespaces(section);
   ReadDevices(section);
@@ -402,8 +444,9 @@ void ReadLinux(Object section, OciConfig& config) {
   if (propagation == "shared" || propagation == "rshared" || propagation == "unbindable") {
     section.Wrong("rootfsPropagation", fmt::format("'{}' is not supported", propagation));
   }
-  for (const char* key : {"seccomp", "sysctl", "uidMappings", "gidMappings", "timeOffsets",
-                          "intelRdt", "mountLabel", "personality", "netDevices", "memoryPolicy"}) {
+  ReadSysctl(section);
+  for (const char* key : {"seccomp", "uidMappings", "gidMappings", "timeOffsets", "intelRdt",
+                          "mountLabel", "personality", "netDevices", "memoryPolicy"}) {
     section.Refuse(key);
   }
 }
@@ -444,7 +487,7 @@ void ReadConfig(const Json& json, OciConfig& config, Judgement& judgement) {
   ReadRoot(top.Child("root"), config);
   ReadProcess(top.Child("process"), config.boot);
   top.Each("mounts", [&](Object& mount) { ReadMount(mount, config); });
-  if (judgement.error.empty()) AddDefaultDev(config);
+  if (judgement.errors.empty()) AddDefaultDev(config);
   ReadLinux(top.Child("linux"), config);
   const std::string hostname = top.String("hostname");
   if (!hostname.empty()) config.boot.hostname = hostname;
@@ -452,7 +495,8 @@ void ReadConfig(const Json& json, OciConfig& config, Judgement& judgement) {
   if (hostname.size() > 64) top.Wrong("hostname", "longer than 64 bytes");
   if (config.boot.domainname.size() > 64) top.Wrong("domainname", "longer than 64 bytes");
   top.Ignore("annotations");
-  for (const char* key : {"hooks", "windows", "solaris", "vm", "zos", "freebsd"}) top.Refuse(key);
+  ReadHooks(top.Child("hooks"));
+  for (const char* key : {"windows", "solaris", "vm", "zos", "freebsd"}) top.Refuse(key);
 }
 
 }  // namespace
@@ -467,8 +511,9 @@ HostResult<OciConfig> ParseOciConfig(const std::string& text) {
   OciConfig config;
   Judgement judgement;
   ReadConfig(json, config, judgement);
-  if (!judgement.error.empty()) return HostFail("config.json: " + judgement.error);
+  if (!judgement.errors.empty()) return HostFail(judgement.AllErrors());
   config.warnings = std::move(judgement.warnings);
+  config.notes = std::move(judgement.notes);
   return config;
 }
 

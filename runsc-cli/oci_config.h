@@ -16,10 +16,11 @@ struct OciConfig {
   boot::BootConfig boot;
   std::vector<std::string> sources;  // host paths: root.path, then bind mounts; as in the file
   std::string cgroups_path;
-  std::vector<std::string> warnings;
+  // What somebody should know, and what is only for the log.
+  std::vector<std::string> warnings, notes;
 };
 
-// The error names the field.
+// The error names every field that is wrong or asks for what this version cannot do.
 HostResult<OciConfig> ParseOciConfig(const std::string& text);
 
 }  // namespace skep::cli

@@ -1,6 +1,7 @@
-// What the command line said: one struct per verb. main.cc fills them in; the verbs read them.
+// What the command line said: one struct per verb. command_table.cc fills them in; verbs read them.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -19,14 +20,24 @@ struct GlobalOptions {
   std::string log;        // runc's name: where the CLI reports errors too
   std::string debug_log;  // log of the sentry and the gofer
   std::string strace;
-  int workers = 0;
+  int64_t workers = 0;
   bool debug = false;
   bool ptrace_poison = false;
   bool move_tasks = false;
   bool check_locks = false;
+  // Of 0, 1 and 2: those that were closed when this process started.
+  std::array<bool, 3> closed = {};
+};
+
+// How somebody lives with a sandbox: `do`, `run`.
+struct AttachOptions {
+  bool detach = false;
+  std::string kill_after;
 };
 
 struct DoOptions {
+  AttachOptions attach;
+  std::string name;    // empty: nobody else can reach the sandbox, and it ends with its caller
   std::string rootfs;  // empty: the host's root
   std::string cwd;     // empty: the current directory; with a rootfs: /
   std::string user;
@@ -45,12 +56,62 @@ struct DoOptions {
 };
 
 struct RunOptions {
+  AttachOptions attach;
   std::string id, bundle = ".", pid_file;
+};
+
+struct ExecOptions {
+  std::string id, cwd, user;
+  std::vector<std::string> env, command;
+  bool tty = false, no_tty = false;
+};
+
+struct ListOptions {
+  std::string format = "text";
+  bool quiet = false;
+};
+
+struct KillOptions {
+  std::string id, signal = "TERM";
+};
+
+struct WaitOptions {
+  std::string id;
+};
+
+struct LogsOptions {
+  std::string id;
+  bool follow = false;
+};
+
+struct DeleteOptions {
+  std::vector<std::string> ids;
+  bool force = false;
 };
 
 struct SpecOptions {
   std::string bundle = ".";
   bool rootless = false;
+};
+
+struct HelpOptions {
+  std::string topic;
+  std::string format = "text";
+  bool json = false;
+};
+
+struct Options {
+  GlobalOptions global;
+  DoOptions do_options;
+  RunOptions run;
+  ExecOptions exec;
+  ListOptions list;
+  KillOptions kill;
+  WaitOptions wait;
+  LogsOptions logs;
+  DeleteOptions remove;
+  SpecOptions spec;
+  HelpOptions help;
 };
 
 }  // namespace skep::cli

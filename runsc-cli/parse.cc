@@ -63,6 +63,29 @@ std::optional<uint64_t> ParseNumber(std::string_view text) {
   return number;
 }
 
+HostResult<uint64_t> ParseDuration(std::string_view option, const std::string& text) {
+  struct Unit {
+    std::string_view name;
+    uint64_t ns;
+  };
+  constexpr uint64_t kSecond = 1'000'000'000;
+  constexpr std::array<Unit, 5> kUnits = {Unit{"ms", kSecond / 1000},
+                                          {"s", kSecond},
+                                          {"m", 60 * kSecond},
+                                          {"h", 3600 * kSecond},
+                                          {"", kSecond}};
+  const size_t digits = std::min(text.find_first_not_of("0123456789"), text.size());
+  const auto number = ParseNumber(std::string_view(text).substr(0, digits));
+  const std::string_view suffix = std::string_view(text).substr(digits);
+  uint64_t ns = 0;
+  for (const Unit& unit : kUnits) {
+    if (!number || *number == 0 || unit.name != suffix) continue;
+    if (!__builtin_mul_overflow(*number, unit.ns, &ns)) return ns;
+  }
+  return HostFail(std::string(option) + " " + text +
+                  ": write a number of seconds, or one with ms, s, m or h");
+}
+
 HostResult<uint64_t> ParseSize(const std::string& text) {
   const auto wrong = [&] {
     return HostFail("'" + text +

@@ -20,6 +20,9 @@ std::optional<uint64_t> ParseNumber(std::string_view text);
 // "4096", "64k", "512M", "2GiB", "1gb": bytes, in powers of 1024.
 HostResult<uint64_t> ParseSize(const std::string& text);
 
+// "500ms", "10s", "5m", "1h": ns. A bare number counts seconds. The error names the option.
+HostResult<uint64_t> ParseDuration(std::string_view option, const std::string& text);
+
 struct Volume {
   std::string host, guest;
   bool read_only = false;

@@ -55,6 +55,18 @@ HostResult<Reporter> Reporter::Make(const std::string& log_file, LogFormat forma
 
 void Reporter::Report(const char* level, const char* prefix, const std::string& text) const {
   WriteText(2, fmt::format("skep: {}{}\n", prefix, Printable(text)));
+  WriteToFile(level, text);
+}
+
+void Reporter::Note(const std::string& text) const {
+  if (file_) {
+    WriteToFile("info", text);
+  } else if (LogEnabled(LogLevel::kDebug)) {
+    WriteText(2, fmt::format("skep: {}\n", Printable(text)));
+  }
+}
+
+void Reporter::WriteToFile(const char* level, const std::string& text) const {
   if (!file_) return;
   if (format_ == LogFormat::kJson) {
     WriteText(file_.get(), fmt::format("{{\"level\":\"{}\",\"msg\":{},\"time\":\"{}\"}}\n", level,

@@ -16,12 +16,15 @@ class Reporter {
 
   void Error(const std::string& text) const { Report("error", "", text); }
   void Warning(const std::string& text) const { Report("warning", "warning: ", text); }
+  // To the log only; to stderr where nobody asked for one but for --debug.
+  void Note(const std::string& text) const;
 
   LogFormat format() const { return format_; }
   int fd() const { return file_.get(); }  // of the --log file; -1: none
 
  private:
   void Report(const char* level, const char* prefix, const std::string& text) const;
+  void WriteToFile(const char* level, const std::string& text) const;
 
   OwnedFd file_;
   LogFormat format_ = LogFormat::kText;

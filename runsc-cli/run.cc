@@ -32,6 +32,7 @@ HostResult<OciConfig> LoadConfig(const std::string& bundle, const Reporter& repo
   HostResult<OciConfig> config = ParseOciConfig(*text);
   if (!config) return config;
   for (const std::string& warning : config->warnings) reporter.Warning(warning);
+  for (const std::string& note : config->notes) reporter.Note(note);
   return config;
 }
 
@@ -69,55 +70,40 @@ HostResult<SandboxPlan> MakePlan(const GlobalOptions& global, const std::string&
   return plan;
 }
 
-// Notes a running container in its state and in the pid file.
-class Recorder : public StartListener {
- public:
-  Recorder(StateDirectory& directory, ContainerState state, std::string pid_file)
-      : directory_(directory), state_(std::move(state)), pid_file_(std::move(pid_file)) {}
-
-  HostResult<void> Started(pid_t sentry) override {
-    state_.pid = sentry;
-    state_.status = "running";
-    TRY(directory_.Write(state_));
-    if (pid_file_.empty()) return {};
-    Result<OwnedFd> file =
-        host::Open(pid_file_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
-    if (!file) return HostFail("--pid-file: cannot write " + pid_file_, file.error().code());
-    const std::string text = std::to_string(sentry);
-    const Result<void> written = host::WriteAll(file->get(), std::as_bytes(std::span(text)));
-    if (!written) return HostFail("--pid-file: cannot write " + pid_file_, written.error().code());
-    return {};
+HostResult<Ending> RunWith(const GlobalOptions& global, const RunOptions& options,
+                           const Reporter& reporter, const SignalSet& signals,
+                           StateDirectory& directory) {
+  const std::string bundle = TRY(RealPath(options.bundle));
+  const OciConfig oci = TRY(LoadConfig(bundle, reporter));
+  const ContainerState state = {options.id, "creating", bundle, TimeNow(), 0, std::nullopt};
+  TRY(directory.Write(state));
+  if (options.attach.detach && oci.boot.terminal) {
+    return HostFail("--detach: config.json: process.terminal: a detached container has none");
   }
-
- private:
-  StateDirectory& directory_;
-  ContainerState state_;
-  const std::string pid_file_;
-};
-
-std::string Now() {
-  const time_t seconds = static_cast<time_t>(host::RealtimeNs() / 1'000'000'000);
-  tm utc{};
-  gmtime_r(&seconds, &utc);
-  return fmt::format("{:04}-{:02}-{:02}T{:02}:{:02}:{:02}Z", utc.tm_year + 1900, utc.tm_mon + 1,
-                     utc.tm_mday, utc.tm_hour, utc.tm_min, utc.tm_sec);
+  SandboxPlan plan = TRY(MakePlan(global, options.id, bundle, oci));
+  if (FindPlannedProgram(plan, reporter) != 0) return Ending{Ending::Kind::kNotStarted, 1};
+  runtime::SandboxCgroup group = HoldMemory(plan, oci.cgroups_path, reporter);
+  return RunSandbox(std::move(plan), reporter,
+                    {.global = global,
+                     .attach = options.attach,
+                     .signals = signals,
+                     .directory = &directory,
+                     .state = state,
+                     .pid_file = options.pid_file,
+                     .group = &group});
 }
 
 HostResult<int> RunBundle(const GlobalOptions& global, const RunOptions& options,
                           const Reporter& reporter) {
-  TRY(CheckId(options.id));
-  const std::string bundle = TRY(RealPath(options.bundle));
-  const OciConfig oci = TRY(LoadConfig(bundle, reporter));
-  const std::string root = global.root.empty() ? DefaultStateRoot() : global.root;
-  StateDirectory directory = TRY(StateDirectory::Make(root, options.id));
-  const ContainerState state = {options.id, "creating", bundle, Now(), 0};
-  TRY(directory.Write(state));
-  SandboxPlan plan = TRY(MakePlan(global, options.id, bundle, oci));
-  if (FindPlannedProgram(plan, reporter) != 0) return 1;
-  const runtime::SandboxCgroup group = HoldMemory(plan, oci.cgroups_path, reporter);
-  Recorder recorder(directory, state, options.pid_file);
-  const Ending ending = TRY(RunSandbox(std::move(plan), reporter, &recorder));
-  return ending.kind == Ending::Kind::kExited ? ending.code : 1;
+  const SignalSet signals = TRY(SignalSet::Block());
+  StateDirectory directory = TRY(StateDirectory::Make(StateRoot(global), options.id));
+  const HostResult<Ending> ending = RunWith(global, options, reporter, signals, directory);
+  if (ending && ending->kind == Ending::Kind::kDetached) return 0;
+  const HostResult<void> removed = directory.Remove();
+  if (!ending) return HostFail(ending.error().message);
+  TRY(removed);
+  const bool killed = ending->kind == Ending::Kind::kLost && ending->code > 128;
+  return ending->kind == Ending::Kind::kExited || killed ? ending->code : 1;
 }
 
 }  // namespace

@@ -2,10 +2,16 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <span>
 
 #include "base/host_call.h"
+#include "base/log.h"
 #include "platform/engines.h"
+#include "runsc-cli/parse.h"
 #include "runsc-cli/terminal.h"
+#include "runsc-cli/verbs.h"
+#include "runtime/launch.h"
+#include "runtime/stdio.h"
 
 namespace skep::cli {
 namespace {
@@ -21,31 +27,110 @@ HostResult<OwnedFd> OpenForWriting(const std::string& path, const char* option) 
   return std::move(*file);
 }
 
+// Descriptors that become the guest's, beside 0, 1 and 2.
+struct Streams {
+  OwnedFd input, output;
+};
+
+HostResult<Streams> ChooseStreams(const SessionOptions& options, SandboxPlan& plan) {
+  Streams streams;
+  if (!options.attach.detach) {
+    for (size_t fd = 0; fd < plan.stdio.size(); ++fd) {
+      if (options.global.closed[fd]) plan.stdio[fd] = -1;
+    }
+    return streams;
+  }
+  Result<OwnedFd> input = host::Open("/dev/null", O_RDONLY | O_CLOEXEC);
+  Result<OwnedFd> output =
+      options.directory->OpenFile(kOutputLog, O_WRONLY | O_CREAT | O_TRUNC | O_APPEND);
+  if (!input) return HostFail("cannot open /dev/null", input.error().code());
+  if (!output) return HostFail("cannot make the container's log", output.error().code());
+  streams = {std::move(*input), std::move(*output)};
+  plan.stdio = {streams.input.get(), streams.output.get(), streams.output.get()};
+  return streams;
+}
+
+// The sandbox is reachable now: the state says so, and so does the pid file.
+HostResult<void> Record(const SessionOptions& options, pid_t sentry) {
+  ContainerState state = options.state;
+  state.pid = sentry;
+  state.status = "running";
+  TRY(options.directory->Write(state));
+  options.directory->Unlock();
+  const std::string& path = options.pid_file;
+  if (path.empty()) return {};
+  Result<OwnedFd> file = host::Open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+  if (!file) return HostFail("--pid-file: cannot write " + path, file.error().code());
+  const std::string text = std::to_string(sentry);
+  const Result<void> written = host::WriteAll(file->get(), std::as_bytes(std::span(text)));
+  if (!written) return HostFail("--pid-file: cannot write " + path, written.error().code());
+  return {};
+}
+
+// Stays until the guest runs, or says why it does not.
+HostResult<Ending> Detach(runtime::SandboxHandle sandbox, const SessionOptions& options,
+                          const Reporter& reporter) {
+  for (;;) {
+    const std::optional<boot::SentryEvent> event = sandbox.OnReadable();
+    if (!event) return HostFail("the sandbox's kernel ended while it started");
+    if (event->kind == boot::SentryEvent::Kind::kFailed) {
+      reporter.Error(event->text);
+      return Ending{Ending::Kind::kNotStarted, CodeOfFailedStart(event->status)};
+    }
+    if (event->kind != boot::SentryEvent::Kind::kStarted) continue;
+    sandbox.LetGo();
+    if (options.group != nullptr) options.group->LetGo();
+    return Ending{Ending::Kind::kDetached, 0};
+  }
+}
+
 }  // namespace
 
-HostResult<Ending> RunSandbox(SandboxPlan plan, const Reporter& reporter, StartListener* listener) {
-  const SignalSet signals = TRY(SignalSet::Block());
-  plan.child_signals = signals.before();
-  const bool terminal = plan.config.terminal;
+HostResult<Ending> RunSandbox(SandboxPlan plan, const Reporter& reporter, SessionOptions options) {
+  SuperviseOptions supervise;
+  if (!options.attach.kill_after.empty()) {
+    supervise.kill_after_ns = TRY(ParseDuration("--kill-after", options.attach.kill_after));
+  }
+  const bool named = options.directory != nullptr;
+  Streams streams = TRY(ChooseStreams(options, plan));
+  DescribeStdio(plan.stdio, plan);
+  plan.child_signals = options.signals.before();
+  supervise.terminal = plan.config.terminal;
   plan.config.terminal_errors = RawTerminal::HasErrors();
   plan.config.terminal_input = RawTerminal::Owned();
-  if (terminal && plan.config.terminal_rows == 0) {
+  if (supervise.terminal && plan.config.terminal_rows == 0) {
     const WindowSize size = RawTerminal().Size();
     plan.config.terminal_rows = size.rows;
     plan.config.terminal_columns = size.columns;
   }
-  std::optional<SandboxPlan> again;
-  if (plan.checkpoint_after_ms >= 0) again = TRY(CopyPlan(plan));
-  Sandbox sandbox = TRY(StartSandbox(std::move(plan)));
-  if (listener != nullptr) TRY(listener->Started(sandbox.sentry.pid()));
-  return Supervise(std::move(sandbox), signals, terminal, reporter, std::move(again));
+  if (plan.checkpoint_after_ms >= 0) {
+    supervise.again = TRY(CopyPlan(plan));
+  } else if (Result<OwnedFd> stat = host::Open("/proc/self/stat", O_RDONLY | O_CLOEXEC);
+             stat && !options.attach.detach) {
+    plan.caller_stat = std::move(*stat);
+  }
+  if (named) {
+    plan.listen = TRY(options.directory->BindSocket());
+    plan.lock = TRY(options.directory->ShareLock());
+    plan.config.kill_after_ms = supervise.kill_after_ns / 1'000'000;
+    if (options.group != nullptr) plan.keep_open = options.group->Holders();
+  }
+  runtime::SandboxHandle sandbox = TRY(runtime::Launch(std::move(plan)));
+  SKEP_LOG(kInfo, "sentry {} is started", sandbox.pid());
+  if (named) TRY(Record(options, sandbox.pid()));
+  if (options.attach.detach) return Detach(std::move(sandbox), options, reporter);
+  return Supervise(std::move(sandbox), options.signals, reporter, std::move(supervise));
+}
+
+std::string StateRoot(const GlobalOptions& global) {
+  return global.root.empty() ? DefaultStateRoot() : global.root;
 }
 
 HostResult<void> ApplyGlobalOptions(const GlobalOptions& options, SandboxPlan& plan) {
   boot::BootConfig& config = plan.config;
   config.platform = options.platform;
   plan.engine_device = platform::OpenDeviceFor(options.platform);
-  config.workers = options.workers;
+  config.workers = static_cast<int>(options.workers);
   config.ptrace_poison = options.ptrace_poison;
   config.move_tasks = options.move_tasks;
   config.check_locks = options.check_locks;
@@ -92,16 +177,16 @@ int FindPlannedProgram(SandboxPlan& plan, const Reporter& reporter) {
   const bool executable = found.error() != Errno(EACCES);
   if (!executable) {
     reporter.Error(fmt::format("{}: not an executable file", program));
-    return 126;
+    return kNotExecutable;
   }
   if (program.find('/') != std::string::npos) {
     reporter.Error(fmt::format("{}: no such file in the sandbox", program));
   } else {
-    const char* path = FindEnv(config.env, "PATH");
-    reporter.Error(fmt::format("{}: command not found in the sandbox (PATH is {})", program,
-                               path == nullptr ? "unset" : path));
+    const bool has_path = FindEnv(config.env, "PATH") != nullptr;
+    reporter.Error(
+        fmt::format("{}: command not found{}", program, has_path ? "" : " (PATH is unset)"));
   }
-  return 127;
+  return kNotFound;
 }
 
 }  // namespace skep::cli

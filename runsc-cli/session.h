@@ -1,6 +1,7 @@
 // What `do` and `run` have in common: from a plan to the end of the sandbox.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -8,20 +9,27 @@
 #include "runsc-cli/options.h"
 #include "runsc-cli/path_lookup.h"
 #include "runsc-cli/report.h"
+#include "runsc-cli/state.h"
 #include "runsc-cli/supervise.h"
 #include "runtime/cgroup.h"
 #include "runtime/spawn.h"
 
 namespace skep::cli {
 
-// Starts the sandbox and stays with it. `on_start`: told the sentry's pid before the guest runs to
-// its end; an error of it ends the sandbox.
-class StartListener {
- public:
-  virtual ~StartListener() = default;
-  virtual HostResult<void> Started(pid_t sentry) = 0;
+struct SessionOptions {
+  const GlobalOptions& global;
+  const AttachOptions& attach;
+  const SignalSet& signals;  // blocked since before anything was made that is to be removed
+  // Of a named sandbox: locked, with its state written. Gone when the session is, unless that
+  // detaches.
+  StateDirectory* directory = nullptr;
+  ContainerState state = {};
+  std::string pid_file = {};
+  runtime::SandboxCgroup* group = nullptr;
 };
-HostResult<Ending> RunSandbox(SandboxPlan plan, const Reporter& reporter, StartListener* listener);
+// Starts the sandbox and stays with it to its end; or, detached, until the guest runs (kExited with
+// code 0).
+HostResult<Ending> RunSandbox(SandboxPlan plan, const Reporter& reporter, SessionOptions options);
 
 // Fills in what the global options say: platform, workers, logs, strace.
 HostResult<void> ApplyGlobalOptions(const GlobalOptions& options, SandboxPlan& plan);
@@ -33,6 +41,9 @@ runtime::SandboxCgroup HoldMemory(SandboxPlan& plan, const std::string& wanted_g
 
 // Finds the program of the plan; the exit code to end with (127, 126) if it is not there, else 0.
 int FindPlannedProgram(SandboxPlan& plan, const Reporter& reporter);
+
+// --root, or its default.
+std::string StateRoot(const GlobalOptions& global);
 
 inline constexpr uint64_t kAllCapabilities = (uint64_t{1} << 41) - 1;  // up to checkpoint/restore
 

@@ -1,6 +1,9 @@
 // `skep spec`: a config.json to start from, of what this version supports.
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#include <cstdio>
 #include <span>
 
 #include "base/host_call.h"
@@ -59,6 +62,26 @@ constexpr std::string_view kProcess = R"({
 }
 )";
 
+// All of it or nothing, and nothing that was there before is lost. EEXIST.
+Result<void> WriteNewFile(const std::string& path, const std::string& text) {
+  if (faccessat(AT_FDCWD, path.c_str(), F_OK, AT_SYMLINK_NOFOLLOW) == 0) return Fail(EEXIST);
+  const std::string beside = fmt::format("{}.{}.new", path, getpid());
+  const OwnedFd file =
+      TRY(host::Open(beside.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666));
+  Result<void> done = host::WriteAll(file.get(), std::as_bytes(std::span(text)));
+  if (done) {
+    const Result<int64_t> synced = host::Call(SYS_fsync, file.get());
+    if (!synced) done = std::unexpected(synced.error());
+  }
+  if (done) {
+    const Result<int64_t> moved = host::Call(SYS_renameat2, AT_FDCWD, beside.c_str(), AT_FDCWD,
+                                             path.c_str(), RENAME_NOREPLACE);
+    if (!moved) done = std::unexpected(moved.error());
+  }
+  if (!done) unlink(beside.c_str());
+  return done;
+}
+
 void Replace(std::string& text, std::string_view what, std::string_view with) {
   text.replace(text.find(what), what.size(), with);
 }
@@ -76,17 +99,11 @@ std::string DefaultSpec(SpecKind kind) {
 int WriteSpec(const SpecOptions& options, const Reporter& reporter) {
   const std::string path = options.bundle + "/config.json";
   const std::string text = DefaultSpec(options.rootless ? SpecKind::kRootless : SpecKind::kRoot);
-  const Result<OwnedFd> file =
-      host::Open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-  if (!file) {
-    const bool exists = file.error() == Errno(EEXIST);
-    reporter.Error(exists ? fmt::format("{} exists: remove it first", path)
-                          : HostFail("cannot write " + path, file.error().code()).error().message);
-    return 1;
-  }
-  const Result<void> written = host::WriteAll(file->get(), std::as_bytes(std::span(text)));
+  const Result<void> written = WriteNewFile(path, text);
   if (written) return 0;
-  reporter.Error(HostFail("cannot write " + path, written.error().code()).error().message);
+  reporter.Error(written.error() == Errno(EEXIST)
+                     ? fmt::format("{} exists: remove it first", path)
+                     : HostFail("cannot write " + path, written.error().code()).error().message);
   return 1;
 }
 

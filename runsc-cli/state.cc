@@ -1,13 +1,16 @@
 #include "runsc-cli/state.h"
 
+#include <dirent.h>
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/file.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
+#include <algorithm>
+#include <ctime>
+#include <nlohmann/json.hpp>
 #include <span>
-#include <utility>
 
 #include "base/host_call.h"
 #include "runsc-cli/parse.h"
@@ -17,8 +20,8 @@ namespace skep::cli {
 namespace {
 
 constexpr size_t kIdMax = 255;
-constexpr int kTries = 500;
-constexpr useconds_t kPauseUs = 2000;
+constexpr size_t kStateMax = size_t{1} << 20;
+constexpr const char* kSocket = "control.sock";
 
 Result<void> MakeDirectory(const std::string& path, uint32_t mode) {
   TRY(host::Call(SYS_mkdirat, AT_FDCWD, path.c_str(), mode));
@@ -46,30 +49,6 @@ HostResult<void> CheckOwner(const std::string& root) {
     return HostFail("--root: " + root + " is not a directory of this user");
   }
   return {};
-}
-
-bool Lock(int fd) { return host::Call(SYS_flock, fd, LOCK_EX | LOCK_NB).has_value(); }
-
-bool IsAt(int directory, const std::string& path) {
-  struct stat there{};
-  const Result<struct stat> here = host::Stat(directory);
-  return here && lstat(path.c_str(), &there) == 0 && here->st_ino == there.st_ino &&
-         here->st_dev == there.st_dev;
-}
-
-// Unless somebody has it: a CLI that lives, or one that has taken it over.
-void RemoveState(const std::string& path) {
-  const Result<OwnedFd> directory =
-      host::Open(path.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-  if (!directory) return;
-  // Children of a CLI that was killed may have had no time yet to let go of its lock.
-  for (int tries = 0; !Lock(directory->get()); ++tries) {
-    if (tries == kTries) return;
-    usleep(kPauseUs);
-  }
-  if (!IsAt(directory->get(), path)) return;
-  for (const char* name : {"/state.json", "/state.json.new"}) unlink((path + name).c_str());
-  rmdir(path.c_str());
 }
 
 Result<void> WriteDurably(int directory, const char* name, const std::string& text) {
@@ -102,57 +81,134 @@ HostResult<StateDirectory> StateDirectory::Make(const std::string& root, const s
   TRY(CheckId(id));
   TRY(MakeParents(root));
   TRY(CheckOwner(root));
-  StateDirectory state;
   const std::string path = root + "/" + id;
-  state.path_ = path;
-  state.janitor_ = TRY(runtime::Janitor::Start([path] { RemoveState(path); }));
-  // Again if a janitor removes it under our hands.
-  for (int tries = 0; tries < kTries; ++tries) {
-    const Result<void> made = MakeDirectory(path, 0711);
-    if (!made && made.error() != Errno(EEXIST)) {
-      return HostFail("cannot make " + path, made.error().code());
-    }
-    Result<OwnedFd> directory =
-        host::Open(path.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-    if (!directory && directory.error() == Errno(ENOENT)) continue;
-    if (!directory) return HostFail("cannot open " + path, directory.error().code());
-    const bool locked = Lock(directory->get());
-    if (!IsAt(directory->get(), path)) continue;
-    if (!locked) {
-      state.janitor_.Dismiss();
-      break;
-    }
-    state.directory_ = std::move(*directory);
-    return state;
+  const Result<void> made = MakeDirectory(path, 0711);
+  if (!made && made.error() == Errno(EEXIST)) {
+    return HostFail(
+        fmt::format("a container with the id '{}' exists already (in {}); when it has "
+                    "ended, `skep delete {}` removes it",
+                    id, root, id));
   }
-  return HostFail("a container with the id '" + id + "' exists already (in " + root + ")");
+  if (!made) return HostFail("cannot make " + path, made.error().code());
+  StateDirectory directory = TRY(Open(root, id));
+  TRY(directory.Lock());
+  return directory;
 }
 
-StateDirectory::StateDirectory(StateDirectory&& other) noexcept
-    : path_(std::exchange(other.path_, "")),
-      directory_(std::move(other.directory_)),
-      janitor_(std::move(other.janitor_)) {}
+HostResult<StateDirectory> StateDirectory::Open(const std::string& root, const std::string& id) {
+  TRY(CheckId(id));
+  const std::string path = root + "/" + id;
+  Result<OwnedFd> directory =
+      host::Open(path.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+  if (directory) return StateDirectory(path, std::move(*directory));
+  if (directory.error() == Errno(ENOENT)) {
+    return HostFail(fmt::format("there is no container '{}' (in {})", id, root));
+  }
+  return HostFail("cannot open " + path, directory.error().code());
+}
 
-StateDirectory::~StateDirectory() {
-  directory_.Reset();
-  janitor_.Finish();
+std::vector<std::string> StateDirectory::List(const std::string& root) {
+  std::vector<std::string> names;
+  DIR* directory = opendir(root.c_str());
+  if (directory == nullptr) return names;
+  while (const dirent* entry = readdir(directory)) {
+    if (CheckId(entry->d_name)) names.emplace_back(entry->d_name);
+  }
+  closedir(directory);
+  std::sort(names.begin(), names.end());
+  return names;
+}
+
+HostResult<void> StateDirectory::Lock() {
+  Result<OwnedFd> own = host::OpenAt(fd(), ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (!own) return HostFail("cannot open " + path_, own.error().code());
+  const Result<int64_t> locked = host::Call(SYS_flock, own->get(), LOCK_EX);
+  if (!locked) return HostFail("cannot lock " + path_, locked.error().code());
+  lock_ = std::move(*own);
+  return {};
+}
+
+HostResult<OwnedFd> StateDirectory::ShareLock() const {
+  Result<OwnedFd> again = host::Dup(lock_.get());
+  if (!again) return HostFail("cannot share the lock of " + path_, again.error().code());
+  return std::move(*again);
+}
+
+bool StateDirectory::IsLocked() const {
+  // A lock belongs to an open file description: a new one, so that ours stays as it is.
+  const Result<OwnedFd> again = host::OpenAt(fd(), ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  return again && !host::Call(SYS_flock, again->get(), LOCK_EX | LOCK_NB);
+}
+
+Result<OwnedFd> StateDirectory::OpenFile(const char* name, int flags) const {
+  return host::OpenAt(fd(), name, flags | O_CLOEXEC | O_NOFOLLOW, 0600);
+}
+
+HostResult<OwnedFd> StateDirectory::BindSocket() const {
+  return runtime::BindControlSocket(fd(), kSocket);
+}
+
+Result<runtime::SandboxClient> StateDirectory::Connect() const {
+  return runtime::SandboxClient::Connect(fd(), kSocket);
+}
+
+HostResult<void> StateDirectory::Remove() {
+  for (const char* name : {"state.json", "state.json.new", kSocket, kOutputLog}) {
+    (void)host::Call(SYS_unlinkat, fd(), name, 0);
+  }
+  const Result<int64_t> removed = host::Call(SYS_unlinkat, AT_FDCWD, path_.c_str(), AT_REMOVEDIR);
+  if (removed || removed.error() == Errno(ENOENT)) return {};
+  return HostFail("cannot remove " + path_, removed.error().code());
 }
 
 std::string StateJson(const ContainerState& state) {
   return fmt::format(
       "{{\"ociVersion\": \"1.0.2\", \"id\": {}, \"status\": {}, \"pid\": {}, \"bundle\": {}, "
-      "\"created\": {}}}\n",
+      "\"created\": {}{}}}\n",
       JsonQuote(state.id), JsonQuote(state.status), state.pid, JsonQuote(state.bundle),
-      JsonQuote(state.created));
+      JsonQuote(state.created),
+      state.exit_code ? fmt::format(", \"exitCode\": {}", *state.exit_code) : "");
 }
 
 HostResult<void> StateDirectory::Write(const ContainerState& state) {
-  const int fd = directory_.get();
-  Result<void> written = WriteDurably(fd, "state.json.new", StateJson(state));
-  if (written && renameat(fd, "state.json.new", fd, "state.json") != 0) written = Fail(EIO);
-  if (written) (void)host::Call(SYS_fsync, fd);
+  Result<void> written = WriteDurably(fd(), "state.json.new", StateJson(state));
+  if (written && renameat(fd(), "state.json.new", fd(), "state.json") != 0) written = Fail(EIO);
+  if (written) (void)host::Call(SYS_fsync, fd());
   if (!written) return HostFail("cannot write " + path_ + "/state.json", written.error().code());
   return {};
+}
+
+std::optional<ContainerState> StateDirectory::Read() const {
+  const Result<OwnedFd> file = OpenFile("state.json", O_RDONLY);
+  if (!file) return std::nullopt;
+  std::string text(kStateMax, '\0');
+  const Result<size_t> size = host::PRead(file->get(), std::as_writable_bytes(std::span(text)), 0);
+  if (!size) return std::nullopt;
+  const nlohmann::json json =
+      nlohmann::json::parse(std::string_view(text).substr(0, *size), nullptr, false);
+  if (!json.is_object()) return std::nullopt;
+  ContainerState state;
+  const auto take = [&](const char* key, std::string& value) {
+    const auto found = json.find(key);
+    if (found != json.end() && found->is_string()) value = found->get<std::string>();
+  };
+  take("id", state.id);
+  take("status", state.status);
+  take("bundle", state.bundle);
+  take("created", state.created);
+  const auto pid = json.find("pid");
+  if (pid != json.end() && pid->is_number_integer()) state.pid = pid->get<int>();
+  const auto code = json.find("exitCode");
+  if (code != json.end() && code->is_number_integer()) state.exit_code = code->get<int>();
+  return state;
+}
+
+std::string TimeNow() {
+  const time_t seconds = static_cast<time_t>(host::RealtimeNs() / 1'000'000'000);
+  tm utc{};
+  gmtime_r(&seconds, &utc);
+  return fmt::format("{:04}-{:02}-{:02}T{:02}:{:02}:{:02}Z", utc.tm_year + 1900, utc.tm_mon + 1,
+                     utc.tm_mday, utc.tm_hour, utc.tm_min, utc.tm_sec);
 }
 
 }  // namespace skep::cli

@@ -1,40 +1,62 @@
-// What is on disk of a container: <root>/<id>/state.json, as `state` shows it.
+// What is on disk of a named sandbox: <root>/<id>/ with state.json, control.sock and, of a detached
+// one, output.log.
 //
-// The directory is locked by the CLI that runs the container for as long as it lives, and removed
-// by a janitor when that has ended, killed or not. One that nobody holds was left behind
-// nevertheless and may be taken over.
+// The sentry owns it: whoever connects to control.sock knows that it lives. The files only say what
+// a dead one was. Whoever makes, changes or removes a directory holds its lock meanwhile, and
+// nobody longer; no command has to live for it. One that is incomplete can be deleted like any
+// other.
 #pragma once
 
+#include <optional>
 #include <string>
+#include <vector>
 
 #include "base/owned_fd.h"
 #include "base/result.h"
-#include "runtime/janitor.h"
+#include "runtime/client.h"
 
 namespace skep::cli {
 
 struct ContainerState {
   std::string id, status, bundle, created;
-  int pid = 0;
+  int pid = 0;                   // of the sentry
+  std::optional<int> exit_code;  // of one whose end was fetched
 };
 
 class StateDirectory {
  public:
-  // Fails if a container of this name exists.
+  // A new one, locked. Fails if there is one of this name, in whatever state.
   static HostResult<StateDirectory> Make(const std::string& root, const std::string& id);
-  StateDirectory(StateDirectory&& other) noexcept;
-  StateDirectory& operator=(StateDirectory&&) = delete;
-  ~StateDirectory();  // removes it
+  // One that is there, not locked. The error says that there is none.
+  static HostResult<StateDirectory> Open(const std::string& root, const std::string& id);
+  // Names of all that are there.
+  static std::vector<std::string> List(const std::string& root);
+
+  int fd() const { return directory_.get(); }
+  // Waits until nobody else holds it.
+  HostResult<void> Lock();
+  void Unlock() { lock_.Reset(); }
+  // Of a locked one: the lock lasts until this one is closed too.
+  HostResult<OwnedFd> ShareLock() const;
+  bool IsLocked() const;  // by somebody else
 
   // Durable: written beside, synced, renamed.
   HostResult<void> Write(const ContainerState& state);
+  // nullopt: there is none, or it is broken.
+  std::optional<ContainerState> Read() const;
+  Result<OwnedFd> OpenFile(const char* name, int flags) const;
+  HostResult<OwnedFd> BindSocket() const;
+  Result<runtime::SandboxClient> Connect() const;
+  // With all that is in it. The caller holds the lock.
+  HostResult<void> Remove();
 
  private:
-  StateDirectory() = default;
+  StateDirectory(std::string path, OwnedFd directory)
+      : path_(std::move(path)), directory_(std::move(directory)) {}
 
   std::string path_;
   OwnedFd directory_;
-  runtime::Janitor janitor_;
+  OwnedFd lock_;  // an open file description of its own
 };
 
 // The default of --root for this user.
@@ -42,5 +64,9 @@ std::string DefaultStateRoot();
 // Letters, digits and "_+-." only, and not "." or "..".
 HostResult<void> CheckId(const std::string& id);
 std::string StateJson(const ContainerState& state);
+// Of now, as states have it.
+std::string TimeNow();
+
+inline constexpr const char* kOutputLog = "output.log";
 
 }  // namespace skep::cli

@@ -6,6 +6,7 @@
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
+#include <algorithm>
 #include <array>
 #include <ctime>
 #include <memory>
@@ -13,6 +14,7 @@
 
 #include "base/host_call.h"
 #include "runsc-cli/terminal.h"
+#include "runsc-cli/verbs.h"
 
 namespace skep::cli {
 namespace {
@@ -25,54 +27,45 @@ constexpr std::array kForwarded = {SIGHUP,  SIGINT,  SIGQUIT, SIGUSR1, SIGUSR2,
 // Blocked and not forwarded: they would stop or end the CLI while it tidies up.
 constexpr std::array kSwallowed = {SIGTTOU, SIGTTIN, SIGPIPE};
 
-int ExitCodeOf(int status) {
-  if (WIFEXITED(status)) return WEXITSTATUS(status);
-  return 128 + WTERMSIG(status);
-}
-
-int CodeOfFailedStart(int host_errno) {
-  switch (host_errno) {
-    case 0:
-      return 1;
-    case ENOENT:
-    case ENOTDIR:
-      return 127;
-    default:
-      return 126;
-  }
-}
+// A sentry that has not taken note of a signal by then hangs.
+constexpr uint64_t kDeliveryTimeNs = 10'000'000'000;
 
 class Supervisor {
  public:
-  Supervisor(Sandbox sandbox, const SignalSet& signals, bool terminal, const Reporter& reporter,
-             std::optional<SandboxPlan> again)
+  Supervisor(runtime::SandboxHandle sandbox, const SignalSet& signals, const Reporter& reporter,
+             SuperviseOptions options)
       : sandbox_(std::move(sandbox)),
         signals_(signals),
-        terminal_(terminal),
+        terminal_(options.terminal),
         reporter_(reporter),
-        again_(std::move(again)) {}
+        again_(std::move(options.again)) {
+    if (options.kill_after_ns != 0) kill_at_ns_ = host::MonotonicNs() + options.kill_after_ns;
+  }
 
   Ending Run();
 
  private:
   void TakeSignal();
   std::optional<Ending> TakeEvent();
-  std::optional<Ending> GoOnFromImage(const SentryEvent& event);
-  int CheckpointTimeoutMs() const;
+  [[gnu::noinline]] std::optional<Ending> GoOnFromImage(const SentryEvent& event);
+  // Until the first of the times that something is to happen at; -1: nothing is.
+  int TimeoutMs() const;
   void CheckpointIfDue();
+  std::optional<Ending> KillIfDue();
+  Ending KillSandbox(const std::string& why);
   Ending Lost();
-  void Send(CliCommand::Kind kind, uint32_t value) {
-    (void)boot::SendCommand(sandbox_.control.get(), {kind, value});
-  }
+  void Send(CliCommand::Kind kind, uint32_t value) { (void)sandbox_.Send(kind, value); }
   void SendWindow() {
     const WindowSize size = raw_.Size();
     Send(CliCommand::Kind::kWindow, static_cast<uint32_t>(size.rows) << 16 | size.columns);
   }
   // This process stops, as the guest's first one has, and goes on with it.
   void StopSelf(int signo);
+  // As a job in the background that reads the terminal.
+  void StopForInput();
   void GoOn();
 
-  Sandbox sandbox_;
+  runtime::SandboxHandle sandbox_;
   const SignalSet& signals_;
   const bool terminal_;
   const Reporter& reporter_;
@@ -80,17 +73,22 @@ class Supervisor {
   // A checkpoint to come: then the plan to go on with, and when (0: the guest has not started).
   std::optional<SandboxPlan> again_;
   uint64_t checkpoint_at_ns_ = 0;
+  // When the sandbox is killed (0: never): the guest's time is up, or a signal is not taken.
+  uint64_t kill_at_ns_ = 0, deliver_by_ns_ = 0;
+  uint32_t undelivered_ = 0;
+  bool input_is_hopeless_ = false;
 };
 
 Ending Supervisor::Run() {
   if (terminal_) raw_.EnterRaw();
   for (;;) {
-    std::array<pollfd, 3> fds = {pollfd{sandbox_.control.get(), POLLIN, 0},
+    std::array<pollfd, 3> fds = {pollfd{sandbox_.control_fd(), POLLIN, 0},
                                  pollfd{signals_.fd(), POLLIN, 0},
-                                 pollfd{sandbox_.sentry.pidfd(), POLLIN, 0}};
-    const Result<int> ready = host::Poll(fds, CheckpointTimeoutMs());
+                                 pollfd{sandbox_.pidfd(), POLLIN, 0}};
+    const Result<int> ready = host::Poll(fds, TimeoutMs());
     CheckpointIfDue();
     if (!ready) continue;
+    if (std::optional<Ending> killed = KillIfDue()) return *killed;
     if (fds[1].revents != 0) TakeSignal();
     // Its last event may have come after the control socket was looked at.
     if (fds[2].revents != 0) (void)host::Poll(std::span(fds).first(1), 0);
@@ -117,13 +115,18 @@ void Supervisor::TakeSignal() {
     case SIGCONT:
       GoOn();
       return;
+    case SIGTSTP:  // what comes of it, the guest decides
+      Send(CliCommand::Kind::kSuspend, info.ssi_signo);
+      return;
     default:
       Send(CliCommand::Kind::kSignal, info.ssi_signo);
+      ++undelivered_;
+      if (deliver_by_ns_ == 0) deliver_by_ns_ = host::MonotonicNs() + kDeliveryTimeNs;
   }
 }
 
 std::optional<Ending> Supervisor::TakeEvent() {
-  const std::optional<SentryEvent> event = boot::ReceiveEvent(sandbox_.control.get());
+  const std::optional<SentryEvent> event = sandbox_.OnReadable();
   if (!event) return Lost();
   switch (event->kind) {
     case SentryEvent::Kind::kStarted:
@@ -137,6 +140,17 @@ std::optional<Ending> Supervisor::TakeEvent() {
     case SentryEvent::Kind::kStopped:
       StopSelf(event->status);
       return std::nullopt;
+    case SentryEvent::Kind::kTaken:
+      if (undelivered_ != 0) --undelivered_;
+      deliver_by_ns_ = undelivered_ == 0 ? 0 : host::MonotonicNs() + kDeliveryTimeNs;
+      return std::nullopt;
+    case SentryEvent::Kind::kWantsInput:
+      if (RawTerminal::Owned()) {
+        GoOn();  // nobody told us that we are in the foreground now
+      } else {
+        StopForInput();
+      }
+      return std::nullopt;
     case SentryEvent::Kind::kFailed:
       raw_.Restore();
       reporter_.Error(event->text);
@@ -148,23 +162,46 @@ std::optional<Ending> Supervisor::TakeEvent() {
       return Ending{Ending::Kind::kLost, 1};
     case SentryEvent::Kind::kExited:
       // The rest of its output is on its way until the sentry is gone.
-      (void)sandbox_.sentry.Wait();
+      Send(CliCommand::Kind::kRelease, 0);
+      (void)sandbox_.Wait();
       return Ending{Ending::Kind::kExited, ExitCodeOf(event->status)};
   }
   return Lost();
 }
 
-int Supervisor::CheckpointTimeoutMs() const {
-  if (checkpoint_at_ns_ == 0) return -1;
+int Supervisor::TimeoutMs() const {
+  uint64_t first = 0;
+  for (const uint64_t at : {checkpoint_at_ns_, kill_at_ns_, deliver_by_ns_}) {
+    if (at != 0 && (first == 0 || at < first)) first = at;
+  }
+  if (first == 0) return -1;
   const uint64_t now = host::MonotonicNs();
-  return now >= checkpoint_at_ns_ ? 0 : static_cast<int>((checkpoint_at_ns_ - now) / 1'000'000 + 1);
+  constexpr uint64_t kLongestMs = 1'000'000;
+  return now >= first ? 0 : static_cast<int>(std::min((first - now) / 1'000'000 + 1, kLongestMs));
+}
+
+std::optional<Ending> Supervisor::KillIfDue() {
+  const uint64_t now = host::MonotonicNs();
+  if (kill_at_ns_ != 0 && now >= kill_at_ns_) {
+    return KillSandbox("the guest's time is up (--kill-after)");
+  }
+  if (deliver_by_ns_ != 0 && now >= deliver_by_ns_) {
+    return KillSandbox("the sandbox's kernel has not taken a signal for 10 seconds");
+  }
+  return std::nullopt;
+}
+
+Ending Supervisor::KillSandbox(const std::string& why) {
+  raw_.Restore();
+  sandbox_.Kill();
+  reporter_.Error(why + "; the sandbox was killed");
+  return {Ending::Kind::kLost, 128 + SIGKILL};
 }
 
 void Supervisor::CheckpointIfDue() {
   if (checkpoint_at_ns_ == 0 || host::MonotonicNs() < checkpoint_at_ns_) return;
   checkpoint_at_ns_ = 0;
-  (void)boot::SendCommand(sandbox_.control.get(), {CliCommand::Kind::kCheckpoint, 0},
-                          again_->image.get());
+  (void)sandbox_.Send(CliCommand::Kind::kCheckpoint, 0, again_->image.get());
 }
 
 // The sandbox is in the image and its sentry ends: a new sentry and a new gofer take over.
@@ -172,15 +209,15 @@ std::optional<Ending> Supervisor::GoOnFromImage(const SentryEvent& event) {
   if (!again_ || event.status != 0) {
     raw_.Restore();
     reporter_.Error("the sandbox cannot be checkpointed: " + event.text);
-    return Ending{Ending::Kind::kLost, 1};
+    return Ending{Ending::Kind::kLost};
   }
-  (void)sandbox_.sentry.Wait();
+  (void)sandbox_.Wait();
   again_->restore = true;
-  HostResult<Sandbox> next = StartSandbox(*std::exchange(again_, std::nullopt));
+  HostResult<runtime::SandboxHandle> next = runtime::Launch(*std::exchange(again_, std::nullopt));
   if (!next) {
     raw_.Restore();
     reporter_.Error(next.error().message);
-    return Ending{Ending::Kind::kLost, 1};
+    return Ending{Ending::Kind::kLost};
   }
   sandbox_ = std::move(*next);
   return std::nullopt;
@@ -207,7 +244,18 @@ void Supervisor::StopSelf(int signo) {
   GoOn();
 }
 
+void Supervisor::StopForInput() {
+  if (input_is_hopeless_) return;
+  Send(CliCommand::Kind::kSuspend, SIGSTOP);
+  const uint64_t before = host::MonotonicNs();
+  StopSelf(SIGTTIN);
+  // Nobody would continue us, so we were not stopped: the guest waits for input that never comes.
+  constexpr uint64_t kNoTimeNs = 5'000'000;
+  input_is_hopeless_ = host::MonotonicNs() - before < kNoTimeNs;
+}
+
 void Supervisor::GoOn() {
+  if (deliver_by_ns_ != 0) deliver_by_ns_ = host::MonotonicNs() + kDeliveryTimeNs;
   if (terminal_) {
     raw_.EnterRaw();
     SendWindow();
@@ -217,16 +265,32 @@ void Supervisor::GoOn() {
 
 Ending Supervisor::Lost() {
   raw_.Restore();
-  const int status = sandbox_.sentry.Wait();
-  const runtime::HowItEnded how =
-      runtime::WhyItEnded("the sandbox's kernel", status, sandbox_.sentry_words);
+  const int status = sandbox_.Wait();
+  const runtime::HowItEnded how = sandbox_.How(status);
   reporter_.Error(how.why);
   if (!how.log.empty()) reporter_.Error("the last lines of its log:");
   for (const std::string& line : how.log) reporter_.Error("  " + line);
-  return {Ending::Kind::kLost, 1};
+  return {};
 }
 
 }  // namespace
+
+int ExitCodeOf(int status) {
+  if (WIFEXITED(status)) return WEXITSTATUS(status);
+  return 128 + WTERMSIG(status);
+}
+
+int CodeOfFailedStart(int host_errno) {
+  switch (host_errno) {
+    case 0:
+      return kOwnError;
+    case ENOENT:
+    case ENOTDIR:
+      return kNotFound;
+    default:
+      return kNotExecutable;
+  }
+}
 
 HostResult<SignalSet> SignalSet::Block() {
   SignalSet set;
@@ -248,11 +312,11 @@ HostResult<SignalSet> SignalSet::Block() {
   return set;
 }
 
-Ending Supervise(Sandbox sandbox, const SignalSet& signals, bool terminal, const Reporter& reporter,
-                 std::optional<SandboxPlan> again) {
+Ending Supervise(runtime::SandboxHandle sandbox, const SignalSet& signals, const Reporter& reporter,
+                 SuperviseOptions options) {
   // Its plan is large.
-  const auto supervisor = std::make_unique<Supervisor>(std::move(sandbox), signals, terminal,
-                                                       reporter, std::move(again));
+  const auto supervisor =
+      std::make_unique<Supervisor>(std::move(sandbox), signals, reporter, std::move(options));
   return supervisor->Run();
 }
 

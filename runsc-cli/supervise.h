@@ -6,7 +6,7 @@
 
 #include "base/result.h"
 #include "runsc-cli/report.h"
-#include "runtime/spawn.h"
+#include "runtime/launch.h"
 
 namespace skep::cli {
 
@@ -30,15 +30,27 @@ class SignalSet {
 struct Ending {
   enum class Kind : uint8_t {
     kExited,      // code: the guest's, or 128+n for a signal
-    kNotStarted,  // code: 127 not found, 126 not executable, 1; it has been reported
-    kLost,        // the sentry died; code 1; it has been reported
+    kNotStarted,  // code: 127 not found, 126 not executable, 125; it has been reported
+    kDetached,    // it goes on without us
+    kLost,        // the sentry died, or was killed; it has been reported
   } kind = Kind::kLost;
-  int code = 1;
+  int code = 125;
 };
 
-// Waits for the sandbox's end; it is gone when this returns. `terminal`: pass the terminal through.
-// `again`: the plan to go on with after a checkpoint, whose time it says; none: no checkpoint.
-Ending Supervise(Sandbox sandbox, const SignalSet& signals, bool terminal, const Reporter& reporter,
-                 std::optional<SandboxPlan> again);
+struct SuperviseOptions {
+  bool terminal = false;       // pass the terminal through
+  uint64_t kill_after_ns = 0;  // 0: the guest has all the time that it wants
+  // The plan to go on with after a checkpoint, whose time it says; none: no checkpoint.
+  std::optional<SandboxPlan> again;
+};
+
+// The exit code for a guest that could not be started, by the errno of execve (0: it was something
+// else).
+int CodeOfFailedStart(int host_errno);
+int ExitCodeOf(int wait_status);
+
+// Waits for the sandbox's end; it is gone when this returns.
+Ending Supervise(runtime::SandboxHandle sandbox, const SignalSet& signals, const Reporter& reporter,
+                 SuperviseOptions options);
 
 }  // namespace skep::cli

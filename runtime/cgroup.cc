@@ -252,6 +252,21 @@ SandboxCgroup& SandboxCgroup::operator=(SandboxCgroup&& other) noexcept {
   return *this;
 }
 
+std::vector<OwnedFd> SandboxCgroup::Holders() const {
+  std::vector<OwnedFd> holders;
+  for (const int fd : {directory_.get(), janitor_.life()}) {
+    if (fd < 0) continue;
+    Result<OwnedFd> again = host::Dup(fd);
+    if (again) holders.push_back(std::move(*again));
+  }
+  return holders;
+}
+
+void SandboxCgroup::LetGo() {
+  directory_.Reset();
+  janitor_.LetGo();
+}
+
 SandboxCgroup::~SandboxCgroup() {
   stubs_.Reset();
   kernel_.Reset();

@@ -56,6 +56,10 @@ class SandboxCgroup {
   // the gofer.
   OwnedFd TakeStubs() { return std::move(stubs_); }
   OwnedFd TakeKernel() { return std::move(kernel_); }
+  // The groups stay while somebody has these open.
+  std::vector<OwnedFd> Holders() const;
+  // They are removed when the holders have ended, not with this object.
+  void LetGo();
 
  private:
   HostResult<void> MakeIn(const std::string& parent, uint64_t limit_bytes,

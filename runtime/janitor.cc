@@ -54,6 +54,11 @@ void Janitor::Dismiss() {
   Finish();
 }
 
+void Janitor::LetGo() {
+  life_.Reset();
+  pid_ = -1;
+}
+
 void Janitor::Finish() {
   if (pid_ <= 0) return;
   life_.Reset();

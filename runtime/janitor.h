@@ -28,6 +28,9 @@ class Janitor {
   bool works() const { return pid_ > 0; }
   void Finish();   // `tidy` has been run when this returns
   void Dismiss();  // it is not to be run
+  // `tidy` runs when all duplicates of this descriptor are closed too.
+  int life() const { return life_.get(); }
+  void LetGo();  // somebody else has a duplicate: nobody waits for `tidy`
 
  private:
   pid_t pid_ = -1;

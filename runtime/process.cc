@@ -52,14 +52,27 @@ void SetLimits() {
   (void)host::Call(SYS_prlimit64, 0, RLIMIT_CORE, &limit, nullptr);
 }
 
+void PlaceStdio(const std::array<int, 3>& stdio) {
+  for (int fd = 0; fd < 3; ++fd) {
+    const int from = stdio[static_cast<size_t>(fd)];
+    if (from == fd) continue;
+    if (from >= 0) {
+      (void)host::Dup2(from, fd);
+    } else if (const Result<OwnedFd> null = host::Open("/dev/null", O_RDWR | O_CLOEXEC)) {
+      (void)host::Dup2(null->get(), fd);
+    }
+  }
+}
+
 // In the child, which shares nothing with its parent but has a copy of its one thread.
 [[noreturn]] void BecomeRole(const ChildPlan& plan, char* const* argv, int go) {
-  (void)host::Call(SYS_prctl, PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
+  if (!plan.outlives_parent) (void)host::Call(SYS_prctl, PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
   // Its ids and its control group are its maker's to set. The end without a byte: it gave up.
   std::byte byte{};
   if (host::Read(go, std::span(&byte, 1)).value_or(0) != 1) _exit(kExecFailed);
   (void)host::Call(SYS_setsid);
   SetLimits();
+  PlaceStdio(plan.stdio);
   (void)host::Call(SYS_close_range, 3, ~0U, CLOSE_RANGE_CLOEXEC);
   for (const int fd : plan.keep) (void)host::SetCloexec(fd, false);
   if ((plan.namespaces & CLONE_NEWUSER) != 0) MakeCapabilitiesAmbient();

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <sys/types.h>
+#include <array>
 #include <csignal>
 #include <cstdint>
 #include <string>
@@ -27,8 +28,11 @@ struct ChildPlan {
   // For a maker without CAP_SETGID: the child keeps its supplementary groups for ever.
   bool deny_setgroups = false;
   std::vector<int> keep;  // inherited descriptors, beside 0, 1 and 2
-  sigset_t signals = {};  // the mask to start with
-  int cgroup = -1;        // a cgroup.procs to be in from the start; -1: ours
+  // What becomes 0, 1 and 2: each itself, one above 2, or -1 for /dev/null.
+  std::array<int, 3> stdio = {0, 1, 2};
+  sigset_t signals = {};         // the mask to start with
+  bool outlives_parent = false;  // else it is killed with its parent
+  int cgroup = -1;               // a cgroup.procs to be in from the start; -1: ours
 };
 
 // A child that is killed and reaped at the latest when this object goes.
@@ -52,7 +56,8 @@ class Child {
   int pidfd() const { return pidfd_.get(); }  // readable when it has ended
   // Its wait status; -1 if it was reaped before.
   int Wait();
-  void Kill();  // and reaps
+  void Kill();                 // and reaps
+  void LetGo() { pid_ = -1; }  // it goes on, and whoever inherits it reaps it
 
  private:
   HostResult<void> Admit(const ChildPlan& plan, int go);

@@ -29,6 +29,7 @@ ChildPlan PlanOf(Role role, const ChildIds& ids, const SandboxPlan& plan) {
   child.deny_setgroups = ids.deny_setgroups;
   child.signals = plan.child_signals;
   child.cgroup = plan.kernel_cgroup.get();
+  child.outlives_parent = static_cast<bool>(plan.listen);
   return child;
 }
 
@@ -50,10 +51,13 @@ HostResult<OwnedFd> WriteConfig(const boot::BootConfig& config) {
 HostResult<Child> StartGofer(SandboxPlan& plan, const Sandbox& sandbox, OwnedFd client,
                              OwnedFd& control) {
   host::SocketPair pair = TRY(MakeSockets());
-  const ChildIds ids = IdsOfTree(plan.caller, plan.uids, plan.gids);
+  ChildIds ids = IdsOfTree(plan.caller, plan.uids, plan.gids);
+  ids.identity.outlives_parent = static_cast<bool>(plan.listen);
   ChildPlan child_plan = PlanOf(Role::kGofer, ids, plan);
   child_plan.argv.insert(child_plan.argv.end(), {"--control-fd", std::to_string(pair.b.get())});
   child_plan.keep = {pair.b.get()};
+  // The guest's streams are none of its business, nor is the terminal of one that detaches.
+  child_plan.stdio = {-1, -1, plan.listen ? -1 : 2};
   Child child = TRY(Child::Start(child_plan));
   gofer::GoferConfig config;
   config.attach_points = std::move(plan.attach_points);
@@ -84,7 +88,7 @@ HostResult<Child> StartGofer(SandboxPlan& plan, const Sandbox& sandbox, OwnedFd 
 std::vector<uint32_t> OwnersOfStdio(const SandboxPlan& plan) {
   const ChildIds ids = IdsOfTree(plan.caller, plan.uids, plan.gids);
   std::vector<uint32_t> owners;
-  for (int fd = 0; fd < 3; ++fd) {
+  for (const int fd : plan.stdio) {
     const Result<struct stat> status = host::Stat(fd);
     owners.push_back(status ? InsideOf(ids.uids, status->st_uid) : 0);
     owners.push_back(status ? InsideOf(ids.gids, status->st_gid) : 0);
@@ -104,9 +108,15 @@ HostResult<Child> StartSentry(SandboxPlan& plan, const Sandbox& sandbox, const O
   config.stub_cgroup_fd = plan.stub_cgroup.get();
   config.engine_fd = plan.engine_device.get();
   config.restore_fd = plan.restore ? plan.image.get() : -1;
-  for (int fd = 0; fd < 3; ++fd) config.stdio_fds[fd] = fd;
+  config.caller_stat_fd = plan.caller_stat.get();
+  config.listen_fd = plan.listen.get();
+  config.lock_fd = plan.lock.get();
+  for (int fd = 0; fd < 3; ++fd) {
+    config.stdio_fds[fd] = plan.stdio[static_cast<size_t>(fd)] >= 0 ? fd : -1;
+  }
   config.stdio_owners = OwnersOfStdio(plan);
-  const ChildIds ids = TRY(IdsOfItsOwn(plan.caller));
+  ChildIds ids = TRY(IdsOfItsOwn(plan.caller));
+  ids.identity.outlives_parent = static_cast<bool>(plan.listen);
   config.identity = ids.identity;
   const OwnedFd file = TRY(WriteConfig(config));
   ChildPlan child_plan = PlanOf(Role::kSentry, ids, plan);
@@ -114,9 +124,11 @@ HostResult<Child> StartSentry(SandboxPlan& plan, const Sandbox& sandbox, const O
   for (const int fd :
        {file.get(), config.gofer_fd, config.control_fd, config.log_fd, config.strace_fd,
         config.filter_use_fd, config.last_words_fd, config.stub_cgroup_fd, config.engine_fd,
-        config.restore_fd}) {
+        config.restore_fd, config.caller_stat_fd, config.listen_fd, config.lock_fd}) {
     if (fd >= 0) child_plan.keep.push_back(fd);
   }
+  for (const OwnedFd& fd : plan.keep_open) child_plan.keep.push_back(fd.get());
+  child_plan.stdio = plan.stdio;
   return Child::Start(child_plan);
 }
 
@@ -195,6 +207,7 @@ HostResult<SandboxPlan> CopyPlan(const SandboxPlan& plan) {
   copy.kernel_cgroup = dup(plan.kernel_cgroup);
   copy.filter_use = dup(plan.filter_use);
   copy.image = dup(plan.image);
+  copy.stdio = plan.stdio;
   copy.log_format = plan.log_format;
   copy.log_level = plan.log_level;
   copy.caller = plan.caller;

@@ -6,6 +6,7 @@
 // one clone3 that makes it, and die with the CLI.
 #pragma once
 
+#include <array>
 #include <csignal>
 #include <string>
 #include <string_view>
@@ -32,6 +33,14 @@ struct SandboxPlan {
   OwnedFd stub_cgroup, kernel_cgroup;
   OwnedFd engine_device;  // platform::OpenDeviceFor
   OwnedFd filter_use;  // a test mode: where use of the filters' rows is counted
+  // Of this process: what becomes the guest's 0, 1 and 2: each itself, one above 2, or -1 for one
+  // that is closed.
+  std::array<int, 3> stdio = {0, 1, 2};
+  OwnedFd caller_stat;  // BootConfig::caller_stat_fd
+  // Where others reach the sandbox, which then outlives this process. None: it does not.
+  OwnedFd listen;
+  OwnedFd lock;                    // of its state directory, until it can be reached
+  std::vector<OwnedFd> keep_open;  // for as long as the sentry lives
   LogFormat log_format = LogFormat::kText;
   LogLevel log_level = LogLevel::kWarning;
   Caller caller;

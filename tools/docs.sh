@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The pages that the program itself knows best, written from it:
-#   tools/docs.sh SKEP            writes docs/syscalls.md
+#   tools/docs.sh SKEP            writes docs/syscalls.md and docs/cli.md
 #   tools/docs.sh --check SKEP    fails if a page is not what SKEP would write (the test unit.docs)
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -26,4 +26,5 @@ page() {  # FILE COMMAND...
 }
 
 page docs/syscalls.md "$skep" help syscalls
+page docs/cli.md "$skep" help all --format markdown
 exit "$failed"

@@ -23,7 +23,7 @@ struct ConfigHeader {
   uint8_t allow_sockets;
   uint8_t jail;
   uint8_t self_test;
-  uint8_t drop_groups;
+  uint8_t identity_bits;  // 1: drop_groups, 2: outlives_parent
   uint16_t has_filter_use;
   uint16_t has_last_words;
 };
@@ -45,7 +45,9 @@ Result<void> SendConfig(int control, const GoferConfig& config) {
                        static_cast<uint8_t>(config.log_format),
                        static_cast<uint8_t>(config.log_level), config.log ? uint8_t{1} : uint8_t{0},
                        config.allow_fifos, config.allow_sockets, config.jail, config.self_test,
-                       config.identity.drop_groups, config.filter_use ? uint16_t{1} : uint16_t{0},
+                       static_cast<uint8_t>((config.identity.drop_groups ? 1 : 0) |
+                                            (config.identity.outlives_parent ? 2 : 0)),
+                       config.filter_use ? uint16_t{1} : uint16_t{0},
                        config.last_words ? uint16_t{1} : uint16_t{0}});
   for (const AttachPoint& point : config.attach_points) {
     out.Put(static_cast<uint8_t>(point.read_only));
@@ -78,7 +80,8 @@ Result<GoferConfig> ReceiveConfig(int control) {
   if (header.has_filter_use != 0) config.filter_use = std::move(fds[next++]);
   if (header.has_last_words != 0) config.last_words = std::move(fds[next++]);
   config.max_nodes = header.max_nodes;
-  config.identity = {header.uid, header.gid, header.drop_groups != 0};
+  config.identity = {header.uid, header.gid, (header.identity_bits & 1) != 0,
+                     (header.identity_bits & 2) != 0};
   config.namespaces = header.namespaces;
   config.log_format = static_cast<LogFormat>(header.log_format);
   config.log_level = static_cast<LogLevel>(header.log_level);

@@ -9,6 +9,7 @@
 #include <csignal>
 #include <thread>
 
+#include "base/filter_row.h"
 #include "platform/notify/address_space.h"
 #include "platform/notify/context.h"
 #include "platform/ptrace/address_space.h"

@@ -41,6 +41,7 @@ void Console::CarryInput(sched::Scheduler& scheduler) {
   sched::FiberWaiter ready(input_ready_, sched::kAllEvents);
   sched::FiberWaiter room(terminal_->other_waiters(), EPOLLOUT);
   while (!stopping_.load()) {
+    if (input_held_.load() && terminal_->TakeWantedInput() && wanted_) wanted_();
     if (!pending.empty()) {
       pending = pending.subspan(terminal_->Feed(pending));
       if (pending.empty()) continue;
@@ -99,6 +100,7 @@ void Console::Drain(sched::Deadline deadline) {
 }
 
 void Console::SetInput(Input input) {
+  terminal_->SetAway(input == Input::kHeld);
   input_held_.store(input == Input::kHeld);
   input_ready_.Wake();
 }

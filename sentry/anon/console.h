@@ -5,6 +5,7 @@
 #pragma once
 
 #include <atomic>
+#include <functional>
 
 #include "sentry/anon/terminal.h"
 #include "sentry/arena/host_table.h"
@@ -24,6 +25,8 @@ class Console final : public RefCounted<Console> {
   // Held: the host's terminal is somebody else's for the moment, and so is what is typed there.
   enum class Input : bool { kHeld, kFlowing };
   void SetInput(Input input);
+  // Called on a fiber when a guest reads while the input is held. Before the first read.
+  void OnWantedInput(std::function<void()> wanted) { wanted_ = std::move(wanted); }
   // Sleeps until all output has been written, or the deadline.
   void Drain(sched::Deadline deadline);
   // The fibers end; no byte is carried any more.
@@ -40,6 +43,7 @@ class Console final : public RefCounted<Console> {
   const arena::HostFd input_, output_;
   sched::WaitQueue input_ready_;
   sched::WaitQueue progress_;
+  std::function<void()> wanted_;
   std::atomic<bool> stopping_{false};
   std::atomic<bool> input_held_{false};
   std::atomic<bool> writing_{false};

@@ -88,8 +88,9 @@ vfs::EventMask PollHost(int fd, vfs::EventMask wanted) {
   return static_cast<vfs::EventMask>(static_cast<uint16_t>(entry.revents));
 }
 
-HostInode::HostInode(vfs::AnonFs& fs, sched::Scheduler& scheduler, arena::HostFd fd, uint32_t mode)
-    : Inode(fs, fs.NewIno(), mode & S_IFMT), fd_(fd), kind_(KindOf(mode)) {
+HostInode::HostInode(vfs::AnonFs& fs, sched::Scheduler& scheduler, arena::HostFd fd, uint32_t mode,
+                     uint64_t ino)
+    : Inode(fs, ino != 0 ? ino : fs.NewIno(), mode & S_IFMT), fd_(fd), kind_(KindOf(mode)) {
   watch_.emplace(scheduler, fd, waiters_);
 }
 
@@ -100,9 +101,9 @@ HostInode::~HostInode() {
 }
 
 Result<Ref<HostInode>> HostInode::Make(vfs::AnonFs& fs, sched::Scheduler& scheduler,
-                                       arena::HostFd fd) {
+                                       arena::HostFd fd, uint64_t ino) {
   const struct stat status = TRY(host::Stat(arena::HostTable::Get().Get(fd)));
-  return Ref<HostInode>(new HostInode(fs, scheduler, fd, status.st_mode));
+  return Ref<HostInode>(new HostInode(fs, scheduler, fd, status.st_mode, ino));
 }
 
 Result<vfs::Attributes> HostInode::GetAttributes() {
@@ -138,42 +139,40 @@ Result<Ref<vfs::File>> HostInode::Open(vfs::Caller&, const vfs::Path& path, uint
   if (kind_ == Kind::kSocket) return Fail(ENXIO);
   const uint32_t held = TRY(HostFlags(fd())) & O_ACCMODE;
   if (held != O_RDWR && (flags & O_ACCMODE) != held) return Fail(EACCES);
-  return Ref<vfs::File>(MakeRef<HostFile>(Ref<HostInode>(this), path, flags));
+  return Ref<vfs::File>(
+      MakeRef<HostFile>(Ref<HostInode>(this), path, flags, HostFile::Position::kOwn));
 }
 
-HostFile::HostFile(Ref<HostInode> inode, vfs::Path path, uint32_t flags)
-    : File(std::move(path), flags), inode_(std::move(inode)), kind_(inode_->kind()) {}
+HostFile::HostFile(Ref<HostInode> inode, vfs::Path path, uint32_t flags, Position whose)
+    : File(std::move(path), flags),
+      inode_(std::move(inode)),
+      kind_(inode_->kind()),
+      position_(whose) {}
 
-Result<Ref<HostFile>> HostFile::Make(vfs::AnonFs& fs, sched::Scheduler& scheduler,
-                                     arena::HostFd fd) {
-  Ref<HostInode> inode = TRY(HostInode::Make(fs, scheduler, fd));
+Result<Ref<HostFile>> HostFile::Make(vfs::AnonFs& fs, sched::Scheduler& scheduler, arena::HostFd fd,
+                                     const HostFileOptions& options) {
+  Ref<HostInode> inode = TRY(HostInode::Make(fs, scheduler, fd, options.ino));
   const int number = inode->fd();
   const uint32_t flags = TRY(HostFlags(number)) & (O_ACCMODE | O_APPEND | O_NONBLOCK);
   const char* kind = inode->type() == S_IFIFO    ? "pipe"
                      : inode->type() == S_IFSOCK ? "socket"
                                                  : "host";
-  std::string name = std::string(kind) + ":[" + std::to_string(inode->ino()) + "]";
+  std::string name = options.name;
+  if (name.empty()) name = std::string(kind) + ":[" + std::to_string(inode->ino()) + "]";
   vfs::Path path({}, vfs::Dentry::MakeAnonymous(inode, std::move(name)));
-  auto file = MakeRef<HostFile>(std::move(inode), std::move(path), flags);
-  if (file->kind_ == Kind::kRegular) {
-    const Result<int64_t> at = host::Call(SYS_lseek, number, 0, SEEK_CUR);
-    sched::SleepLockHold hold(file->position_lock());
-    if (at) file->position = static_cast<uint64_t>(*at);
-  }
-  return file;
+  return MakeRef<HostFile>(std::move(inode), std::move(path), flags, Position::kHosts);
 }
 
 Result<size_t> HostFile::Read(vfs::Caller&, mm::IoSequence& to, uint64_t offset) {
   if (to.empty()) return 0;
   const int number = fd();
   if (kind_ == Kind::kRegular) {
+    const bool at_hosts = offset == kHostsPosition;
     const Result<size_t> n =
         InSteps(to, to.size(), true, [&](std::span<const iovec> blocks, size_t done) {
-          return host::PReadV(number, blocks, offset + done);
+          return at_hosts ? host::ReadV(number, blocks)
+                          : host::PReadV(number, blocks, offset + done);
         });
-    if (n && *n != 0) {
-      (void)host::Call(SYS_lseek, number, offset + *n, SEEK_SET);
-    }
     return n;
   }
   if ((PollHost(number, EPOLLIN) & (EPOLLIN | kFailed)) == 0) {
@@ -189,19 +188,23 @@ Result<size_t> HostFile::Read(vfs::Caller&, mm::IoSequence& to, uint64_t offset)
 
 Result<size_t> HostFile::WriteRegular(vfs::Caller& caller, mm::IoSequence& from, uint64_t* offset) {
   const int number = fd();
+  // The guest's O_APPEND, whatever the host's description says: its flags are others' too. An
+  // offset of -1 is the host's position, which moves along.
+  static_assert(kHostsPosition == kCurrentPosition);
   const bool append = (flags() & O_APPEND) != 0;
-  uint64_t start = *offset;
+  const auto io = [&](std::span<const iovec> blocks, size_t done) -> Result<size_t> {
+    const uint64_t at = *offset == kHostsPosition ? *offset : *offset + done;
+    const int64_t n = TRY(host::Call(SYS_pwritev2, number, blocks.data(), blocks.size(), at, 0,
+                                     append ? RWF_APPEND : 0));
+    return static_cast<size_t>(n);
+  };
+  uint64_t start = *offset == kHostsPosition ? PeekPosition() : *offset;
   if (append && caller.FileSizeLimit() != RLIM_INFINITY) start = TRY(inode_->GetAttributes()).size;
   const size_t allowed = TRY(vfs::ClampToFileSize(caller, *inode(), start, from.size()));
-  const auto io = [&](std::span<const iovec> blocks, size_t done) {
-    return append ? host::WriteV(number, blocks) : host::PWriteV(number, blocks, *offset + done);
-  };
   const size_t n = TRY(InSteps(from, allowed, false, io));
-  if (append) {
-    const Result<int64_t> end = host::Call(SYS_lseek, number, 0, SEEK_CUR);
-    if (end) *offset = static_cast<uint64_t>(*end) - n;
-  } else {
-    (void)host::Call(SYS_lseek, number, *offset + n, SEEK_SET);
+  if (append && *offset != kHostsPosition) {
+    const Result<struct stat> status = host::Stat(number);
+    if (status) *offset = static_cast<uint64_t>(status->st_size) - n;
   }
   return n;
 }
@@ -240,19 +243,29 @@ Result<size_t> HostFile::Write(vfs::Caller& caller, mm::IoSequence& from, uint64
   return n;
 }
 
+uint64_t HostFile::PeekPosition() const {
+  if (!position_is_hosts()) return File::PeekPosition();
+  const Result<int64_t> at = host::Call(SYS_lseek, fd(), 0, SEEK_CUR);
+  return at ? static_cast<uint64_t>(*at) : 0;
+}
+
 Result<uint64_t> HostFile::Seek(int64_t offset, int whence) {
   if (kind_ != Kind::kRegular) return Fail(ESPIPE);
-  // SEEK_CUR is ours; the others are the host's to judge (SEEK_DATA, SEEK_HOLE, the size).
-  if (whence == SEEK_CUR) {
-    int64_t target = 0;
-    if (__builtin_add_overflow(static_cast<int64_t>(position), offset, &target)) {
-      return Fail(EINVAL);
-    }
-    offset = target;
-    whence = SEEK_SET;
-  }
+  // The position is the host's, and so is the judgement (SEEK_DATA, SEEK_HOLE, the size).
+  if (position_ == Position::kOwn) return SeekOwn(offset, whence);
   const int64_t at = TRY(host::Call(SYS_lseek, fd(), offset, whence));
-  position = static_cast<uint64_t>(at);
+  return static_cast<uint64_t>(at);
+}
+
+// A description of its own, which the host knows nothing of.
+Result<uint64_t> HostFile::SeekOwn(int64_t offset, int whence) {
+  int64_t base = 0;
+  if (whence == SEEK_CUR) base = static_cast<int64_t>(position);
+  if (whence == SEEK_DATA || whence == SEEK_HOLE) return Fail(EINVAL);
+  if (whence == SEEK_END) base = TRY(host::Stat(fd())).st_size;
+  int64_t target = 0;
+  if (__builtin_add_overflow(base, offset, &target) || target < 0) return Fail(EINVAL);
+  position = static_cast<uint64_t>(target);
   return position;
 }
 

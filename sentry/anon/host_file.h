@@ -3,12 +3,13 @@
 //
 // The host's description is shared with strangers, so its flags are never changed: reads and writes
 // are made not to block by poll, RWF_NOWAIT and MSG_DONTWAIT; what can promise neither (terminals,
-// FIFOs) is written by a helper thread. Of regular files the host's position is moved along, so
-// that the next program of a shell's `(a; b) > file` goes on where we stopped.
+// FIFOs) is written by a helper thread. Of regular files the position is the host's: what others
+// who hold the description write, before, meanwhile and after, stays whole.
 #pragma once
 
 #include <cstdint>
 #include <optional>
+#include <string>
 #include <utility>
 
 #include "sentry/arena/host_table.h"
@@ -23,15 +24,15 @@ namespace skep::anon {
 class HostInode final : public vfs::Inode {
  public:
   enum class Kind : uint8_t { kRegular, kSocket, kOther };
-  // EBADF.
-  static Result<Ref<HostInode>> Make(vfs::AnonFs& fs, sched::Scheduler& scheduler,
-                                     arena::HostFd fd);
+  // `ino`: 0 for a new number; else that of another description of the same file. EBADF.
+  static Result<Ref<HostInode>> Make(vfs::AnonFs& fs, sched::Scheduler& scheduler, arena::HostFd fd,
+                                     uint64_t ino = 0);
   ~HostInode() override;
 
   Result<vfs::Attributes> GetAttributes() override;
   Result<void> SetAttributes(const vfs::AttributeChange& change) override;
-  // Through /proc/<pid>/fd: another file over the same host description. Sockets: ENXIO; what the
-  // host's descriptor may not do: EACCES.
+  // Through /proc/<pid>/fd: another file over the same host description, with a position of its
+  // own. Sockets: ENXIO; what the host's descriptor may not do: EACCES.
   Result<Ref<vfs::File>> Open(vfs::Caller& caller, const vfs::Path& path, uint32_t flags) override;
 
   // Who owns it for the guest; the host's numbers mean nothing there. Before others see the file.
@@ -43,7 +44,8 @@ class HostInode final : public vfs::Inode {
   sched::HostWatch& watch() { return *watch_; }
 
  private:
-  HostInode(vfs::AnonFs& fs, sched::Scheduler& scheduler, arena::HostFd fd, uint32_t mode);
+  HostInode(vfs::AnonFs& fs, sched::Scheduler& scheduler, arena::HostFd fd, uint32_t mode,
+            uint64_t ino);
 
   const arena::HostFd fd_;
   const Kind kind_;
@@ -52,15 +54,26 @@ class HostInode final : public vfs::Inode {
   std::optional<sched::HostWatch> watch_;
 };
 
+struct HostFileOptions {
+  uint64_t ino = 0;  // of another description of the same file; 0: a new number
+  std::string name;  // as /proc/<pid>/fd shows it; empty: made of its type and inode number
+};
+
 class HostFile final : public vfs::File {
  public:
   // The first file over `fd`, which it owns. Access mode, O_APPEND and position are the host's.
   // EBADF.
-  static Result<Ref<HostFile>> Make(vfs::AnonFs& fs, sched::Scheduler& scheduler, arena::HostFd fd);
-  HostFile(Ref<HostInode> inode, vfs::Path path, uint32_t flags);
+  static Result<Ref<HostFile>> Make(vfs::AnonFs& fs, sched::Scheduler& scheduler, arena::HostFd fd,
+                                    const HostFileOptions& options = {});
+  enum class Position : bool { kHosts, kOwn };  // of regular files
+  HostFile(Ref<HostInode> inode, vfs::Path path, uint32_t flags, Position whose);
   void SetOwner(uint32_t uid, uint32_t gid) { inode_->SetOwner(uid, gid); }
 
   bool seekable() const override { return kind_ == Kind::kRegular; }
+  uint64_t PeekPosition() const override;
+  bool position_is_hosts() const override {
+    return kind_ == Kind::kRegular && position_ == Position::kHosts;
+  }
   Result<size_t> Read(vfs::Caller& caller, mm::IoSequence& to, uint64_t offset) override;
   Result<size_t> Write(vfs::Caller& caller, mm::IoSequence& from, uint64_t* offset) override;
   Result<uint64_t> Seek(int64_t offset, int whence) override REQUIRES(position_lock());
@@ -76,11 +89,13 @@ class HostFile final : public vfs::File {
  private:
   using Kind = HostInode::Kind;
   int fd() const { return inode_->fd(); }
+  Result<uint64_t> SeekOwn(int64_t offset, int whence) REQUIRES(position_lock());
   Result<size_t> WriteRegular(vfs::Caller& caller, mm::IoSequence& from, uint64_t* offset);
   Result<size_t> WriteByHelper(mm::IoSequence& from);
 
   const Ref<HostInode> inode_;
   const Kind kind_;
+  const Position position_;
 };
 
 // The readiness of a host descriptor now, in EPOLL* bits. EPOLLERR if it is gone.

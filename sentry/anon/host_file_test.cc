@@ -1,5 +1,6 @@
 #include "sentry/anon/host_file.h"
 
+#include <fcntl.h>
 #include <sys/epoll.h>
 #include <unistd.h>
 #include <csignal>
@@ -99,7 +100,7 @@ TEST(HostFile, RegularFileMovesTheHostsPosition) {
     const auto fs = MakeRef<vfs::AnonFs>(1U);
     Ref<HostFile> file = Open(*fs, std::move(fd));
     EXPECT_TRUE(file->seekable());
-    EXPECT_EQ(file->position, 10U);
+    EXPECT_EQ(file->PeekPosition(), 10U);
     EXPECT_EQ(file->Seek(-4, SEEK_CUR).value(), 6U);
     EXPECT_EQ(file->Seek(2, SEEK_SET).value(), 2U);
     EXPECT_EQ(CodeOf(file->Seek(-1, SEEK_SET)), EINVAL);
@@ -110,8 +111,20 @@ TEST(HostFile, RegularFileMovesTheHostsPosition) {
     mm::IoSequence from = mm::IoSequence::FromKernel(std::as_bytes(std::span("AB", 2)));
     uint64_t offset = 5;
     EXPECT_EQ(file->Write(caller, from, &offset).value(), 2U);
-    EXPECT_EQ(lseek(shared.get(), 0, SEEK_CUR), 7);
-    EXPECT_EQ(file->Seek(0, SEEK_END).value(), 10U);
+    EXPECT_EQ(lseek(shared.get(), 0, SEEK_CUR), 2);  // neither of them was at the position
+    mm::IoSequence more = mm::IoSequence::FromKernel(std::as_bytes(std::span("C", 1)));
+    offset = vfs::File::kHostsPosition;
+    EXPECT_EQ(file->Write(caller, more, &offset).value(), 1U);
+    EXPECT_EQ(lseek(shared.get(), 0, SEEK_CUR), 3);
+    EXPECT_TRUE(host::Write(shared.get(), std::as_bytes(std::span("D", 1))));  // a stranger
+    EXPECT_EQ(file->PeekPosition(), 4U);
+    file->SetFlags(file->flags() | O_APPEND);
+    mm::IoSequence last = mm::IoSequence::FromKernel(std::as_bytes(std::span("E", 1)));
+    offset = vfs::File::kHostsPosition;
+    EXPECT_EQ(file->Write(caller, last, &offset).value(), 1U);
+    EXPECT_EQ(host::Stat(shared.get())->st_size, 11);
+    file->SetFlags(file->flags() & ~uint32_t{O_APPEND});
+    EXPECT_EQ(file->Seek(0, SEEK_END).value(), 11U);
     EXPECT_EQ(CodeOf(file->Truncate(caller, 4)), 0);
     EXPECT_EQ(host::Stat(shared.get())->st_size, 4);
   });

@@ -147,6 +147,12 @@ bool Terminal::Readable(bool poll) const {
   return input_.size() >= least;
 }
 
+void Terminal::NoteReader() {
+  if (!away_.load()) return;
+  wanted_input_.store(true);
+  other_waiters_.Wake(EPOLLOUT);
+}
+
 Result<std::vector<std::byte>> Terminal::Read(size_t size, bool all) {
   std::vector<std::byte> taken;
   {

@@ -87,6 +87,10 @@ class Terminal final : public RefCounted<Terminal> {
   size_t InputSize();  // FIONREAD
   // An input character on behalf of TCXONC's TCIOFF and TCION.
   void SendChar(uint8_t c);
+  // The user of the other end is away: who reads is noted, and the other end is woken.
+  void SetAway(bool on) { away_.store(on); }
+  void NoteReader();
+  bool TakeWantedInput() { return wanted_input_.exchange(false); }
   // Nothing that is open now works any more: reads end, writes answer EIO. The session's leader
   // gets SIGHUP and SIGCONT.
   void HangUp();
@@ -144,6 +148,7 @@ class Terminal final : public RefCounted<Terminal> {
   std::atomic<uint64_t> generation_{0};
   std::atomic<bool> locked_{false};
   std::atomic<int> number_{-1};
+  std::atomic<bool> away_{false}, wanted_input_{false};
   sched::WaitQueue waiters_, other_waiters_;
 
   Mutex mutex_{LockRank::kFile};

@@ -54,7 +54,10 @@ Result<size_t> TtyFile::Read(vfs::Caller& caller, mm::IoSequence& to, uint64_t) 
     got = terminal_->Read(size, true);
     if (!got) got = std::vector<std::byte>();
   }
-  if (!got) return std::unexpected(got.error());
+  if (!got) {
+    if (got.error() == Errno(EAGAIN)) terminal_->NoteReader();
+    return std::unexpected(got.error());
+  }
   if (timing_.exchange(false)) timer_->Cancel();
   const mm::CopyResult copied = to.CopyOut(*got);
   if (copied.bytes < got->size()) terminal_->Unread(std::span(*got).subspan(copied.bytes));

@@ -24,7 +24,9 @@
 #include "sentry/arena/arena.h"
 #include "sentry/boot/checkpoint.h"
 #include "sentry/boot/control.h"
+#include "sentry/boot/credentials.h"
 #include "sentry/boot/jail.h"
+#include "sentry/boot/job.h"
 #include "sentry/boot/mounts.h"
 #include "sentry/boot/sandbox.h"
 #include "sentry/boot/test_hooks.h"
@@ -96,7 +98,8 @@ struct Engines {
 }
 
 [[noreturn]] void Die(const BootConfig& config, const std::string& text, int status = 1) {
-  SKEP_LOG(kError, "{}", text);
+  // The CLI says it; a log of its own, where there is one, keeps it.
+  if (config.log_fd >= 0 || config.control_fd < 0) SKEP_LOG(kError, "{}", text);
   if (config.control_fd >= 0) {
     (void)SendEvent(config.control_fd, {SentryEvent::Kind::kFailed, 0, text});
   }
@@ -109,32 +112,6 @@ T OrDie(const BootConfig& config, HostResult<T> result) {
   if constexpr (!std::is_void_v<T>) return *std::move(result);
 }
 
-auth::CredentialsRef CredentialsOf(const BootConfig& config) {
-  auto creds = std::make_shared<auth::Credentials>();
-  creds->uid = creds->euid = creds->suid = creds->fsuid = config.uid;
-  creds->gid = creds->egid = creds->sgid = creds->fsgid = config.gid;
-  creds->groups = config.groups;
-  std::sort(creds->groups.begin(), creds->groups.end());
-  const uint64_t all = auth::kAllCapabilities;
-  creds->effective = config.capabilities.effective & all;
-  creds->permitted = config.capabilities.permitted & all;
-  creds->inheritable = config.capabilities.inheritable & all;
-  creds->bounding = config.capabilities.bounding & all;
-  creds->ambient = config.capabilities.ambient & all;
-  creds->no_new_privs = config.no_new_privs;
-  return creds;
-}
-
-kernel::Limits LimitsOf(const BootConfig& config) {
-  kernel::Limits limits = kernel::Limits::Default();
-  for (const BootConfig::Rlimit& l : config.rlimits) {
-    if (l.resource >= 0 && l.resource < RLIM_NLIMITS) {
-      limits.values[static_cast<size_t>(l.resource)] = {l.soft, l.hard};
-    }
-  }
-  return limits;
-}
-
 winsize WindowOf(uint32_t rows, uint32_t columns) {
   winsize size{};
   size.ws_row = static_cast<uint16_t>(rows);
@@ -145,46 +122,12 @@ winsize WindowOf(uint32_t rows, uint32_t columns) {
 // A terminal of ours over the host's, which is standard input and output.
 Result<Ref<vfs::File>> OpenConsole(Sandbox& sandbox, kernel::Task& init) {
   const BootConfig& config = sandbox.config;
-  TRY(sandbox.terminals.StartConsole(sandbox.stdio[0], sandbox.stdio[1],
+  TRY(sandbox.terminals.StartConsole(sandbox.stdio.fds[0], sandbox.stdio.fds[1],
                                      WindowOf(config.terminal_rows, config.terminal_columns)));
+  sandbox.terminals.OnWantedConsoleInput(
+      [&sandbox] { sandbox.server->Tell(SentryEvent::Kind::kWantsInput, 0, ""); });
   if (!config.terminal_input) sandbox.terminals.SetConsoleInput(anon::Console::Input::kHeld);
   return sandbox.terminals.OpenConsole(init);
-}
-
-// Descriptors 0, 1 and 2 of the first process. With a terminal, standard error may still go
-// elsewhere.
-Result<void> OpenStdio(Sandbox& sandbox, kernel::Task& init) {
-  {
-    auto files = MakeRef<vfs::FdTable>();
-    kernel::TasksLock lock(init.kernel);
-    init.files.Set(vfs::FdTableHold(std::move(files)));
-  }
-  Ref<vfs::File> console;
-  if (sandbox.config.terminal) console = TRY(OpenConsole(sandbox, init));
-  for (int i = 0; i < 3; ++i) {
-    if (!sandbox.stdio[i]) continue;
-    kernel::Kernel& kernel = sandbox.kernel;
-    vfs::FdReservation slot = TRY(init.files->Reserve(1024, i));
-    if (console && (i != 2 || sandbox.config.terminal_errors)) {
-      std::move(slot).Commit(console, vfs::CloseOnExec::kNo);
-      continue;
-    }
-    Ref<anon::HostFile> file =
-        TRY(anon::HostFile::Make(*kernel.anon_fs, kernel.scheduler, sandbox.stdio[i]));
-    if (const auto& owners = sandbox.config.stdio_owners; owners.size() == 6) {
-      const size_t at = static_cast<size_t>(i) * 2;
-      file->SetOwner(owners[at], owners[at + 1]);
-    }
-    sandbox.stdio_files[i] = file;
-    std::move(slot).Commit(std::move(file), vfs::CloseOnExec::kNo);
-  }
-  return {};
-}
-
-void SendHostEvent(const BootConfig& config, SentryEvent::Kind kind, int status,
-                   std::string_view text) {
-  arena::HostScope host;
-  (void)SendEvent(config.control_fd, {kind, status, std::string(text)});
 }
 
 void StartFirstProcess(Sandbox& sandbox) {
@@ -200,28 +143,42 @@ void StartFirstProcess(Sandbox& sandbox) {
   request.envp = sandbox.config.env;
   request.oom_score_adj = sandbox.config.oom_score_adj;
   request.prepare = [&sandbox](kernel::Task& init) -> Result<void> {
-    TRY(MountAll({sandbox.kernel, sandbox.config, sandbox.gofer, sandbox.donated,
-                  sandbox.special_files, sandbox.terminals, *sandbox.container, sandbox.mounts, sandbox.gofer_trees},
-                 init));
-    return OpenStdio(sandbox, init);
+    const MountContext context = {.kernel = sandbox.kernel,
+                                  .config = sandbox.config,
+                                  .gofer = sandbox.gofer,
+                                  .donated = sandbox.donated,
+                                  .special_files = sandbox.special_files,
+                                  .terminals = sandbox.terminals,
+                                  .container = *sandbox.container,
+                                  .mounts = sandbox.mounts,
+                                  .gofer_trees = sandbox.gofer_trees};
+    TRY(MountAll(context, init, &sandbox.failed_step));
+    Ref<vfs::File> console;
+    if (sandbox.config.terminal) console = TRY(OpenConsole(sandbox, init));
+    return OpenStdio(init, sandbox.config, sandbox.stdio, std::move(console));
   };
   request.started = [&sandbox](int error, bool in_prepare) {
     const BootConfig& config = sandbox.config;
     if (error == 0) {
-      SendHostEvent(config, SentryEvent::Kind::kStarted, 0, sandbox.kernel.config.engine_name);
+      sandbox.server->Tell(SentryEvent::Kind::kStarted, 0, sandbox.kernel.config.engine_name);
       return;
     }
     if (error == kKilled) return;  // by a signal to the CLI: its exit status tells
     const char* known = strerrordesc_np(error);
     const char* name = known != nullptr ? known : "unknown error";
-    const std::string text = in_prepare
-                                 ? fmt::format("cannot set up the sandbox's files: {}", name)
-                                 : fmt::format("cannot execute {}: {}", config.argv[0], name);
-    SendHostEvent(config, SentryEvent::Kind::kFailed, error, text);
+    const std::string text =
+        in_prepare ? fmt::format("{}: {}",
+                                 sandbox.failed_step.empty() ? "cannot set up the sandbox's files"
+                                                             : sandbox.failed_step,
+                                 name)
+                   : fmt::format("cannot execute {}: {}", config.argv[0], name);
+    sandbox.server->Tell(SentryEvent::Kind::kFailed, in_prepare ? 0 : error, text);
+    // Nobody will ask how a container has ended that never ran.
+    _exit(1);
   };
   auto started = sandbox.container->StartInit(std::move(request));
   if (!started) Die(sandbox.config, "cannot start the first process");
-  // Tells the CLI when all is over, and ends the sentry.
+  // Tells whoever asks when all is over.
   auto watcher = sched::Fiber::Spawn(kernel.scheduler.worker(0), [&sandbox, init = *started] {
     while (!init->exited()) {
       sched::WaitUntil(init->changes(), sched::kAllEvents, std::nullopt,
@@ -229,102 +186,21 @@ void StartFirstProcess(Sandbox& sandbox) {
                        [&] { return init->exited() || init->stopped(); });
       if (const int signo = init->TakeStop(); signo != 0) {
         sandbox.terminals.SetConsoleInput(anon::Console::Input::kHeld);
-        SendHostEvent(sandbox.config, SentryEvent::Kind::kStopped, signo, "");
+        if (!sandbox.suspending.exchange(false)) {
+          sandbox.server->Tell(SentryEvent::Kind::kStopped, signo, "");
+        }
       }
     }
     const uint64_t now = sandbox.kernel.scheduler.clock().MonotonicNs();
     sandbox.terminals.DrainConsole(now + 1'000'000'000);
-    SendHostEvent(sandbox.config, SentryEvent::Kind::kExited, init->status(), "");
-    _exit(0);
+    sandbox.server->ContainerEnded(init->status());
   });
   if (!watcher) Die(sandbox.config, "cannot start the watcher of the first process");
   if (!sandbox.config.crash.empty()) CrashForTest(kernel, sandbox.config.crash);
 }
 
-void ServeSignal(Sandbox& sandbox, int signo) {
-  if (signo < 1 || signo > kernel::kSignals) return;
-  const arena::ArenaScope arena_heap;
-  kernel::Kernel& kernel = sandbox.kernel;
-  kernel::TasksLock lock(kernel);
-  kernel::ThreadGroup* init = sandbox.container->init();
-  if (init != nullptr) (void)kernel::SendFromOperator(*init, signo);
-}
-
-// `fg` or `bg` of the shell that started us: for all that it stopped.
-void ServeContinue(Sandbox& sandbox, bool foreground) {
-  const arena::ArenaScope arena_heap;
-  kernel::Kernel& kernel = sandbox.kernel;
-  using Input = anon::Console::Input;
-  sandbox.terminals.SetConsoleInput(foreground ? Input::kFlowing : Input::kHeld);
-  kernel::TasksLock lock(kernel);
-  kernel::ThreadGroup* init = sandbox.container->init();
-  if (init == nullptr) return;
-  init->process_group->ForEach([](kernel::ThreadGroup& group) REQUIRES(kernel::tasks) {
-    (void)kernel::SendFromOperator(group, SIGCONT);
-  });
-}
-
-void ServeCheckpoint(Sandbox& sandbox, const OwnedFd& image, int maps_fd) {
-  const int control = sandbox.config.control_fd;
-  const SaveOptions options = {.scan_maps_fd = maps_fd};
-  const HostResult<void> saved = image ? SaveSandbox(sandbox, image.get(), options)
-                                       : HostFail("no file for the image came along");
-  if (!saved) {
-    (void)SendEvent(control, {SentryEvent::Kind::kCheckpointed, EIO, saved.error().message});
-    return;
-  }
-  (void)SendEvent(control, {SentryEvent::Kind::kCheckpointed, 0, ""});
-  _exit(0);  // the sandbox is in the file now
-}
-
-// Without its files a sandbox is none.
-[[noreturn]] void GoferLost(int control) {
-  const arena::HostScope host;
-  (void)SendEvent(control, {SentryEvent::Kind::kLost, 0,
-                            "the gofer, which serves the sandbox's files, ended unexpectedly"});
-  _exit(1);
-}
-
 fs::GoferConnection::Options GoferOptions(const BootConfig& config, int workers) {
   return {.workers = workers, .on_lost = [control = config.control_fd] { GoferLost(control); }};
-}
-
-// Returns when the CLI has something to say.
-void AwaitCommand(const Sandbox& sandbox) {
-  std::array<pollfd, 2> fds = {pollfd{sandbox.config.control_fd, POLLIN, 0},
-                               pollfd{sandbox.gofer ? sandbox.gofer.hangup_fd() : -1, 0, 0}};
-  do {
-    (void)host::Poll(fds, -1);
-    if (fds[0].revents == 0 && fds[1].revents != 0) GoferLost(sandbox.config.control_fd);
-  } while (fds[0].revents == 0);
-}
-
-[[noreturn]] void ServeCommands(Sandbox& sandbox, int maps_fd) {
-  for (;;) {
-    AwaitCommand(sandbox);
-    OwnedFd file;
-    const auto command = ReceiveCommand(sandbox.config.control_fd, &file);
-    if (!command) {
-      // The CLI is gone: so is the reason to run.
-      _exit(1);
-    }
-    switch (command->kind) {
-      case CliCommand::Kind::kSignal:
-        ServeSignal(sandbox, static_cast<int>(command->value));
-        break;
-      case CliCommand::Kind::kContinue:
-        ServeContinue(sandbox, command->value != 0);
-        break;
-      case CliCommand::Kind::kCheckpoint:
-        ServeCheckpoint(sandbox, file, maps_fd);
-        break;
-      case CliCommand::Kind::kWindow: {
-        const arena::ArenaScope arena_heap;
-        sandbox.terminals.SetConsoleWindow(WindowOf(command->value >> 16, command->value & 0xffff));
-        break;
-      }
-    }
-  }
 }
 
 kernel::KernelConfig KernelConfigOf(const BootConfig& config, platform::EngineKind engine) {
@@ -379,9 +255,7 @@ Ref<kernel::Container> MakeContainer(kernel::Kernel& kernel, const BootConfig& c
     sandbox->gofer = *added;
   }
   sandbox->donated = MakeRef<fs::DonatedFiles>(fs::DonatedFiles::BudgetOfHost());
-  for (int i = 0; i < 3; ++i) {
-    if (config.stdio_fds[i] >= 0) sandbox->stdio[i] = table.Add(OwnedFd(config.stdio_fds[i]));
-  }
+  AdoptStdio(config, sandbox->stdio);
   if (config.strace_fd >= 0) {
     sandbox->strace = table.Add(OwnedFd(config.strace_fd));
     kernel.strace = std::make_unique<syscalls::Strace>(sandbox->strace);
@@ -408,18 +282,9 @@ void StartWorkers(Sandbox& sandbox, const BootConfig& config, platform::EngineGr
   OrDie(config, sandbox.kernel.scheduler.Start(make_engine, true, as));
 }
 
-}  // namespace
-
-int BootMain(int config_fd) {
-  auto read = ReadConfig(config_fd);
-  if (!read) {
-    (void)!write(2, read.error().message.c_str(), read.error().message.size());
-    return 1;
-  }
-  const BootConfig config = *std::move(read);
+[[noreturn]] void Boot(const BootConfig& config) {
   if (config.check_locks) Mutex::CheckOrder();
   (void)prctl(PR_SET_NAME, "skep-sentry");
-  close(config_fd);
   ConfigureLog(config.log_fd, config.log_format == "json" ? LogFormat::kJson : LogFormat::kText,
                config.debug ? LogLevel::kDebug : LogLevel::kWarning, "sentry");
   if (config.last_words_fd >= 0) {
@@ -445,6 +310,7 @@ int BootMain(int config_fd) {
   StartWorkers(*sandbox, config, *engines.group);
   if (config.stub_cgroup_fd >= 0) close(config.stub_cgroup_fd);
   if (config.engine_fd >= 0) close(config.engine_fd);
+  OrDie(config, sandbox->server->Listen());
   OrDie(config, jail::StayUndumped());
   const unsigned part = engines.kind == platform::EngineKind::kPtrace ? 1 : 0;
   OrDie(config,
@@ -458,12 +324,27 @@ int BootMain(int config_fd) {
   }
   if (restore) {
     OrDie(config, FinishRestore(*sandbox));
-    SendHostEvent(config, SentryEvent::Kind::kStarted, 0, platform::InfoOf(engines.kind).name);
+    sandbox->server->Tell(SentryEvent::Kind::kStarted, 0, platform::InfoOf(engines.kind).name);
   } else {
     const arena::ArenaScope arena_heap;
+    SKEP_LOG(kInfo, "guests run under {}, served by {} workers",
+             platform::InfoOf(engines.kind).name, sandbox->kernel.config.workers);
+    if (!WatchCaller(*sandbox)) Die(config, "cannot watch the command line's process");
     StartFirstProcess(*sandbox);
   }
-  ServeCommands(*sandbox, maps_fd);
+  sandbox->server->Serve(maps_fd);
+}
+
+}  // namespace
+
+int BootMain(int config_fd) {
+  const HostResult<BootConfig> config = ReadConfig(config_fd);
+  if (!config) {
+    (void)!write(2, config.error().message.c_str(), config.error().message.size());
+    return 1;
+  }
+  close(config_fd);
+  Boot(*config);
 }
 
 }  // namespace skep::boot

@@ -1,6 +1,7 @@
 #include "sentry/boot/checkpoint.h"
 
 #include <fmt/format.h>
+#include <algorithm>
 #include <array>
 #include <ctime>
 
@@ -157,10 +158,14 @@ HostResult<Sandbox*> RestoreSandbox(int fd, const BootConfig& config, OwnedFd go
   auto* sandbox = static_cast<Sandbox*>(arena::Root());
   arena::HostTable& table = arena::HostTable::Get();
   table.ResetNumbers(sandbox->highest_host_number);
-  for (int i = 0; i < 3; ++i) {
-    if (!sandbox->stdio[i]) continue;
+  const std::array<arena::HostFd, 3>& stdio = sandbox->stdio.fds;
+  for (size_t i = 0; i < stdio.size(); ++i) {
+    // Those of one description are one number.
+    if (!stdio[i] || std::find(stdio.begin(), stdio.begin() + i, stdio[i]) != stdio.begin() + i) {
+      continue;
+    }
     if (config.stdio_fds[i] < 0) return HostFail("a standard descriptor is missing");
-    table.Restore(sandbox->stdio[i], OwnedFd(config.stdio_fds[i]));
+    table.Restore(stdio[i], OwnedFd(config.stdio_fds[i]));
   }
   if (sandbox->strace) {
     if (config.strace_fd < 0) return HostFail("the descriptor of --strace is missing");

@@ -226,18 +226,18 @@ void VisitFields(Visitor& visitor, jail::Identity& identity) {
   visitor.Field("uid", identity.uid);
   visitor.Field("gid", identity.gid);
   visitor.Field("drop_groups", identity.drop_groups);
+  visitor.Field("outlives_parent", identity.outlives_parent);
 }
 
 template <class Visitor>
-void VisitFields(Visitor& visitor, BootConfig::Rlimit& rlimit) {
+void VisitFields(Visitor& visitor, ProcessConfig::Rlimit& rlimit) {
   visitor.Field("resource", rlimit.resource);
   visitor.Field("soft", rlimit.soft);
   visitor.Field("hard", rlimit.hard);
 }
 
 template <class Visitor>
-void VisitFields(Visitor& visitor, BootConfig& config) {
-  visitor.Field("id", config.id);
+void VisitFields(Visitor& visitor, ProcessConfig& config) {
   visitor.Field("argv", config.argv);
   visitor.Field("env", config.env);
   visitor.Field("exec_path", config.exec_path);
@@ -255,28 +255,43 @@ void VisitFields(Visitor& visitor, BootConfig& config) {
   visitor.Field("terminal_columns", config.terminal_columns);
   visitor.Objects("rlimits", config.rlimits);
   visitor.Field("oom_score_adj", config.oom_score_adj);
+  visitor.Field("stdio_fds", config.stdio_fds);
+  visitor.Field("stdio_owners", config.stdio_owners);
+  visitor.Field("stdio_description_of", config.stdio_description_of);
+  visitor.Field("stdio_inode_of", config.stdio_inode_of);
+  visitor.Field("stdio_names", config.stdio_names);
+}
+
+template <class Visitor>
+void VisitFields(Visitor& visitor, ContainerConfig& config) {
+  visitor.Field("id", config.id);
   visitor.Field("init_is_spared", config.init_is_spared);
   visitor.Field("hostname", config.hostname);
   visitor.Field("domainname", config.domainname);
   visitor.Objects("mounts", config.mounts);
   visitor.Field("masked_paths", config.masked_paths);
   visitor.Field("readonly_paths", config.readonly_paths);
+  visitor.Field("pids_limit", config.pids_limit);
+  visitor.Field("gofer_fd", config.gofer_fd);
+}
+
+template <class Visitor>
+void VisitFields(Visitor& visitor, SandboxConfig& config) {
   visitor.Field("platform", config.platform);
   visitor.Field("ptrace_poison", config.ptrace_poison);
   visitor.Field("move_tasks", config.move_tasks);
   visitor.Field("check_locks", config.check_locks);
   visitor.Field("workers", config.workers);
   visitor.Field("memory_limit", config.memory_limit);
-  visitor.Field("pids_limit", config.pids_limit);
   visitor.Field("stub_cgroup", config.stub_cgroup);
   visitor.Field("checkpoint_scan", config.checkpoint_scan);
   visitor.Field("restore_fd", config.restore_fd);
+  visitor.Field("listen_fd", config.listen_fd);
+  visitor.Field("lock_fd", config.lock_fd);
+  visitor.Field("kill_after_ms", config.kill_after_ms);
   visitor.Field("jail_self_test", config.jail_self_test);
   visitor.Object("identity", config.identity);
-  visitor.Field("stdio_owners", config.stdio_owners);
-  visitor.Field("gofer_fd", config.gofer_fd);
   visitor.Field("control_fd", config.control_fd);
-  visitor.Field("stdio_fds", config.stdio_fds);
   visitor.Field("log_fd", config.log_fd);
   visitor.Field("strace_fd", config.strace_fd);
   visitor.Field("crash", config.crash);
@@ -286,23 +301,35 @@ void VisitFields(Visitor& visitor, BootConfig& config) {
   visitor.Field("engine_fd", config.engine_fd);
   visitor.Field("log_format", config.log_format);
   visitor.Field("debug", config.debug);
+  visitor.Field("caller_stat_fd", config.caller_stat_fd);
+}
+
+template <class Visitor>
+void VisitFields(Visitor& visitor, BootConfig& config) {
+  VisitFields(visitor, static_cast<SandboxConfig&>(config));
+  VisitFields(visitor, static_cast<ContainerConfig&>(config));
+  VisitFields(visitor, static_cast<ProcessConfig&>(config));
 }
 
 }  // namespace
 
-std::string ToJson(const BootConfig& config) {
+namespace {
+
+template <class Config>
+std::string TextOf(const Config& config) {
   Writer writer;
-  VisitFields(writer, const_cast<BootConfig&>(config));
+  VisitFields(writer, const_cast<Config&>(config));
   return writer.Text();
 }
 
-HostResult<BootConfig> FromJson(const std::string& text) {
+template <class Config>
+HostResult<Config> ConfigOf(const std::string& text) {
   if (!JsonNestsAtMost(text, kJsonDepthMax)) {
     return HostFail("the sandbox's configuration nests too deep");
   }
   const Json json = Json::parse(text, nullptr, false);
   if (!json.is_object()) return HostFail("the sandbox's configuration is not a JSON object");
-  BootConfig config;
+  Config config;
   std::string error;
   Reader reader(json, error);
   VisitFields(reader, config);
@@ -310,6 +337,15 @@ HostResult<BootConfig> FromJson(const std::string& text) {
     return HostFail("the sandbox's configuration: '" + error + "' is missing or malformed");
   }
   return config;
+}
+
+}  // namespace
+
+std::string ToJson(const BootConfig& config) { return TextOf(config); }
+HostResult<BootConfig> FromJson(const std::string& text) { return ConfigOf<BootConfig>(text); }
+std::string ToJson(const ProcessConfig& config) { return TextOf(config); }
+HostResult<ProcessConfig> ProcessFromJson(const std::string& text) {
+  return ConfigOf<ProcessConfig>(text);
 }
 
 Result<void> SendEvent(int fd, const SentryEvent& event) {
@@ -330,7 +366,7 @@ std::optional<SentryEvent> ReceiveEvent(int fd) {
                                       iovec{text.data(), text.size()}};
   const Result<host::Received> received = host::RecvMsg(fd, parts, {}, 0);
   if (!received || received->size < sizeof header) return std::nullopt;
-  if (header.kind > static_cast<uint32_t>(SentryEvent::Kind::kCheckpointed)) return std::nullopt;
+  if (header.kind > static_cast<uint32_t>(SentryEvent::Kind::kTaken)) return std::nullopt;
   text.resize(received->size - sizeof header);
   return SentryEvent{static_cast<SentryEvent::Kind>(header.kind), header.status, std::move(text)};
 }
@@ -348,7 +384,7 @@ std::optional<CliCommand> ReceiveCommand(int fd, OwnedFd* file) {
   const Result<host::Received> received =
       host::RecvMsg(fd, std::span(&part, 1), std::span(file, file != nullptr ? 1 : 0), 0);
   if (!received || received->size != sizeof packet) return std::nullopt;
-  if (packet.kind > static_cast<uint32_t>(CliCommand::Kind::kCheckpoint)) return std::nullopt;
+  if (packet.kind > static_cast<uint32_t>(CliCommand::Kind::kSuspend)) return std::nullopt;
   return CliCommand{static_cast<CliCommand::Kind>(packet.kind), packet.value};
 }
 

@@ -20,7 +20,15 @@ namespace skep::boot {
 
 struct MountConfig {
   std::string destination;  // absolute in the guest; "/" for the first one
-  enum class Kind : uint8_t { kGofer, kTmpfs, kProc, kSysfs, kDevpts, kDev } kind = Kind::kGofer;
+  enum class Kind : uint8_t {
+    kGofer,
+    kTmpfs,
+    kProc,
+    kSysfs,
+    kDevpts,
+    kDev,
+    kMqueue,  // without queues: empty and read-only
+  } kind = Kind::kGofer;
   int attach = -1;            // kGofer: attach point of the gofer
   bool overlay = false;       // kGofer: writes go to memory
   bool shared_cache = false;  // kGofer: somebody else may change the tree
@@ -34,9 +42,8 @@ struct Capabilities {
   uint64_t effective = 0, permitted = 0, inheritable = 0, bounding = 0, ambient = 0;
 };
 
-struct BootConfig {
-  std::string id;
-  // The first process.
+// A process that somebody outside starts: a container's first one, or an exec session.
+struct ProcessConfig {
   std::vector<std::string> argv, env;
   std::string exec_path;  // what execve gets: found in PATH by the CLI, or argv[0] as it is
   std::string cwd = "/";
@@ -54,28 +61,51 @@ struct BootConfig {
   };
   std::vector<Rlimit> rlimits;
   int oom_score_adj = 0;
-  bool init_is_spared = true;  // it is a container's init (KernelConfig)
 
+  // Descriptors 0, 1 and 2 in the sentry's process; -1: closed.
+  int stdio_fds[3] = {-1, -1, -1};
+  // uid and gid of each, as the guest is to see them; empty: as the sentry sees them.
+  std::vector<uint32_t> stdio_owners;
+  // The first of them that shares its open file description, and the first one of the same file.
+  int stdio_description_of[3] = {0, 1, 2};
+  int stdio_inode_of[3] = {0, 1, 2};
+  // Their names where the guest may know them; "" for pipes, sockets and what it cannot see.
+  std::vector<std::string> stdio_names;
+};
+
+// What a container is to its sandbox.
+struct ContainerConfig {
+  std::string id;
   std::string hostname = "skep", domainname;
   std::vector<MountConfig> mounts;  // mounted in this order; the first is "/"
   std::vector<std::string> masked_paths, readonly_paths;
+  bool init_is_spared = true;  // it is a container's init (KernelConfig)
+  uint64_t pids_limit = 0;     // 0: none
+  int gofer_fd = -1;           // client socket of the gofer
+};
 
-  std::string platform = "auto";              // auto, ptrace, notify, kvm
-  bool ptrace_poison = false;                 // a test mode
-  bool move_tasks = false;                    // a test mode
-  bool check_locks = false;                   // another
-  int workers = 0;                            // 0: one for each allowed CPU
-  uint64_t memory_limit = 0, pids_limit = 0;  // 0: none
-  std::string stub_cgroup;                    // informative: what the memory limit is held with
-  bool checkpoint_scan = false;               // a test mode: a checkpoint looks for stray pointers
-  std::string crash;                          // a test hook: how the sentry fails (CrashForTest)
-  bool jail_self_test = false;                // a test hook: tries to break out, reports, exits
+// What holds for a sentry and all that is in it.
+struct SandboxConfig {
+  std::string platform = "auto";  // auto, ptrace, notify, kvm
+  bool ptrace_poison = false;     // a test mode
+  bool move_tasks = false;        // a test mode
+  bool check_locks = false;       // another
+  int workers = 0;                // 0: one for each allowed CPU
+  uint64_t memory_limit = 0;      // 0: none
+  std::string stub_cgroup;        // informative: what the memory limit is held with
+  bool checkpoint_scan = false;   // a test mode: a checkpoint looks for stray pointers
+  std::string crash;              // a test hook: how the sentry fails (CrashForTest)
+  bool jail_self_test = false;    // a test hook: tries to break out, reports, exits
 
   // Descriptors in the sentry's process; -1: none.
-  int gofer_fd = -1;  // client socket of the gofer
   int control_fd = -1;
+  // A listening socket: others may reach the sandbox, which belongs to nobody. -1: it ends with the
+  // control socket.
+  int listen_fd = -1;
+  // Holds the lock of the state directory; closed when the sandbox can be reached. -1: none.
+  int lock_fd = -1;
+  uint64_t kill_after_ms = 0;  // of a sandbox that listens: its init is killed then; 0: never
   int restore_fd = -1;  // the image of a sandbox that goes on; what is not a descriptor is in there
-  int stdio_fds[3] = {-1, -1, -1};
   int log_fd = -1;
   int strace_fd = -1;
   int last_words_fd = -1;  // where it says why it died (base/last_words.h)
@@ -83,15 +113,21 @@ struct BootConfig {
   // cgroup.procs of the stubs' own group, writable: the sentry moves each stub there. -1: none.
   int stub_cgroup_fd = -1;
   int engine_fd = -1;  // the device of the engine that was chosen (platform/engines.h)
+  // /proc/<pid>/stat of the CLI: guests stop while it is stopped. -1: it is nobody's.
+  int caller_stat_fd = -1;
   std::string log_format = "text";
   bool debug = false;
-  // Who the sentry is on the host; uid and gid of each of stdio_fds, as the guest sees them.
+  // Who the sentry is on the host.
   jail::Identity identity;
-  std::vector<uint32_t> stdio_owners;
 };
+
+// A sandbox with its first container and that container's first process.
+struct BootConfig : SandboxConfig, ContainerConfig, ProcessConfig {};
 
 std::string ToJson(const BootConfig& config);
 HostResult<BootConfig> FromJson(const std::string& text);
+std::string ToJson(const ProcessConfig& config);
+HostResult<ProcessConfig> ProcessFromJson(const std::string& text);
 
 // sentry -> CLI
 struct SentryEvent {
@@ -102,6 +138,8 @@ struct SentryEvent {
     kStopped,       // the first process stopped (status: the signal): the CLI stops itself too
     kLost,          // what the sandbox cannot do without is gone: text says what
     kCheckpointed,  // status 0: the image is complete and the sentry ends; else text says why not
+    kWantsInput,    // a guest reads the terminal, whose input is held (CliCommand::kContinue)
+    kTaken,         // a kSignal has been delivered; status: its number
   } kind = Kind::kFailed;
   int32_t status = 0;
   std::string text;
@@ -113,6 +151,8 @@ struct CliCommand {
     kWindow,      // value: rows << 16 | columns
     kContinue,    // the CLI was continued; value: 1 if the terminal is its own, 0 in the background
     kCheckpoint,  // with a descriptor: writes the sandbox to it and ends the sentry
+    kRelease,     // of a sandbox that listens: the status of its end was fetched
+    kSuspend,     // the CLI is about to stop, by this signal: so do the guest's processes
   } kind = Kind::kSignal;
   uint32_t value = 0;
 };

@@ -54,6 +54,7 @@ constexpr FilterRow kAllowed[] = {
     {SYS_epoll_pwait, "host descriptors that files wait for"},
     {SYS_epoll_ctl, "host descriptors that files wait for"},
     {SYS_eventfd2, "wake-ups of workers"},
+    {SYS_accept4, "clients of the control socket"},
     {SYS_recvmsg,
      "gofer replies, commands of the CLI",
      {IsWithAny(2, MSG_CMSG_CLOEXEC, MSG_DONTWAIT)}},

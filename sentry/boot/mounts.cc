@@ -102,6 +102,10 @@ class Mounter {
             *kernel.memory,
             fs::TmpFsOptions{
                 .dev_minor = NextMinor(), .max_bytes = SizeOf(config), .mode = config.mode}));
+      case Kind::kMqueue:
+        return Ref<vfs::FileSystem>(MakeRef<fs::TmpFs>(
+            *kernel.memory,
+            fs::TmpFsOptions{.dev_minor = NextMinor(), .mode = 01777, .type_name = "mqueue"}));
       case Kind::kDev: {
         Ref<vfs::FileSystem> dev = MakeRef<fs::TmpFs>(
             *kernel.memory,
@@ -186,17 +190,18 @@ class Mounter {
 
 }  // namespace
 
-Result<void> MountAll(const MountContext& context, kernel::Task& init) {
+Result<void> MountAll(const MountContext& context, kernel::Task& init, std::string* failed) {
   Mounter mounter(context, init);
   const auto told = [&](const char* what, const std::string& path, Result<void> result) {
-    if (!result) {
-      SKEP_LOG(kError, "cannot {} {}: {}", what, path, strerrorname_np(result.error().code()));
-    }
+    if (!result) *failed = fmt::format("cannot {} {}", what, path);
     return result;
   };
   bool first = true;
   for (const MountConfig& config : context.config.mounts) {
-    TRY(told("mount", config.destination, first ? mounter.Root(config) : mounter.Add(config)));
+    const bool of_host = config.kind == MountConfig::Kind::kGofer;
+    SKEP_LOG(kDebug, "mounts {} at {}", config.source, config.destination);
+    const std::string what = of_host ? fmt::format("mount {} at", config.source) : "mount";
+    TRY(told(what.c_str(), config.destination, first ? mounter.Root(config) : mounter.Add(config)));
     first = false;
   }
   for (const std::string& path : context.config.readonly_paths) {
@@ -206,7 +211,7 @@ Result<void> MountAll(const MountContext& context, kernel::Task& init) {
     TRY(told("mask", path, mounter.Mask(path)));
   vfs::Walker walker(init, *init.fs);
   auto cwd = walker.Resolve(context.config.cwd, {.directory = true});
-  TRY(told("enter working directory", context.config.cwd,
+  TRY(told("enter the working directory", context.config.cwd,
            cwd ? Result<void>() : Fail(cwd.error().code())));
   init.fs->SetCwd(*cwd);
   return {};

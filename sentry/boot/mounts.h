@@ -23,7 +23,7 @@ struct MountContext {
 };
 
 // On init's fiber: makes every file system, mounts it, and gives init its root and working
-// directory. What failed goes to the log by name.
-Result<void> MountAll(const MountContext& context, kernel::Task& init);
+// directory. `*failed` says what could not be done, in words of the configuration.
+Result<void> MountAll(const MountContext& context, kernel::Task& init, std::string* failed);
 
 }  // namespace skep::boot

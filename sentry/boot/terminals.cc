@@ -5,6 +5,11 @@
 #include "sentry/anon/tty_file.h"
 
 namespace skep::boot {
+namespace {
+
+constexpr uint32_t kTtyGroup = 5;  // who owns /dev/pts/N
+
+}  // namespace
 
 void SandboxTerminals::RegisterDevices(fs::DeviceTable& devices) {
   using Path = vfs::Path;
@@ -33,27 +38,51 @@ void SandboxTerminals::SetDevpts(Ref<fs::DevptsFs> devpts, vfs::Path root) {
   devpts_root_ = std::move(root);
 }
 
-Result<void> SandboxTerminals::StartConsole(arena::HostFd input, arena::HostFd output,
-                                            const winsize& size) {
+Result<SandboxTerminals::Console> SandboxTerminals::MakeConsole(arena::HostFd input,
+                                                                arena::HostFd output,
+                                                                const winsize& size, uint32_t uid,
+                                                                uint32_t gid) {
   auto terminal = MakeRef<anon::Terminal>(kernel_.terminals());
   terminal->SetWindow(size);
-  console_index_ = TRY(ptys_.AddTerminal(terminal, 0, 5));
-  console_ = TRY(anon::Console::Start(kernel_.scheduler, std::move(terminal), input, output));
-  return {};
+  Console made;
+  made.index = TRY(ptys_.AddTerminal(terminal, uid, gid));
+  made.console = TRY(anon::Console::Start(kernel_.scheduler, std::move(terminal), input, output));
+  return made;
 }
 
-Result<Ref<vfs::File>> SandboxTerminals::OpenConsole(vfs::Caller& caller) {
+Result<Ref<vfs::File>> SandboxTerminals::OpenConsole(vfs::Caller& caller, anon::Console& console,
+                                                     int index) {
   vfs::Path path;
-  if (auto found = PathOf(console_index_)) {
+  if (auto found = PathOf(index)) {
     path = *found;
   } else {
     path = kernel_.anon_fs->NewPath("console", S_IFCHR | 0600, caller.creds());
   }
-  return anon::OpenTerminal(caller, Ref<anon::Terminal>(&console_->terminal()), path, O_RDWR);
+  return anon::OpenTerminal(caller, Ref<anon::Terminal>(&console.terminal()), path, O_RDWR);
+}
+
+Result<void> SandboxTerminals::StartConsole(arena::HostFd input, arena::HostFd output,
+                                            const winsize& size) {
+  Console made = TRY(MakeConsole(input, output, size, 0, kTtyGroup));
+  console_ = std::move(made.console);
+  console_index_ = made.index;
+  return {};
+}
+
+Result<Ref<vfs::File>> SandboxTerminals::OpenConsole(vfs::Caller& caller) {
+  return OpenConsole(caller, *console_, console_index_);
+}
+
+void SandboxTerminals::StopConsole() {
+  if (console_) console_->Stop();
 }
 
 void SandboxTerminals::SetConsoleInput(anon::Console::Input input) {
   if (console_) console_->SetInput(input);
+}
+
+void SandboxTerminals::OnWantedConsoleInput(std::function<void()> wanted) {
+  if (console_) console_->OnWantedInput(std::move(wanted));
 }
 
 void SandboxTerminals::SetConsoleWindow(const winsize& size) {

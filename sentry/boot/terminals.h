@@ -24,7 +24,19 @@ class SandboxTerminals final : public anon::PtyDirectory {
   Result<void> StartConsole(arena::HostFd input, arena::HostFd output, const winsize& size);
   // An open end of it for the first process, which takes it as its controlling terminal.
   Result<Ref<vfs::File>> OpenConsole(vfs::Caller& caller);
+  // Another one, for an exec session.
+  struct Console {
+    Ref<anon::Console> console;
+    int index = -1;
+  };
+  Result<Console> MakeConsole(arena::HostFd input, arena::HostFd output, const winsize& size,
+                              uint32_t uid, uint32_t gid);
+  Result<Ref<vfs::File>> OpenConsole(vfs::Caller& caller, anon::Console& console, int index);
+  void RemoveConsole(int index) { ptys_.Remove(index); }
+  // The first one's user has gone for good.
+  void StopConsole();
   void SetConsoleInput(anon::Console::Input input);
+  void OnWantedConsoleInput(std::function<void()> wanted);
   void SetConsoleWindow(const winsize& size);
   void DrainConsole(sched::Deadline deadline);
   bool has_console() const { return static_cast<bool>(console_); }

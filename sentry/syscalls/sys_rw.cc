@@ -46,6 +46,10 @@ Result<int64_t> WriteStream(Task& task, vfs::File& file, IoSequence& from, bool 
 Result<int64_t> ReadAtPosition(Task& task, vfs::File& file, IoSequence& to, bool nonblocking) {
   if (!file.seekable()) return ReadStream(task, file, to, nonblocking);
   sched::SleepLockHold hold(file.position_lock());
+  if (file.position_is_hosts()) {
+    const size_t n = TRY(file.Read(task, to, vfs::File::kHostsPosition));
+    return static_cast<int64_t>(n);
+  }
   const size_t n = TRY(file.Read(task, to, file.position));
   file.position += n;
   return static_cast<int64_t>(n);
@@ -54,9 +58,9 @@ Result<int64_t> ReadAtPosition(Task& task, vfs::File& file, IoSequence& to, bool
 Result<int64_t> WriteAtPosition(Task& task, vfs::File& file, IoSequence& from, bool nonblocking) {
   if (!file.seekable()) return WriteStream(task, file, from, nonblocking);
   sched::SleepLockHold hold(file.position_lock());
-  uint64_t offset = file.position;
+  uint64_t offset = file.position_is_hosts() ? vfs::File::kHostsPosition : file.position;
   const size_t n = TRY(file.Write(task, from, &offset));
-  file.position = offset + n;
+  if (!file.position_is_hosts()) file.position = offset + n;
   return static_cast<int64_t>(n);
 }
 
@@ -209,8 +213,8 @@ Result<int64_t> CopyBetween(Task& task, vfs::File& in, Cursor& from, vfs::File& 
     const uint64_t wrote = put ? static_cast<uint64_t>(*put) : 0;
     // What was read but not written is given back, where the file can.
     if (wrote < n && from.at_position && in.seekable()) {
-      sched::SleepLockHold hold(in.position_lock());
-      in.position -= n - wrote;
+      const sched::SleepLockHold hold(in.position_lock());
+      (void)in.Seek(-static_cast<int64_t>(n - wrote), SEEK_CUR);
     }
     from.offset += wrote;
     to.offset += wrote;

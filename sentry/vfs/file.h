@@ -125,9 +125,13 @@ class File : public RefCounted<File> {
   sched::SleepLock& position_lock() RETURN_CAPABILITY(position_lock_) { return position_lock_; }
   uint64_t position GUARDED_BY(position_lock_) = 0;
   // A look without the lock, where Linux takes none either (fdinfo, l_whence of SEEK_CUR).
-  uint64_t PeekPosition() const NO_THREAD_SAFETY_ANALYSIS {
+  virtual uint64_t PeekPosition() const NO_THREAD_SAFETY_ANALYSIS {
     return __atomic_load_n(&position, __ATOMIC_RELAXED);
   }
+  // The position belongs to the host's description, which strangers move too. Read and Write at the
+  // position get kHostsPosition, and `position` means nothing.
+  static constexpr uint64_t kHostsPosition = ~uint64_t{0};
+  virtual bool position_is_hosts() const { return false; }
 
   // The opener's, for checks that Linux makes against file->f_cred.
   auth::CredentialsRef opener;

@@ -154,6 +154,16 @@ class UnderAShell(TerminalTest):
         self.type(b"fg\n")
         self.expect(rb"went on\r\n.*ready> ")
 
+    def test_a_background_job_that_reads_is_stopped(self):
+        self.type(f"{SKEP} do -- sh -c 'read line; echo got $line' &\n".encode())
+        time.sleep(1.5)
+        self.type(b"jobs\n")
+        self.expect(rb"Stopped.*ready> ")
+        self.type(b"fg\n")
+        time.sleep(0.5)
+        self.type(b"words\n")
+        self.expect(rb"got words\r\n.*ready> ")
+
     def test_errors_go_elsewhere(self):
         with tempfile.NamedTemporaryFile() as errors:
             self.do(f"sh -c 'tty; tty 0<&2; ls /not/there' 2> {errors.name}")

@@ -80,6 +80,10 @@ class Bundle:
                                 stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
                                 start_new_session=True)
 
+    def verb(self, *words):
+        return subprocess.run([self.skep, "--root", self.state, *words], capture_output=True,
+                              text=True, timeout=60, check=False)
+
     def run(self, *process_args, stdin="", timeout=60, **kwargs):
         """Runs to the end; an object with returncode, stdout, stderr and the pid it had."""
         if process_args:

@@ -315,7 +315,7 @@ class Refusals(OciTest):
 
     def test_hooks(self):
         self.config["hooks"] = {"createRuntime": [{"path": "/bin/true"}]}
-        self.refused("hooks")
+        self.refused("hooks.createRuntime")
 
     def test_seccomp(self):
         self.config["linux"]["seccomp"] = {"defaultAction": "SCMP_ACT_ERRNO"}
@@ -328,14 +328,13 @@ class Refusals(OciTest):
             "process.selinuxLabel": "x",
             "process.scheduler": {"policy": "SCHED_FIFO"},
             "process.ioPriority": {"class": "IOPRIO_CLASS_RT"},
-            "linux.sysctl": {"kernel.domainname": "x"},
             "linux.uidMappings": [{"containerID": 0, "hostID": 1000, "size": 1}],
             "linux.mountLabel": "x",
             "linux.intelRdt": {"closID": "x"},
             "linux.personality": {"domain": "LINUX32"},
             "linux.rootfsPropagation": "shared",
             "linux.cgroupsPath": "a:b:c",
-            "linux.resources.cpu": {"quota": 10000},
+            "linux.resources.cpu.quota": 10000,
             "linux.resources.blockIO": {"weight": 10},
             "linux.resources.memory.swap": 1 << 30,
             "linux.resources.unified": {"memory.high": "1"},
@@ -356,6 +355,73 @@ class Refusals(OciTest):
                 process = self.bundle.run()
                 self.assertIn(f"config.json: {field}: ", process.err)
                 self.assert_ends(process, 1, "")
+
+    def test_all_that_cannot_be_done_is_said_at_once(self):
+        self.config["hooks"] = {"prestart": [{"path": "/bin/true"}]}
+        self.config["linux"]["seccomp"] = {"defaultAction": "SCMP_ACT_ERRNO"}
+        self.config["linux"]["sysctl"] = {"kernel.domainname": "x",
+                                          "net.ipv4.ping_group_range": "0 0"}
+        self.config["linux"]["resources"] = {"cpu": {"shares": 512, "cpus": "0"}}
+        self.config["linux"]["devices"] = [{"path": "/dev/fuse", "type": "c"},
+                                           {"path": "/dev/null", "type": "c"}]
+        process = self.bundle.run("true")
+        for name in ("hooks.prestart", "linux.seccomp", "linux.sysctl.kernel.domainname",
+                     "linux.resources.cpu.shares", "linux.resources.cpu.cpus",
+                     "linux.devices[0].path"):
+            self.assertIn(f"{name}: ", process.err)
+        self.assertNotIn("ping_group_range", process.err)  # there is no network to ping
+        self.assertNotIn("devices[1]", process.err)
+        self.assertEqual(process.err.count("\n"), 1)
+        self.assert_ends(process, 1, "")
+
+    def test_a_config_of_runc_s_own(self):
+        """What `runc spec` of 1.1 writes, but for the terminal."""
+        none = ["nosuid", "noexec", "nodev"]
+        capabilities = ["CAP_AUDIT_WRITE", "CAP_KILL", "CAP_NET_BIND_SERVICE"]
+        self.bundle.config = {
+            "ociVersion": "1.0.2-dev",
+            "process": {
+                "terminal": False, "user": {"uid": 0, "gid": 0}, "args": ["sh"],
+                "env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+                        "TERM=xterm"],
+                "cwd": "/",
+                "capabilities": {kind: capabilities for kind in
+                                 ("bounding", "effective", "permitted", "ambient")},
+                "rlimits": [{"type": "RLIMIT_NOFILE", "hard": 1024, "soft": 1024}],
+                "noNewPrivileges": True},
+            "root": {"path": "rootfs", "readonly": True},
+            "hostname": "runc",
+            "mounts": [
+                {"destination": "/proc", "type": "proc", "source": "proc"},
+                {"destination": "/dev", "type": "tmpfs", "source": "tmpfs",
+                 "options": ["nosuid", "strictatime", "mode=755", "size=65536k"]},
+                {"destination": "/dev/pts", "type": "devpts", "source": "devpts",
+                 "options": ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620",
+                             "gid=5"]},
+                {"destination": "/dev/shm", "type": "tmpfs", "source": "shm",
+                 "options": none + ["mode=1777", "size=65536k"]},
+                {"destination": "/dev/mqueue", "type": "mqueue", "source": "mqueue",
+                 "options": none},
+                {"destination": "/sys", "type": "sysfs", "source": "sysfs",
+                 "options": none + ["ro"]},
+                {"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup",
+                 "options": none + ["relatime", "ro"]}],
+            "linux": {
+                "resources": {"devices": [{"allow": False, "access": "rwm"}]},
+                "namespaces": [{"type": kind} for kind in
+                               ("pid", "network", "ipc", "uts", "mount", "cgroup")],
+                "maskedPaths": ["/proc/acpi", "/proc/asound", "/proc/kcore", "/proc/keys",
+                                "/proc/latency_stats", "/proc/timer_list", "/proc/timer_stats",
+                                "/proc/sched_debug", "/sys/firmware", "/proc/scsi"],
+                "readonlyPaths": ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys",
+                                  "/proc/sysrq-trigger"]}}
+        log = os.path.join(self.bundle.top, "log")
+        script = "hostname; grep -c ' /dev/mqueue mqueue ro' /proc/mounts; ls /dev/mqueue"
+        process = self.sh(script, flags=["--log", log])
+        self.assertEqual(process.err, "")
+        self.assert_ends(process, 0, "runc\n1\n")
+        with open(log, encoding="utf-8") as file:
+            self.assertIn("message queues are not supported", file.read())
 
     def test_mount_type(self):
         self.config["mounts"].append({"destination": "/x", "type": "nfs", "source": "y"})
@@ -418,13 +484,21 @@ class State(OciTest):
         self.assertIn("not a container id", process.err)
         self.assert_ends(process, 1)
 
-    def test_killed_cli_takes_its_sandbox_along(self):
+    def test_a_killed_cli_harms_nobody(self):
         self.config["process"]["args"] = ["sleep", "1000"]
         self.config["linux"]["resources"] = {"memory": {"limit": 64 << 20}}
         process = self.bundle.start()
         self.read_state()
         process.kill()
-        process.communicate(timeout=30)
+        process.wait(timeout=30)
+        deadline = time.monotonic() + 20
+        listed = []
+        while listed != ["running"] and time.monotonic() < deadline:
+            text = self.bundle.verb("list", "--format", "json").stdout
+            listed = [entry["status"] for entry in json.loads(text)]
+        self.assertEqual(listed, ["running"])
+        self.assertEqual(self.bundle.verb("delete", "--force", "box").returncode, 0)
+        process.communicate(timeout=30)  # its streams are closed
         self.assertEqual(self.bundle.leftovers(process.pid), [])
         self.assert_ends(self.sh("echo again"), 0, "again\n")
 
@@ -437,6 +511,9 @@ class State(OciTest):
                     process = self.bundle.start()
                     time.sleep(delay)
                     process.send_signal(number)
+                    if number == signal.SIGKILL:
+                        process.wait(timeout=30)
+                        self.assertEqual(self.bundle.verb("delete", "--force", "box").stderr, "")
                     process.communicate(timeout=30)
                     self.assertEqual(self.bundle.leftovers(process.pid), [])
 
@@ -478,7 +555,7 @@ class OtherVerbs(OciTest):
                       ["do", "--nonesuch", "true"], ["help", "nonesuch"],
                       ["--workers", "x", "platforms"]):
             done = self.skep(*words)
-            self.assertEqual(done.returncode, 1, words)
+            self.assertEqual(done.returncode, 125 if words[:1] == ["do"] else 1, words)
             self.assertTrue(done.stderr.startswith("skep: "), (words, done.stderr))
 
 

@@ -24,8 +24,9 @@ Result<void> TmpQuota::ChargeInode() {
 TmpFs::TmpFs(mm::MemoryFile& memory, const TmpFsOptions& wanted)
     : FileSystem(wanted.dev_minor),
       memory_(memory),
+      type_name_(wanted.type_name),
       quota_(MakeRef<TmpQuota>(wanted.max_bytes, wanted.max_inodes)) {
-  source = "tmpfs";
+  source = wanted.type_name;
   const vfs::Inode::NewNode node{
       .mode = S_IFDIR | wanted.mode, .uid = wanted.uid, .gid = wanted.gid};
   (void)quota_->ChargeInode();

@@ -17,6 +17,7 @@ struct TmpFsOptions {
   uint64_t max_inodes = 0;  // nr_inodes=; 0: none
   uint32_t mode = 01777;    // of the root
   uint32_t uid = 0, gid = 0;
+  const char* type_name = "tmpfs";  // a constant; as /proc/mounts shows it
 };
 
 // Counts what a TmpFs uses. Outlives it: pages that a guest still maps are given back later.
@@ -46,7 +47,7 @@ class TmpFs final : public vfs::FileSystem {
   TmpFs(mm::MemoryFile& memory, const TmpFsOptions& wanted);
   ~TmpFs() override;
 
-  const char* type_name() const override { return "tmpfs"; }
+  const char* type_name() const override { return type_name_; }
   Result<vfs::StatFs> GetStatFs() override;
   Ref<vfs::Inode> RootInode() override;
 
@@ -59,6 +60,7 @@ class TmpFs final : public vfs::FileSystem {
 
  private:
   mm::MemoryFile& memory_;
+  const char* const type_name_;
   const Ref<TmpQuota> quota_;
   std::atomic<uint64_t> last_ino_{0};
   Ref<TmpInode> root_;

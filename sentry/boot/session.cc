@@ -1,0 +1,139 @@
+#include "sentry/boot/session.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/stat.h>
+#include <cstring>
+
+#include "sentry/boot/credentials.h"
+#include "sentry/boot/sandbox.h"
+#include "sentry/kernel/clone.h"
+#include "sentry/loader/elf.h"
+#include "sentry/vfs/walk.h"
+
+namespace skep::boot {
+namespace {
+
+constexpr uint64_t kDrainNs = 1'000'000'000;
+
+std::string ErrorName(int error) {
+  const char* known = strerrordesc_np(error);
+  return known != nullptr ? known : fmt::format("error {}", error);
+}
+
+std::string_view PathVariable(const std::vector<std::string>& env) {
+  for (const std::string& entry : env) {
+    if (entry.starts_with("PATH=")) return std::string_view(entry).substr(5);
+  }
+  return "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+}
+
+// As execvp(3): what is found first and may be executed.
+Result<std::string> FindProgram(kernel::Task& task, const ProcessConfig& process) {
+  const std::string& name = process.argv[0];
+  if (name.find('/') != std::string::npos) return name;
+  int error = ENOENT;
+  std::string_view path = PathVariable(process.env);
+  for (;;) {
+    const size_t end = std::min(path.find(':'), path.size());
+    const std::string_view directory = path.substr(0, end);
+    std::string candidate = directory.empty() ? "./" + name : fmt::format("{}/{}", directory, name);
+    vfs::Walker walker(task, *task.fs);
+    const Result<vfs::Path> found = walker.Resolve(candidate, {});
+    if (found && found->inode() != nullptr && !found->inode()->IsDir()) {
+      if (loader::OpenExecutable(walker, *found)) return candidate;
+      error = EACCES;
+    }
+    if (end == path.size()) return Fail(error);
+    path.remove_prefix(end + 1);
+  }
+}
+
+Result<Ref<vfs::File>> OpenTerminal(Sandbox& sandbox, kernel::Task& task, ExecSession& session) {
+  const ProcessConfig& process = session.process;
+  winsize size{};
+  size.ws_row = process.terminal_rows;
+  size.ws_col = process.terminal_columns;
+  SandboxTerminals::Console made = TRY(sandbox.terminals.MakeConsole(
+      session.stdio.fds[0], session.stdio.fds[1], size, process.uid, process.gid));
+  session.console = std::move(made.console);
+  session.console_index = made.index;
+  return sandbox.terminals.OpenConsole(task, *session.console, session.console_index);
+}
+
+Result<void> Prepare(Sandbox& sandbox, kernel::Task& task, ExecSession& session) {
+  const ProcessConfig& process = session.process;
+  const vfs::Path root = sandbox.mounts->root();
+  {
+    auto fs = MakeRef<vfs::FsContext>(sandbox.mounts, root, root, process.umask);
+    kernel::TasksLock lock(sandbox.kernel);
+    task.fs.Set(std::move(fs));
+  }
+  vfs::Walker walker(task, *task.fs);
+  const Result<vfs::Path> cwd = walker.Resolve(process.cwd, {.directory = true});
+  if (!cwd) {
+    session.failure = fmt::format("cannot enter the working directory {}: {}", process.cwd,
+                                  ErrorName(cwd.error().code()));
+    ReleaseStdio(session.stdio);
+    return Fail(cwd.error().code());
+  }
+  task.fs->SetCwd(*cwd);
+  Ref<vfs::File> console;
+  if (process.terminal) console = TRY(OpenTerminal(sandbox, task, session));
+  return OpenStdio(task, process, session.stdio, std::move(console));
+}
+
+// Waits for its end on a fiber of its own.
+Result<void> Watch(Sandbox& sandbox, Ref<ExecSession> session, Ref<kernel::StartedProcess> started,
+                   SessionEvents& events) {
+  TRY(sched::Fiber::Spawn(
+      sandbox.kernel.scheduler.worker(0),
+      [&sandbox, session = std::move(session), started = std::move(started), &events] {
+        sched::WaitUntil(started->changes(), sched::kAllEvents, std::nullopt,
+                         sched::Sleep::kUninterruptible, [&] { return started->exited(); });
+        if (session->console) {
+          session->console->Drain(sandbox.kernel.scheduler.clock().MonotonicNs() + kDrainNs);
+          session->console->Stop();
+          sandbox.terminals.RemoveConsole(session->console_index);
+        }
+        {
+          kernel::TasksLock lock(sandbox.kernel);
+          sandbox.container->Forget(*started);
+        }
+        events.Ended(*session, started->status());
+        // Here, where a file may wait for its end.
+        session->console = {};
+        session->stdio.files = {};
+      }));
+  return {};
+}
+
+}  // namespace
+
+Result<void> StartSession(Sandbox& sandbox, Ref<ExecSession> session, SessionEvents& events) {
+  kernel::ProcessRequest request;
+  request.credentials = CredentialsOf(session->process);
+  request.limits = LimitsOf(session->process);
+  request.argv = session->process.argv;
+  request.envp = session->process.env;
+  request.oom_score_adj = session->process.oom_score_adj;
+  request.prepare = [&sandbox, session](kernel::Task& task) {
+    return Prepare(sandbox, task, *session);
+  };
+  request.find = [session](kernel::Task& task) { return FindProgram(task, session->process); };
+  request.started = [session, &events](int error, bool in_prepare) {
+    if (error != 0 && session->failure.empty()) {
+      session->failure =
+          fmt::format("cannot {} {}: {}", in_prepare ? "set up the files of" : "execute",
+                      session->process.argv[0], ErrorName(error));
+    }
+    // The errno of execve is for the exit code; another one says nothing of the program.
+    events.Started(*session, in_prepare && error != 0 ? ECANCELED : error);
+  };
+  Ref<kernel::StartedProcess> started =
+      TRY(sandbox.container->StartExec(session->id, std::move(request)));
+  session->started = started;
+  return Watch(sandbox, std::move(session), std::move(started), events);
+}
+
+}  // namespace skep::boot
