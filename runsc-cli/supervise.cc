@@ -157,7 +157,7 @@ std::optional<Ending> Supervisor::TakeEvent() {
       return Ending{Ending::Kind::kNotStarted, CodeOfFailedStart(event->status)};
     case SentryEvent::Kind::kLost:
       raw_.Restore();
-      (void)sandbox_.sentry.Wait();
+      (void)sandbox_.Wait();
       reporter_.Error(event->text);
       return Ending{Ending::Kind::kLost, 1};
     case SentryEvent::Kind::kExited:
