@@ -79,25 +79,8 @@ std::vector<OptionRow> AttachRows(AttachOptions& o) {
   };
 }
 
-VerbRow DoVerb(DoOptions& o) {
-  std::vector<OptionRow> rows = {
-      {"name", 'n', "ID",
-       "the sandbox can be reached by this name (exec, kill, wait, list) and "
-       "outlives this command",
-       &o.name},
-      {"rootfs", 0, "DIR", "directory that becomes the root, in place of this machine's",
-       &o.rootfs},
-      {"cwd", 'w', "DIR", "directory inside to start in (the current one; with --rootfs: /)",
-       &o.cwd},
-      {"env", 'e', "NAME=VALUE", "added to the environment; may be repeated", &o.env},
-      {"user", 'u', "USER[:GROUP]", "whom to run as; numbers, or names of this machine", &o.user},
-      {"volume", 'v', "HOST:GUEST[:ro]",
-       "a directory or file of the host, shown at GUEST and "
-       "written through; may be repeated",
-       &o.volumes},
-      {"memory", 'm', "SIZE", "memory limit (512m, 2g)", &o.memory},
-      {"pids", 0, "N", "most processes and threads", &o.pids, {}, 1, 4194304},
-      {"hostname", 0, "NAME", "host name inside, up to 64 bytes", &o.hostname},
+std::vector<OptionRow> TestRowsOfDo(DoOptions& o) {
+  return {
       {"jail-self-test",
        0,
        "",
@@ -136,6 +119,29 @@ VerbRow DoVerb(DoOptions& o) {
        kTest},
       {"image", 0, "FILE", "for --checkpoint-after", &o.image, {}, 0, 0, kTest},
   };
+}
+
+VerbRow DoVerb(DoOptions& o) {
+  std::vector<OptionRow> rows = {
+      {"name", 'n', "ID",
+       "the sandbox can be reached by this name (exec, kill, wait, list) and "
+       "outlives this command",
+       &o.name},
+      {"rootfs", 0, "DIR", "directory that becomes the root, in place of this machine's",
+       &o.rootfs},
+      {"cwd", 'w', "DIR", "directory inside to start in (the current one; with --rootfs: /)",
+       &o.cwd},
+      {"env", 'e', "NAME=VALUE", "added to the environment; may be repeated", &o.env},
+      {"user", 'u', "USER[:GROUP]", "whom to run as; numbers, or names of this machine", &o.user},
+      {"volume", 'v', "HOST:GUEST[:ro]",
+       "a directory or file of the host, shown at GUEST and "
+       "written through; may be repeated",
+       &o.volumes},
+      {"memory", 'm', "SIZE", "memory limit (512m, 2g)", &o.memory},
+      {"pids", 0, "N", "most processes and threads", &o.pids, {}, 1, 4194304},
+      {"hostname", 0, "NAME", "host name inside, up to 64 bytes", &o.hostname},
+  };
+  for (OptionRow& row : TestRowsOfDo(o)) rows.push_back(std::move(row));
   for (OptionRow& row : AttachRows(o.attach)) rows.push_back(std::move(row));
   return {
       "do",

@@ -32,7 +32,7 @@ struct SandboxPlan {
   // cgroup.procs of the sandbox's groups (SandboxCgroup): for stubs; for sentry and gofer.
   OwnedFd stub_cgroup, kernel_cgroup;
   OwnedFd engine_device;  // platform::OpenDeviceFor
-  OwnedFd filter_use;  // a test mode: where use of the filters' rows is counted
+  OwnedFd filter_use;     // a test mode: where use of the filters' rows is counted
   // Of this process: what becomes the guest's 0, 1 and 2: each itself, one above 2, or -1 for one
   // that is closed.
   std::array<int, 3> stdio = {0, 1, 2};

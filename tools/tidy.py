@@ -330,8 +330,9 @@ def check_guards(path, lines, report):
             continue
         name = re.escape(match.group(1))
         if not re.search(r"(?:GUARDED_BY|REQUIRES)\((?:\w+(?:\.|->))*%s\)" % name, text):
-            report.add(path, number, f"{match.group(1)} guards nothing: write GUARDED_BY at what it "
-                                     "guards, or // tidy: allow(guards) and what it is for")
+            report.add(path, number,
+                       f"{match.group(1)} guards nothing: write GUARDED_BY at what it guards, or "
+                       "// tidy: allow(guards) and what it is for")
 
 
 # --- documents and files --------------------------------------------------------------------------

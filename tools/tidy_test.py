@@ -280,7 +280,8 @@ class Guards(TidyTest):
         self.accepts("base/a_test.cc", unguarded)
         self.accepts("base/a.cc", unguarded.replace("a_;", "a_ GUARDED_BY(mutex_);"))
         self.accepts("base/a.cc", unguarded.replace("a_;", "F() REQUIRES(mutex_);"))
-        self.rejects("base/a.cc", unguarded.replace("a_;", "a_ GUARDED_BY(other_);"), "guards nothing")
+        other = unguarded.replace("a_;", "a_ GUARDED_BY(other_);")
+        self.rejects("base/a.cc", other, "guards nothing")
         self.accepts("base/a.cc", unguarded.replace(
             "  Mutex", "  // tidy: allow(guards) orders writers of a host file\n  Mutex"))
 

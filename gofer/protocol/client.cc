@@ -10,8 +10,7 @@ namespace {
 template <class T, class WriteBody, class Decode>
 class CallOf final : public Call {
  public:
-  CallOf(Op what, WriteBody& write, Decode& decode)
-      : Call(what), write_(write), decode_(decode) {}
+  CallOf(Op what, WriteBody& write, Decode& decode) : Call(what), write_(write), decode_(decode) {}
   void Write(Writer& out) const override { write_(out); }
   Result<void> Parse(Reply& reply) override {
     Result<T> decoded = decode_(reply);

@@ -55,6 +55,7 @@ class MemfdInode final : public vfs::Inode {
   }
 
   const Ref<mm::FilePages> pages;
+  // tidy: allow(guards) the order of writes, seals and sizes (i_rwsem)
   sched::SleepLock io_lock{LockRank::kInodeIo};
   std::atomic<uint32_t> seals;  // changes under io_lock
 

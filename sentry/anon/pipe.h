@@ -80,6 +80,7 @@ class Pipe final : public RefCountedAny {
   // Written under lock_ (ends: under ends_mutex_), read by anybody.
   std::atomic<uint32_t> used_slots_{0}, slot_count_{kDefaultPipeSlots};
   std::atomic<uint64_t> bytes_{0};
+  // tidy: allow(guards) makes the counts below change together with the ends' being told
   Mutex ends_mutex_{LockRank::kFile};
   std::atomic<uint32_t> readers_{0}, writers_{0};
   std::atomic<uint32_t> reader_count_ever_{0}, writer_count_ever_{0};

@@ -35,6 +35,8 @@ constexpr FilterRow kAllowed[] = {
     {SYS_pwritev, "donated files from guest pages"},
     {SYS_preadv2, "stdio that must not block", {Is(5, RWF_NOWAIT)}},
     {SYS_pwritev2, "stdio that must not block", {Is(5, RWF_NOWAIT)}},
+    {SYS_pwritev2, "stdio files, at their own position", {Is(5, 0)}},
+    {SYS_pwritev2, "stdio files that the guest appends to", {Is(5, RWF_APPEND)}},
     {SYS_lseek, "position of stdio files; holes of donated files"},
     {SYS_fstat, "size of donated files, memory in use"},
     {SYS_newfstatat, "fstat as libc spells it (empty path)", {With(3, AT_EMPTY_PATH)}},

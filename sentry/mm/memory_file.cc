@@ -592,8 +592,7 @@ uint64_t MemoryFile::ResidentBytes(Range offsets) const {
       });
       if (!found.empty()) state_->NoteResident(found, punches);
     }
-    bytes += known.size();
-    at = known.empty() ? offsets.end : known.end;
+    bytes += known.size(), at = known.empty() ? offsets.end : known.end;
   }
   return bytes;
 }

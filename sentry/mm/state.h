@@ -207,7 +207,9 @@ struct MemoryManager::State {
   MemoryManager& mm;
   MemoryFile& memory;
 
+  // tidy: allow(guards) a change of the tree takes both, a look either: no annotation says that
   sched::SleepLock mmap_lock{LockRank::kMmap};
+  // tidy: allow(guards) as mmap_lock
   Mutex vmas_lock{LockRank::kVmas};
 
   // -- changed under both locks --

@@ -114,6 +114,7 @@ class UnixEndpoint final : public RefCountedAny {
 
   UnixNamespace& space_;
   const int type_;
+  // tidy: allow(guards) one reader of a stream at a time, over its copies to the guest
   sched::SleepLock read_lock_{LockRank::kInodeIo};
   sched::WaitQueue waiters_;
   std::atomic<int> send_buffer_{kDefaultBuffer};

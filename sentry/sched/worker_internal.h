@@ -175,7 +175,7 @@ struct WorkerHost {
   int turns_since_late = 0;
   uint64_t turn_started = 0;       // ticks
   uint64_t watches_looked_at = 0;  // ticks
-  uint64_t next_late_ns = 0;  // host's monotonic clock
+  uint64_t next_late_ns = 0;       // host's monotonic clock
   // Ticks; 0: it has not more than one thing to do. Its thread writes it.
   std::atomic<uint64_t> crowded_since{0};
   uint32_t stops_since_test_move = 0;

@@ -13,8 +13,10 @@ namespace {
 
 const auto* const kArena = ::testing::AddGlobalTestEnvironment(new arena::ArenaTestEnvironment);
 
+struct TestProcess final : ProcessId {};
+
 RecordLock Lock(LockType type, uint64_t start, uint64_t end) {
-  return {.type = type, .start = start, .end = end, .pid = 7};
+  return {.type = type, .start = start, .end = end, .process = {}};
 }
 
 class LocksTest : public ::testing::Test {
@@ -61,11 +63,14 @@ TEST_F(LocksTest, ConflictsBetweenOwners) {
   EXPECT_EQ(Set(a, LockType::kRead, 0, 9), 0);
   EXPECT_EQ(Set(b, LockType::kRead, 5, 15), 0);
   EXPECT_EQ(Set(b, LockType::kWrite, 5, 15), EAGAIN);
-  EXPECT_EQ(Set(b, LockType::kWrite, 10, 15), 0);
+  const auto process = MakeRef<TestProcess>();
+  RecordLock held = Lock(LockType::kWrite, 10, 15);
+  held.process = process;
+  ASSERT_TRUE(locks.SetRecord(b, held, LockWait::kNo).has_value());
   const std::optional<RecordLock> found = locks.TestRecord(a, Lock(LockType::kRead, 0, 100));
   ASSERT_TRUE(found.has_value());
   EXPECT_EQ(found->start, 10u);
-  EXPECT_EQ(found->pid, 7);
+  EXPECT_EQ(found->process.get(), process.get());
   EXPECT_FALSE(locks.TestRecord(b, Lock(LockType::kRead, 0, 100)).has_value());
   locks.ReleaseRecords(b.key());
   EXPECT_EQ(Shape(), "r0-9");

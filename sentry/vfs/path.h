@@ -128,7 +128,9 @@ class Inode : public RefCounted<Inode> {
   FileSystem& fs_;
   const uint64_t ino_;
   const uint32_t type_;
+  // tidy: allow(guards) the names in a directory, whose file system says where they are
   sched::SleepLock directory_lock_{LockRank::kDirectory};
+  // tidy: allow(guards) what each file system's inode keeps
   mutable Mutex mutex_{LockRank::kInode};
   std::atomic<FileLocks*> locks_{nullptr};
   std::atomic<int> writers_{0};  // < 0: that many deny writing
@@ -219,6 +221,7 @@ class FileSystem : public RefCounted<FileSystem> {
 
  private:
   const uint32_t dev_minor_;
+  // tidy: allow(guards) renames of directories, one at a time (s_vfs_rename_mutex)
   sched::SleepLock rename_lock_{LockRank::kRename};
   std::unique_ptr<DentryCache> cache_;
 };

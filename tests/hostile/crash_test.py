@@ -27,7 +27,7 @@ def main():
             run = subprocess.run([options.skep, f"--platform={engine}", "do", "--crash", how, "--",
                                   "sleep", "20"],
                                  capture_output=True, text=True, timeout=60, check=False)
-            if run.returncode != 1 or not re.search(wanted, run.stderr):
+            if run.returncode != 125 or not re.search(wanted, run.stderr):
                 sys.exit(f"FAILED: {how} with {engine}: exit code {run.returncode}\n{run.stderr}")
             if "a test makes the sentry fail" not in run.stderr:
                 sys.exit(f"FAILED: {how} with {engine}: no lines of the log\n{run.stderr}")

@@ -95,7 +95,8 @@ def main():
     opened = [count for count, _ in answers]
     # The attack had a target: it met a limit, which is not RLIMIT_NOFILE of one process.
     judge("the attack runs into a limit", any(why for _, why in answers), answers)
-    judge("and is told so", all(why in (0, errno.ENFILE, errno.EMFILE) for _, why in answers), answers)
+    known = (0, errno.ENFILE, errno.EMFILE)
+    judge("and is told so", all(why in known for _, why in answers), answers)
     judge("the first one opens some", opened[0] > 10, answers)
     judge("another user opens meanwhile", run_as(1234, open_files_of_ones_own) == 0)
     judge("root opens meanwhile", run_as(0, open_files_of_ones_own) == 0)
@@ -127,7 +128,8 @@ def lower_limit():
 
 
 def attack(skep, engine, volume):
-    command = [skep, f"--platform={engine}", "--workers=2", "do", "--volume", f"{volume}:/vol", "--",
+    command = [skep, f"--platform={engine}", "--workers=2", "do",
+               "--volume", f"{volume}:/vol", "--",
                "/usr/bin/python3", "-c", GUEST, str(FILES)]
     run = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False,
                          stdin=subprocess.DEVNULL, preexec_fn=lower_limit)

@@ -169,10 +169,12 @@ def role(pid):
 
 def dead_gofer(options):
     """The sandbox ends, with a message, whatever its guests do meanwhile."""
-    for command in ("sleep 60", "while :; do :; done", "while cat /etc/passwd > /dev/null; do :; done"):
-        with subprocess.Popen([options.skep, f"--platform={options.engine}", "do", "--", "/bin/bash",
-                               "-c", f"echo up; {command}"], stdout=subprocess.PIPE,
-                              stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True) as sandbox:
+    for command in ("sleep 60", "while :; do :; done",
+                    "while cat /etc/passwd > /dev/null; do :; done"):
+        words = [options.skep, f"--platform={options.engine}", "do", "--", "/bin/bash", "-c",
+                 f"echo up; {command}"]
+        with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                              stdin=subprocess.DEVNULL, text=True) as sandbox:
             sandbox.stdout.readline()
             family = descendants(sandbox.pid)
             gofers = [pid for pid in family if role(pid) == "gofer"]

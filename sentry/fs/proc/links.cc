@@ -100,7 +100,10 @@ class NsLink final : public OfSubject<PseudoInode> {
   NsLink(const Subject& subject, ProcFs& fs, uint64_t ino, const NsKind& kind)
       : OfSubject(subject, fs, ino, uint32_t{S_IFLNK | 0777}), kind_(kind) {}
 
-  Result<std::string> ReadLink(vfs::Caller& caller) override { return Text(TRY(Number(caller))); }
+  Result<std::string> ReadLink(vfs::Caller& caller) override {
+    const uint64_t number = TRY(Number(caller));
+    return Text(number);
+  }
 
   Result<std::optional<vfs::Path>> FollowMagic(vfs::Caller& caller) override {
     const uint64_t number = TRY(Number(caller));
