@@ -122,7 +122,7 @@ TEST(OciConfig, WhatItCannotDoIsRefusedByName) {
       {Config(R"(, "selinuxLabel": "x")"), "process.selinuxLabel"},
       {Config(R"(, "ioPriority": {"class": "IOPRIO_CLASS_IDLE"})"), "process.ioPriority"},
       {Config("", R"(, "seccomp": {"defaultAction": "SCMP_ACT_ALLOW"})"), "linux.seccomp"},
-      {Config("", R"(, "sysctl": {"net.core.somaxconn": "1"})"), "linux.sysctl"},
+      {Config("", R"(, "sysctl": {"kernel.shmmax": "1"})"), "linux.sysctl.kernel.shmmax"},
       {Config("", R"(, "uidMappings": [{"containerID": 0, "hostID": 1, "size": 1}])"),
        "linux.uidMappings"},
       {Config("", R"(, "devices": [{"path": "/dev/fuse", "type": "c"}])"), "linux.devices[0].path"},
