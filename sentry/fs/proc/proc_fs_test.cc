@@ -172,15 +172,17 @@ TEST_F(ProcTest, RootHasFixedFilesAndProcesses) {
 }
 
 TEST_F(ProcTest, ADirectoryGoesWithItsProcess) {
-  const Ref<vfs::File> open = Open("/7/comm", *init).value();
-  EXPECT_EQ(Read("/7/comm"), "a (name)\n");
+  Remove(*other);
+  other = NewProcess(400, 1000);  // numbers below 300 are not handed out again
+  const Ref<vfs::File> open = Open("/400/comm", *init).value();
+  EXPECT_EQ(Read("/400/comm"), "a (name)\n");
   const Ref<kernel::Task> gone = other;
   Remove(*other);
-  EXPECT_EQ(CodeOf(TryRead("/7/comm", *init)), ENOENT);
+  EXPECT_EQ(CodeOf(TryRead("/400/comm", *init)), ENOENT);
   EXPECT_EQ(CodeOf(vfs::TryRead(*init, *open, 99)), ESRCH);
-  other = NewProcess(7, 1000);
+  other = NewProcess(400, 1000);
   other->group->start_ns += 1;  // a later process with its number
-  EXPECT_EQ(Read("/7/comm"), "a (name)\n");
+  EXPECT_EQ(Read("/400/comm"), "a (name)\n");
   EXPECT_EQ(CodeOf(vfs::TryRead(*init, *open, 99)), ESRCH);
 }
 
