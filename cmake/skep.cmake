@@ -45,7 +45,8 @@ add_custom_target(unit_tests)  # all programs of unit tests
 # Unit tests are not measured: -O1 compiles sooner.
 add_library(skep_unit_flags INTERFACE)
 target_link_libraries(skep_unit_flags INTERFACE skep_flags)
-target_compile_options(skep_unit_flags INTERFACE -O1 -Wno-frame-larger-than)
+target_compile_options(skep_unit_flags INTERFACE -O1 -Wno-frame-larger-than
+  $<$<CXX_COMPILER_ID:GNU>:-Wno-maybe-uninitialized>)  # as in Debug, above
 
 # skep_precompiled(NAME FLAGS HEADER ...): headers that are compiled once for all targets that say
 # REUSE_FROM NAME and have FLAGS' options.

