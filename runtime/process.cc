@@ -115,6 +115,9 @@ std::string WhyNotCloned(const ChildPlan& plan, int error) {
         "kernel.unprivileged_userns_clone=1, kernel.apparmor_restrict_unprivileged_userns=0; in a "
         "container, its seccomp profile)";
   }
+  if (error == EINVAL || error == EPERM) {
+    why += "; where this runs in a container or in skep itself, that does not allow it";
+  }
   return why;
 }
 
