@@ -87,7 +87,8 @@ void ControlServer::Serve(int maps_fd) {
     std::vector<pollfd> fds;
     fds.push_back({owned ? config.control_fd : -1, POLLIN, 0});
     fds.push_back({listens() ? arena::HostTable::Get().Get(listener_) : -1, POLLIN, 0});
-    fds.push_back({sandbox_.gofer ? sandbox_.gofer.hangup_fd() : -1, 0, 0});
+    // A container that has ended needs no files: its status can still be asked for.
+    fds.push_back({sandbox_.gofer && !HasEnded() ? sandbox_.gofer.hangup_fd() : -1, 0, 0});
     for (const Ref<ControlClient>& client : clients_) {
       fds.push_back({arena::HostTable::Get().Get(client->socket), POLLIN, 0});
     }
@@ -237,6 +238,11 @@ void ControlServer::Answer(ControlClient& client, uint64_t id, const Reply& repl
 void ControlServer::AnswerLocked(ControlClient& client, uint64_t id, const Reply& reply) {
   if (client.gone) return;
   (void)SendReply(arena::HostTable::Get().Get(client.socket), id, reply);
+}
+
+bool ControlServer::HasEnded() {
+  MutexLock lock(mutex_);
+  return ended_;
 }
 
 bool ControlServer::IsContainer(const std::string& id) const { return id == sandbox_.config.id; }

@@ -66,6 +66,7 @@ class ControlServer final : public SessionEvents {
   void Do(Ref<ControlClient> client, Packet<Request>& packet, ReleaseRequest& request);
   void Do(Ref<ControlClient> client, Packet<Request>& packet, EndRequest& request);
 
+  bool HasEnded() EXCLUDES(mutex_);
   bool IsContainer(const std::string& id) const;
   Ref<ExecSession> Find(const std::string& exec) REQUIRES(mutex_);
   Reply MakeSession(Ref<ControlClient> client, Packet<Request>& packet, ExecRequest& request);

@@ -70,10 +70,10 @@ ticks = []
 signal.signal(signal.SIGALRM, lambda *_: ticks.append(1))
 signal.setitimer(signal.ITIMER_REAL, 0.01, 0.01)
 start = time.monotonic()
-while time.monotonic() - start < 0.5:
+while len(ticks) < 10 and time.monotonic() - start < 20:
     pass
 signal.setitimer(signal.ITIMER_REAL, 0)
-judge("signals go on", len(ticks) > 20, len(ticks))
+judge("signals go on", len(ticks) >= 10, (len(ticks), time.monotonic() - start))
 start = time.monotonic()
 texts = [read(f"/vol/{i}") for i in range(100)]
 judge("other files of the host are read", texts == ["x"] * 100)
