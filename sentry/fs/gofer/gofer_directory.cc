@@ -129,12 +129,14 @@ size_t GoferInode::ForgetChildren() {
   return count;
 }
 
-// Takes note of what a walk from here found.
-void GoferInode::Remember(std::span<const std::string_view> names, gofer::Walked& walked) {
-  Ref<GoferInode> at(this);
+// Takes note of what a walk from here found; what the first name stands for, or null.
+Ref<GoferInode> GoferInode::Remember(std::span<const std::string_view> names,
+                                     gofer::Walked& walked) {
+  Ref<GoferInode> at(this), first;
   for (size_t i = 0; i < walked.nodes.size() && i < names.size(); i++) {
     Ref<GoferInode> next = gofer_fs_.Intern(walked.nodes[i]);
     at->SetChild(names[i], next, false);
+    if (i == 0) first = next;
     at = std::move(next);
   }
   if (walked.stop == gofer::WalkStop::kSymlink) at->SetTarget(walked.target);
@@ -143,6 +145,7 @@ void GoferInode::Remember(std::span<const std::string_view> names, gofer::Walked
     at->SetChild(names[reached], {}, false);
   }
   if (walked.file && at->type() == S_IFREG) at->KeepReadFd(std::move(walked.file));
+  return first;
 }
 
 void GoferInode::PrefetchWalk(std::span<const std::string_view> names, LastName last) {
@@ -152,7 +155,7 @@ void GoferInode::PrefetchWalk(std::span<const std::string_view> names, LastName 
   if (!IsDir() || !worthwhile || LookupCached(names[0])) return;
   Result<gofer::Walked> walked =
       gofer_fs_.Call([&](gofer::Client& client) { return client.Walk(node_, names, opens); });
-  if (walked) Remember(names, *walked);
+  if (walked) (void)Remember(names, *walked);
 }
 
 Result<Ref<vfs::Inode>> GoferInode::Lookup(std::string_view name) {
@@ -164,10 +167,10 @@ Result<Ref<vfs::Inode>> GoferInode::Lookup(std::string_view name) {
   const std::span<const std::string_view> names(&name, 1);
   gofer::Walked walked =
       TRY(gofer_fs_.Call([&](gofer::Client& client) { return client.Walk(node_, names); }));
-  Remember(names, walked);
-  if (walked.nodes.empty()) return Fail(walked.error != 0 ? walked.error : EIO);
-  if (std::optional<Result<Ref<vfs::Inode>>> cached = LookupCached(name)) return *cached;
-  return Fail(EIO);
+  // Not from the cache, which knows nothing for sure while a change that nobody waited for goes on.
+  Ref<GoferInode> found = Remember(names, walked);
+  if (!found) return Fail(walked.error != 0 ? walked.error : EIO);
+  return Ref<vfs::Inode>(std::move(found));
 }
 
 Result<Ref<GoferListing>> GoferInode::FetchListing() {

@@ -122,7 +122,7 @@ class GoferInode final : public vfs::Inode {
   std::optional<Result<Ref<vfs::Inode>>> LookupCached(std::string_view name);
   std::optional<size_t> IndexIfInOrder(std::string_view name, Ref<GoferListing>& listing);
   bool PrefetchListed(std::string_view name);
-  void Remember(std::span<const std::string_view> names, gofer::Walked& walked);
+  Ref<GoferInode> Remember(std::span<const std::string_view> names, gofer::Walked& walked);
   void KeepReadFd(OwnedFd file);
   void SetChild(std::string_view name, Ref<GoferInode> inode, bool changed);
   Result<void> CheckWritable() const;
