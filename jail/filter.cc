@@ -99,6 +99,8 @@ HostResult<void> InstallFilter(std::span<const FilterRow> rows, Refusal refusal,
   int rc = seccomp_attr_set(filter, SCMP_FLTATR_CTL_TSYNC, 1);
   if (rc == 0) rc = seccomp_attr_set(filter, SCMP_FLTATR_CTL_OPTIMIZE, 2);  // a tree, not a list
   for (const FilterRow& row : rows) {
+    // What is refused anyway needs no rule, and libseccomp takes none.
+    if (!counted && refusal == Refusal::kErrno && row.error == EPERM) continue;
     const uint32_t action = row.error == 0 ? SCMP_ACT_ALLOW : SCMP_ACT_ERRNO(row.error);
     if (rc == 0) rc = AddRow(filter, counted ? SCMP_ACT_NOTIFY : action, row);
   }

@@ -78,6 +78,7 @@ constexpr FilterRow kAllowed[] = {
     {SYS_madvise, "guard pages of fiber stacks", {Is(2, MADV_GUARD_INSTALL)}},
     {SYS_madvise, "pages that a checkpoint or a copy wants", {Is(2, MADV_POPULATE_READ)}},
     {SYS_brk, "heap of libc"},
+    {SYS_openat, "malloc asks for overcommit_memory before it shrinks a heap: refused", {}, EPERM},
     {SYS_getrandom, "randomness of guests", {Only(2, 0)}},
     {SYS_sysinfo, "the machine's memory, for guests"},
     {SYS_clock_gettime, "clocks where the vDSO cannot tell"},

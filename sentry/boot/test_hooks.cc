@@ -1,7 +1,7 @@
 #include "sentry/boot/test_hooks.h"
 
-#include <fcntl.h>
 #include <fmt/format.h>
+#include <sys/socket.h>
 #include <array>
 #include <cstdlib>
 
@@ -33,7 +33,7 @@ void CrashForTest(kernel::Kernel& kernel, const std::string& how) {
     if (kind == 's') SKEP_LOG(kError, "{}", FillStack(0));  // stack
     // SAFETY: that nothing is mapped there is what is wanted.
     if (kind == 'f') asm volatile("movb $0, (%0)" : : "r"(uintptr_t{16}) : "memory");
-    if (kind == 'j') (void)host::Open("/", O_PATH);
+    if (kind == 'j') (void)host::MakeSocketPair(SOCK_STREAM);
     abort();
   };
   const auto fiber = sched::Fiber::Spawn(kernel.scheduler.worker(0), crash);
