@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 #include <array>
 #include <csignal>
@@ -45,12 +46,14 @@ HostResult<Janitor> Janitor::Start(const std::function<void()>& tidy) {
     Serve(life.get(), tidy);
   }
   janitor.pid_ = pid;
+  janitor.tidy_ = tidy;
   return janitor;
 }
 
 void Janitor::Dismiss() {
   const std::byte byte{1};
   if (pid_ > 0) (void)host::Write(life_.get(), std::span(&byte, 1));
+  tidy_ = nullptr;
   Finish();
 }
 
@@ -63,7 +66,8 @@ void Janitor::Finish() {
   if (pid_ <= 0) return;
   life_.Reset();
   int status = 0;
-  (void)host::WaitPid(std::exchange(pid_, -1), &status, 0);
+  const bool waited = host::WaitPid(std::exchange(pid_, -1), &status, 0).has_value();
+  if (tidy_ && waited && WIFSIGNALED(status)) tidy_();
 }
 
 }  // namespace skep::runtime

@@ -21,12 +21,15 @@ class Janitor {
   Janitor& operator=(Janitor&& other) noexcept {
     std::swap(pid_, other.pid_);
     std::swap(life_, other.life_);
+    std::swap(tidy_, other.tidy_);
     return *this;
   }
   ~Janitor() { Finish(); }
 
   bool works() const { return pid_ > 0; }
-  void Finish();   // `tidy` has been run when this returns
+  pid_t pid() const { return pid_; }
+  // `tidy` has been run when this returns: in this process, if the janitor was killed.
+  void Finish();
   void Dismiss();  // it is not to be run
   // `tidy` runs when all duplicates of this descriptor are closed too.
   int life() const { return life_.get(); }
@@ -35,6 +38,7 @@ class Janitor {
  private:
   pid_t pid_ = -1;
   OwnedFd life_;  // a pipe's end that nobody else has
+  std::function<void()> tidy_;
 };
 
 }  // namespace skep::runtime

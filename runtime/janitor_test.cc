@@ -50,6 +50,14 @@ TEST_F(JanitorTest, TidiesWhenItsMakerIsKilled) {
   EXPECT_FALSE(Exists());
 }
 
+TEST_F(JanitorTest, IsDoneWithoutWhenItWasKilled) {
+  HostResult<Janitor> janitor = Start();
+  ASSERT_TRUE(janitor);
+  EXPECT_EQ(kill(janitor->pid(), SIGKILL), 0);
+  janitor->Finish();
+  EXPECT_FALSE(Exists());
+}
+
 TEST_F(JanitorTest, ADismissedOneTidiesNothing) {
   HostResult<Janitor> janitor = Start();
   ASSERT_TRUE(janitor);

@@ -53,7 +53,10 @@ constexpr FilterRow kAllowed[] = {
     {SYS_removexattr, "RemoveXattr"},
     {SYS_faccessat2, "whether an owner shown as the overflow id is the gofer's own"},
     {SYS_brk, "malloc"},
-    {SYS_openat, "malloc asks for overcommit_memory before it shrinks a heap: refused", {}, EPERM},
+    {SYS_openat,
+     "malloc asks for overcommit_memory before it shrinks a heap: refused",
+     {Is(0, static_cast<uint32_t>(AT_FDCWD)), Is(2, O_RDONLY | O_CLOEXEC)},
+     EPERM},
     // Memory is never executable and never a file.
     {SYS_mmap, "malloc", {Without(2, PROT_EXEC), With(3, MAP_ANONYMOUS)}},
     {SYS_mremap, "malloc: large vectors"},

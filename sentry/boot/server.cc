@@ -178,13 +178,16 @@ void ControlServer::Tell(SentryEvent::Kind kind, int status, std::string_view te
 
 void ControlServer::ContainerEnded(int status) {
   SKEP_LOG(kInfo, "the container's first process has ended with status {:#x}", status);
+  {
+    MutexLock lock(mutex_);
+    ended_ = true;
+    status_ = status;
+    for (const PendingWait& wait : waits_) AnswerLocked(*wait.client, wait.id, ExitReply{status});
+    waits_.clear();
+  }
+  // The owner answers by a release, which counts from here on.
   Tell(SentryEvent::Kind::kExited, status, "");
   if (!listens()) _exit(0);
-  MutexLock lock(mutex_);
-  ended_ = true;
-  status_ = status;
-  for (const PendingWait& wait : waits_) AnswerLocked(*wait.client, wait.id, ExitReply{status});
-  waits_.clear();
 }
 
 void ControlServer::Accept() {
