@@ -3,13 +3,15 @@
 (tools/gvisor.sh) where they are there.
 
 usage: tools/bench.py [--quick] [--write] [--only SYSTEM,...] [--no-programs]
+       tools/bench.py --against SKEP [--rounds N] [--only ENGINE,...] [--no-programs]
 
 Every system runs the same programs over the same Debian root (tools/rootfs.sh), under an overlay
 that is thrown away. npm ci has a root with Node.js and installs offline, from a cache that is
 filled once from the npm registry ($SKEP_CACHE, default /var/cache/skep). The systems take turns,
 several rounds of all of them, and each figure is the median of the rounds: what the machine does
 meanwhile befalls all alike. Needs root: it makes a mount namespace. --write puts the table into
-docs/budgets.md.
+docs/budgets.md. --against compares with another skep's binary alone: the two take turns, N (10) times,
+and each row shows the median of N ratios, each from one turn.
 """
 
 import argparse
@@ -67,13 +69,13 @@ class Native(System):
 
 
 class Skep(System):
-    def __init__(self, engine, root):
+    def __init__(self, engine, root, binary=os.path.join(BUILD, "skep")):
         super().__init__(f"skep {engine}", root)
-        self.engine = engine
+        self.engine, self.binary = engine, binary
 
     def command(self, words):
-        return [os.path.join(BUILD, "skep"), f"--platform={self.engine}", "do", "--rootfs",
-                self.root, "--cwd", "/", "--env", PATH, "--", *words]
+        return [self.binary, f"--platform={self.engine}", "do", "--rootfs", self.root, "--cwd", "/",
+                "--env", PATH, "--", *words]
 
 
 class Runsc(System):
@@ -419,6 +421,41 @@ def table(results, systems):
     return "\n".join(lines)
 
 
+WORSE = 1.05  # what a row's ratio may grow to without being marked
+
+
+def rows_of(system, options):
+    rows = micro(system, 0.02 if options.quick else 0.1)
+    rows.update(start_and_cpu(system, options.quick))
+    if not options.no_programs:
+        rows.update(programs(system, 2 if options.quick else 3))
+    return rows
+
+
+def compare(root, options):
+    """Both binaries under each engine in turns; rows of ratios."""
+    wanted = options.only.split(",") if options.only else ["notify", "ptrace"]
+    lines = []
+    for engine in wanted:
+        pair = [Skep(engine, root, options.against), Skep(engine, root)]
+        rounds = []
+        for number in range(options.rounds):
+            print(f"bench: {engine}: round {number + 1}", file=sys.stderr)
+            turn = {}
+            for system in pair if number % 2 == 0 else reversed(pair):
+                turn[system] = rows_of(system, options)
+            rounds.append([turn[system] for system in pair])
+        old, new = (median_of([turn[i] for turn in rounds]) for i in (0, 1))
+        for what in new:
+            if what not in old:
+                lines.append(f"{engine:7} {what:45} {'-':>9} {human(new[what]):>9}")
+                continue
+            ratio = statistics.median(turn[1][what] / turn[0][what] for turn in rounds)
+            lines.append(f"{engine:7} {what:45} {human(old[what]):>9} {human(new[what]):>9} "
+                         f"{ratio:6.3f}{'  worse' if ratio > WORSE else ''}")
+    return "\n".join(lines)
+
+
 def describe():
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=TOP, text=True,
                             stdout=subprocess.PIPE, check=False).stdout.strip()
@@ -445,6 +482,8 @@ def main():
     parser.add_argument("--write", action="store_true", help="put the table into docs/budgets.md")
     parser.add_argument("--only", default="", help="systems by name, as in --only=native,runc")
     parser.add_argument("--no-programs", action="store_true", help="only the benchmark programs")
+    parser.add_argument("--against", help="another skep to compare with, and nothing else")
+    parser.add_argument("--rounds", type=int, default=10, help="turns of --against")
     options = parser.parse_args()
     if os.geteuid() != 0:
         sys.exit("bench: needs root (sudo tools/dev bench)")
@@ -456,6 +495,9 @@ def main():
     scratch = tempfile.mkdtemp(prefix="skep-bench-")
     try:
         root = make_root(scratch)
+        if options.against:
+            print(f"{where}\n\n{compare(root, options)}")
+            return 0
         npm_root = None
         if not options.quick and not options.no_programs:
             npm_root = try_npm_root(scratch)
@@ -469,10 +511,7 @@ def main():
             floors.append(host_floors())
             for system in systems:
                 print(f"bench: round {number + 1}: {system.name}", file=sys.stderr)
-                rows = micro(system, 0.02 if options.quick else 0.1)
-                rows.update(start_and_cpu(system, options.quick))
-                if not options.no_programs:
-                    rows.update(programs(system, 2 if options.quick else 3))
+                rows = rows_of(system, options)
                 if npm_root:
                     rows.update(npm_ci(system, npm_root))
                 rounds[system.name].append(rows)
