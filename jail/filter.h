@@ -2,6 +2,7 @@
 #pragma once
 
 #include <linux/seccomp.h>
+#include <sched.h>
 #include <cstdint>
 #include <span>
 #include <string>
@@ -14,6 +15,12 @@ namespace skep::jail {
 
 // What a call that no row allows meets. kErrno (EPERM) is for self tests alone.
 enum class Refusal : uint8_t { kKill, kErrno };
+
+// clone's flags for a thread, as pthread_create passes them. clone3's cannot be judged: a row that
+// answers ENOSYS makes libc ask for clone.
+inline constexpr uint32_t kThreadFlags = CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SYSVSEM |
+                                         CLONE_SIGHAND | CLONE_THREAD | CLONE_SETTLS |
+                                         CLONE_PARENT_SETTID | CLONE_CHILD_CLEARTID;
 
 // Rows of one number and the same rules become one, whose reason names both.
 std::vector<FilterRow> Joined(std::span<const FilterRow> rows);

@@ -1,5 +1,4 @@
 // The gofer's system calls: an allow-list with a reason per row.
-#include <sched.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
@@ -9,16 +8,13 @@
 
 #include "base/host_call.h"
 #include "gofer/jail/jail.h"
+#include "jail/filter.h"
 #include "jail/identity.h"
 
 namespace skep::gofer {
 namespace {
 
 constexpr int kSetXid = 33;  // libc's own signal for set*id calls
-// pthread_create's flags and no others.
-constexpr uint32_t kThread = CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SYSVSEM | CLONE_SIGHAND |
-                             CLONE_THREAD | CLONE_SETTLS | CLONE_PARENT_SETTID |
-                             CLONE_CHILD_CLEARTID;
 
 constexpr ArgumentRule KindIs(unsigned type) { return {2, S_IFMT, type}; }
 
@@ -66,7 +62,7 @@ constexpr FilterRow kAllowed[] = {
     {SYS_write, "log records, a CHECK's last words", {Is(0, STDERR_FILENO)}},
     {SYS_clock_gettime, "time of a log record, where the vDSO cannot tell it"},
     {SYS_clock_nanosleep, "a rename that is under way"},
-    {SYS_clone, "threads that serve while others wait for the host", {Is(0, kThread)}},
+    {SYS_clone, "threads that serve while others wait for the host", {Is(0, jail::kThreadFlags)}},
     {SYS_clone3, "threads: libc then asks for clone, whose flags can be judged", {}, ENOSYS},
     {SYS_mprotect, "threads: their stacks", {Without(2, PROT_EXEC)}},
     {SYS_rt_sigaction, "threads: with the first one", {Is(0, kSetXid)}},

@@ -307,8 +307,4 @@ Result<OwnedFd> Client::Connect() {
   return socket;
 }
 
-Result<void> Client::Ping() {
-  return AskForNothing(Op::kPing, [](Writer&) {});
-}
-
 }  // namespace skep::gofer

@@ -126,8 +126,6 @@ class Client {
 
   // The client's end of one more connection to the same gofer.
   Result<OwnedFd> Connect();
-  // Nothing but a round trip.
-  Result<void> Ping();
 
  private:
   template <class T, class Write, class Decode>

@@ -61,7 +61,6 @@ enum class Op : uint16_t {
   kPathOf,       // NodeId -> u32 attach, u32 zero, string path
   kReopen,       // ReopenRequest, string path -> NodeRecord
   kConnect,      // -> the client's end of one more connection
-  kPing,         // -> nothing; to measure a round trip
   kEnd,
 };
 

@@ -1,5 +1,6 @@
 // Connections and the threads that serve them.
 #include <fmt/format.h>
+#include <linux/futex.h>
 #include <pthread.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
@@ -17,6 +18,7 @@ namespace {
 constexpr int kMaxConnections = 256;  // one for each of a sentry's workers
 constexpr int kMaxThreadsOfOne = 64;  // so many calls of one connection may hang
 constexpr int kMaxThreads = 512;
+constexpr int kSpareThreads = 4;  // made before there is work for them
 constexpr size_t kThreadStackSize = size_t{256} << 10;
 
 Result<size_t> SendReply(int socket, std::span<const std::byte> reply, int file) {
@@ -44,10 +46,13 @@ struct Server::Connection {
 };
 
 struct Server::ThreadStart {
-  std::shared_ptr<Connection> connection;
+  Server& server;
+  std::shared_ptr<Connection> connection;  // null: it waits for one
 };
 
 Server::~Server() {
+  ending_.store(true);
+  TellSpares(INT32_MAX);
   const timespec pause = {0, 1'000'000};
   while (threads_.load() != 0) {
     (void)host::Call(SYS_clock_nanosleep, CLOCK_MONOTONIC, 0, &pause, nullptr);
@@ -57,6 +62,8 @@ Server::~Server() {
 Result<void> Server::Serve(int socket) {
   const auto connection = std::make_shared<Connection>(*this, socket);
   connection->threads.store(1);
+  // The client is still busy with its own start.
+  for (int i = 0; i < kSpareThreads; ++i) AddSpare();
   return ServeLoop(connection);
 }
 
@@ -96,24 +103,81 @@ Result<void> Server::ServeLoop(const std::shared_ptr<Connection>& connection) {
 }
 
 void* Server::ThreadMain(void* start) {
-  const std::unique_ptr<ThreadStart> own(static_cast<ThreadStart*>(start));
-  Server& server = own->connection->server;
-  (void)server.ServeLoop(own->connection);
-  own->connection->threads.fetch_sub(1);
-  own->connection.reset();
+  std::unique_ptr<ThreadStart> own(static_cast<ThreadStart*>(start));
+  Server& server = own->server;
+  if (!own->connection) own->connection = server.AwaitConnection();
+  if (own->connection) {
+    (void)server.ServeLoop(own->connection);
+    own->connection->threads.fetch_sub(1);
+  }
+  own.reset();
   server.threads_.fetch_sub(1);  // it may be gone from here on
   return nullptr;
 }
 
 // Best effort: with fewer threads, requests wait for one another.
 void Server::AddThread(const std::shared_ptr<Connection>& connection) {
-  const bool too_many = connection->threads.fetch_add(1) >= kMaxThreadsOfOne;
-  if (threads_.fetch_add(1) >= kMaxThreads || too_many) {
-    connection->threads.fetch_sub(1);
-    threads_.fetch_sub(1);
+  if (connection->threads.fetch_add(1) < kMaxThreadsOfOne &&
+      (HandToSpare(connection) || StartThread(connection))) {
     return;
   }
-  auto start = std::make_unique<ThreadStart>(connection);
+  connection->threads.fetch_sub(1);
+}
+
+bool Server::HandToSpare(const std::shared_ptr<Connection>& connection) {
+  {
+    const MutexLock lock(spare_lock_);
+    if (spares_ == 0) return false;
+    --spares_;
+    handed_.push_back(connection);
+  }
+  TellSpares(1);
+  return true;
+}
+
+void Server::AddSpare() {
+  {
+    const MutexLock lock(spare_lock_);
+    ++spares_;
+  }
+  if (StartThread(nullptr)) return;
+  const MutexLock lock(spare_lock_);
+  --spares_;
+}
+
+// For a spare thread, which is one no more afterwards: another one takes its place, so that the
+// next to need one does not wait for it to be made. Null: the server ends.
+std::shared_ptr<Server::Connection> Server::AwaitConnection() {
+  for (;;) {
+    const uint32_t seen = spare_news_.load();
+    if (ending_.load()) return nullptr;
+    std::shared_ptr<Connection> connection;
+    bool last = false;
+    {
+      const MutexLock lock(spare_lock_);
+      if (!handed_.empty()) {
+        connection = std::move(handed_.back());
+        handed_.pop_back();
+        last = spares_ == 0;
+      }
+    }
+    if (last) AddSpare();
+    if (connection) return connection;
+    (void)host::Call(SYS_futex, &spare_news_, FUTEX_WAIT_PRIVATE, seen, nullptr, nullptr, 0);
+  }
+}
+
+void Server::TellSpares(int count) {
+  spare_news_.fetch_add(1);
+  (void)host::Call(SYS_futex, &spare_news_, FUTEX_WAKE_PRIVATE, count, nullptr, nullptr, 0);
+}
+
+bool Server::StartThread(const std::shared_ptr<Connection>& connection) {
+  if (threads_.fetch_add(1) >= kMaxThreads) {
+    threads_.fetch_sub(1);
+    return false;
+  }
+  auto start = std::make_unique<ThreadStart>(*this, connection);
   pthread_attr_t attributes;
   pthread_attr_init(&attributes);
   pthread_attr_setstacksize(&attributes, kThreadStackSize);
@@ -124,14 +188,12 @@ void Server::AddThread(const std::shared_ptr<Connection>& connection) {
   pthread_attr_destroy(&attributes);
   if (error == 0) {
     (void)start.release();  // the thread's
-    return;
+    return true;
   }
   SKEP_LOG(kWarning, "no more threads: error {}", error);
-  connection->threads.fetch_sub(1);
   threads_.fetch_sub(1);
+  return false;
 }
-
-Result<void> Server::Ping(Reader& in, ReplyWriter&) { return in.End(); }
 
 // One more connection for the same client.
 Result<void> Server::Connect(Reader& in, ReplyWriter& out) {

@@ -103,8 +103,6 @@ Server::Handler Server::HandlerOf(uint16_t op) {
       return &Server::Reopen;
     case Op::kConnect:
       return &Server::Connect;
-    case Op::kPing:
-      return &Server::Ping;
     case Op::kEnd:
       break;
   }

@@ -26,6 +26,7 @@
 #include <string>
 #include <vector>
 
+#include "base/mutex.h"
 #include "base/owned_fd.h"
 #include "base/result.h"
 #include "gofer/protocol/messages.h"
@@ -101,9 +102,13 @@ class Server {
   // threads and connections (serve.cc)
   Result<void> ServeLoop(const std::shared_ptr<Connection>& connection);
   void AddThread(const std::shared_ptr<Connection>& connection);
+  bool StartThread(const std::shared_ptr<Connection>& connection);
+  void AddSpare();
+  bool HandToSpare(const std::shared_ptr<Connection>& connection);
+  std::shared_ptr<Connection> AwaitConnection();
+  void TellSpares(int count);
   static void* ThreadMain(void* start);
   Result<void> Connect(Reader& in, ReplyWriter& out);
-  Result<void> Ping(Reader& in, ReplyWriter& out);
   // lookups (server_lookup.cc)
   Result<void> Mounts(Reader& in, ReplyWriter& out);
   Result<void> Attach(Reader& in, ReplyWriter& out);
@@ -164,6 +169,11 @@ class Server {
   std::array<DirStream, 8> streams_;  // nobody's at the moment; guarded by the table's mutex
   size_t next_stream_ = 0;            // as well
   std::atomic<int> connections_{0}, threads_{0};
+  std::atomic<bool> ending_{false};
+  Mutex spare_lock_{LockRank::kLeaf};
+  int spares_ GUARDED_BY(spare_lock_) = 0;  // threads that nothing was handed to
+  std::vector<std::shared_ptr<Connection>> handed_ GUARDED_BY(spare_lock_);
+  std::atomic<uint32_t> spare_news_{0};  // a futex
 };
 
 // One component of a path, as it may come from a client. ENAMETOOLONG, EINVAL.

@@ -102,6 +102,8 @@ constexpr FilterRow kAllowed[] = {
     {SYS_sigaltstack, "threads"},
     {SYS_restart_syscall, "a host call that a stop interrupted"},
     {SYS_prctl, "the name of a thread that is still starting", {Is(0, PR_SET_NAME)}},
+    {SYS_clone, "helper threads, for host calls that block", {Is(0, jail::kThreadFlags)}},
+    {SYS_clone3, "threads: libc then asks for clone, whose flags can be judged", {}, ENOSYS},
     {SYS_rseq, "threads of libc"},
     {SYS_set_robust_list, "threads of libc"},
     {SYS_exit, "threads"},

@@ -2,33 +2,58 @@
 #include <csignal>
 
 #include "base/check.h"
+#include "base/log.h"
+#include "sentry/arena/arena.h"
 #include "sentry/sched/worker_internal.h"
 
 namespace skep::sched {
 
 HostResult<void> OffloadPool::Start() {
   stop_.store(false);
+  const int error = AddThread();
+  if (error == 0) return {};
+  return HostFail("cannot start a helper thread", error);
+}
+
+int OffloadPool::AddThread() {
+  const arena::HostScope host;
   // Signals of the process are for its other threads.
   sigset_t all, old;
   sigfillset(&all);
   pthread_sigmask(SIG_SETMASK, &all, &old);
-  int error = 0;
-  while (error == 0 && threads_.size() < kThreads) {
-    pthread_t thread{};
-    error = pthread_create(&thread, nullptr, &ThreadMain, this);
-    if (error == 0) threads_.push_back(thread);
-  }
+  pthread_t thread{};
+  const int error = pthread_create(&thread, nullptr, &ThreadMain, this);
   pthread_sigmask(SIG_SETMASK, &old, nullptr);
-  if (error == 0) return {};
-  Stop();
-  return HostFail("cannot start a helper thread", error);
+  MutexLock lock(lock_);
+  if (error == 0) threads_.push_back(thread);
+  return error;
+}
+
+// When there are more jobs than helpers. One that cannot be had is done without.
+void OffloadPool::GrowIfShort() {
+  {
+    MutexLock lock(lock_);
+    if (busy_for_.size() + waiting_ <= size_ || size_ == kThreads) return;
+    ++size_;
+  }
+  const int error = AddThread();
+  if (error == 0) return;
+  SKEP_LOG(kWarning, "no more helper threads: error {}", error);
+  MutexLock lock(lock_);
+  --size_;
 }
 
 void OffloadPool::Stop() {
   stop_.store(true);
   news_.Signal();
-  for (pthread_t thread : threads_) pthread_join(thread, nullptr);
-  threads_.clear();
+  std::vector<pthread_t> threads;
+  {
+    MutexLock lock(lock_);
+    threads = std::move(threads_);
+    threads_.clear();
+    size_ = 1;
+  }
+  for (pthread_t thread : threads) pthread_join(thread, nullptr);
 }
 
 void* OffloadPool::ThreadMain(void* self) {
@@ -47,6 +72,7 @@ OffloadJob* OffloadPool::TakeJob() {
     (previous != nullptr ? previous->next : first_) = job->next;
     if (last_ == job) last_ = previous;
     busy_for_.push_back(job->of);
+    --waiting_;
     return job;
   }
   return nullptr;
@@ -82,8 +108,10 @@ void OffloadPool::Run(OffloadJob& job) {
     MutexLock lock(lock_);
     (last_ != nullptr ? last_->next : first_) = &job;
     last_ = &job;
+    ++waiting_;
   }
   news_.Signal();
+  GrowIfShort();
   while (!job.done.load(std::memory_order_seq_cst)) Suspend(std::nullopt, Sleep::kUninterruptible);
   in_progress_.fetch_sub(1, std::memory_order_seq_cst);
 }

@@ -204,7 +204,7 @@ struct OffloadJob {
   OffloadJob* next = nullptr;
 };
 
-// Helper threads for host calls that may block.
+// Helper threads for host calls that may block: one, and more when all are busy.
 class OffloadPool {
  public:
   HostResult<void> Start();
@@ -213,9 +213,11 @@ class OffloadPool {
   int in_progress() const { return in_progress_.load(std::memory_order_seq_cst); }
 
  private:
-  static constexpr int kThreads = 8;
+  static constexpr size_t kThreads = 8;
   static constexpr int kThreadsOfOne = kThreads / 2;
   static void* ThreadMain(void* self);
+  int AddThread();  // an errno
+  void GrowIfShort();
   void Loop();
   OffloadJob* TakeJob();
   void EndJobOf(const void* of);
@@ -227,7 +229,9 @@ class OffloadPool {
   HostEvent news_;
   std::atomic<bool> stop_{false};
   std::atomic<int> in_progress_{0};
-  std::vector<pthread_t> threads_;
+  size_t waiting_ GUARDED_BY(lock_) = 0;  // jobs that nobody has taken
+  size_t size_ GUARDED_BY(lock_) = 1;     // of threads_, with those that are being made
+  std::vector<pthread_t> threads_ GUARDED_BY(lock_);
 };
 
 struct SchedulerHost {

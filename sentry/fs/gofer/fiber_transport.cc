@@ -16,18 +16,10 @@ namespace {
 using gofer::CallUnderWay;
 using gofer::Lane;
 
-constexpr int kPings = 12;  // the gofer's thread follows to this CPU after the first few
-constexpr uint64_t kPingPatienceNs = 1'000'000;
+constexpr int kMeasured = 16;  // the gofer's thread follows to this CPU after the first few
 constexpr uint64_t kLookMinNs = 10'000;
 constexpr uint64_t kLookMaxNs = 100'000;
 constexpr uint64_t kPauseNs = 1'000'000;  // until the host is asked again for what it is short of
-
-class Ping final : public gofer::Call {
- public:
-  Ping() : Call(gofer::Op::kPing) {}
-  void Write(gofer::Writer&) const override {}
-  Result<void> Parse(gofer::Reply& reply) override { return reply.body.End(); }
-};
 
 class Connect final : public gofer::Call {
  public:
@@ -82,17 +74,30 @@ void FiberTransport::Prepare(Lane& lane) {
   };
 }
 
+// All at once: each request wakes threads of the gofer.
 void FiberTransport::ConnectAll() {
   if (connected_.load()) return;
-  for (Connection& connection : connections_) {
+  struct Asked {
     Connect connect;
-    const Result<void> done = AskAsThread(connect);
-    if (!done || !connect.socket) {
+    CallUnderWay call{connect};
+    bool sent = false;
+  };
+  std::vector<std::unique_ptr<Asked>> asked;
+  for (size_t i = 0; i < connections_.size(); ++i) {
+    asked.push_back(std::make_unique<Asked>());
+    asked[i]->sent = control_.Send(asked[i]->call, Lane::Wait::kYes).has_value();
+  }
+  for (size_t i = 0; i < connections_.size(); ++i) {
+    CallUnderWay& call = asked[i]->call;
+    while (asked[i]->sent && !call.done) (void)control_.Take(Lane::Wait::kYes);
+    OwnedFd& socket = asked[i]->connect.socket;
+    if (!socket) {
       SKEP_LOG(kWarning, "a worker has no connection of its own to the gofer: error {}",
-               done ? EMFILE : done.error().code());
+               call.outcome ? EMFILE : call.outcome.error().code());
       continue;
     }
-    connection.lane = std::make_unique<Lane>(std::move(connect.socket));
+    Connection& connection = connections_[i];
+    connection.lane = std::make_unique<Lane>(std::move(socket));
     Prepare(*connection.lane);
     connection.watch.emplace(connection.lane->socket(),
                              [this, &connection] { TakeReplies(connection); });
@@ -110,9 +115,7 @@ FiberTransport::Connection* FiberTransport::ConnectionHere() {
   }
   const auto index = static_cast<size_t>(fiber->worker().index());
   if (index >= connections_.size() || connections_[index].lane == nullptr) return nullptr;
-  Connection& here = connections_[index];
-  if (here.look_ns == 0) Measure(here);
-  return &here;
+  return &connections_[index];
 }
 
 Result<void> FiberTransport::Ask(gofer::Call& call) {
@@ -130,8 +133,16 @@ Result<void> FiberTransport::AskAsThread(gofer::Call& call) {
 
 Result<void> FiberTransport::AskHere(Connection& here, gofer::Call& call) {
   CallUnderWay under_way(call);
+  const bool measured = here.measured < kMeasured;
+  const uint64_t start = measured ? host::MonotonicNs() : 0;
   TRY(Send(here, under_way));
-  if (!LookFor(here, under_way, here.look_ns)) Park(here, under_way);
+  const uint64_t look_ns = std::clamp(2 * here.round_trip_ns, kLookMinNs, kLookMaxNs);
+  if (!LookFor(here, under_way, look_ns)) {
+    Park(here, under_way);
+  } else if (measured) {
+    ++here.measured;
+    here.round_trip_ns = std::min(here.round_trip_ns, host::MonotonicNs() - start);
+  }
   if (here.watches_for_late && here.parked == 0 && !here.lane->anything_given_up()) {
     here.watch->Disarm();
     here.watches_for_late = false;
@@ -190,22 +201,6 @@ void FiberTransport::TakeReplies(Connection& here) {
   }
   // Fibers that have their replies count themselves out when they run.
   if (here.parked != 0 || here.lane->anything_given_up()) (void)here.watch->Arm();
-}
-
-void FiberTransport::Measure(Connection& here) {
-  uint64_t best = kLookMaxNs;
-  for (int i = 0; i < kPings; ++i) {
-    Ping ping;
-    CallUnderWay call(ping);
-    const uint64_t start = host::MonotonicNs();
-    if (!here.lane->Send(call, Lane::Wait::kNo)) break;
-    if (!LookFor(here, call, kPingPatienceNs)) {
-      here.lane->GiveUp(call);
-      break;
-    }
-    best = std::min(best, host::MonotonicNs() - start);
-  }
-  here.look_ns = std::clamp(2 * best, kLookMinNs, kLookMaxNs);
 }
 
 void FiberTransport::Release(gofer::NodeId node, uint64_t count) {

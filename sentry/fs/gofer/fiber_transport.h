@@ -1,9 +1,9 @@
 // FiberTransport: the connections to one gofer, one for each worker, and how fibers wait for it.
 //
-// A fiber writes its request on its worker's connection and looks for the reply for twice the round
-// trip that was measured there at first: a gofer on the same CPU answers in that time. Else it
-// parks, killable, and the worker goes on; its poller takes the reply when it comes. So a gofer
-// that hangs holds up those who asked it and nobody else.
+// A fiber writes its request on its worker's connection and looks for the reply for twice the least
+// round trip of the first calls there: a gofer on the same CPU answers in that time. Else it parks,
+// killable, and the worker goes on; its poller takes the reply when it comes. So a gofer that hangs
+// holds up those who asked it and nobody else.
 //
 // A call whose caller was killed goes on in the gofer. If it was a change, nothing that was heard
 // before its end is known to be true (trusted_since).
@@ -51,7 +51,8 @@ class FiberTransport final : public gofer::Transport {
     std::optional<sched::LoopWatch> watch;
     size_t parked = 0;              // fibers that its watch is for
     bool watches_for_late = false;  // ... which is also for replies that nobody waits for
-    uint64_t look_ns = 0;           // how long a reply is looked for; 0: not measured yet
+    int measured = 0;               // replies that round_trip_ns is the least of
+    uint64_t round_trip_ns = ~uint64_t{0} / 2;
   };
 
   Connection* ConnectionHere();
@@ -64,7 +65,6 @@ class FiberTransport final : public gofer::Transport {
   void GiveUp(Connection& here, gofer::CallUnderWay& call);
   void TakeReplies(Connection& here);
   static bool LookFor(Connection& here, const gofer::CallUnderWay& call, uint64_t ns);
-  static void Measure(Connection& here);
 
   std::vector<Connection> connections_;  // by worker
   std::atomic<bool> connected_{false};
