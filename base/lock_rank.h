@@ -17,7 +17,8 @@ enum class LockRank : uint8_t {
   kMmap,          // MemoryManager: a change of the VMA tree and its Apply. Innermost SleepLock.
 
   // Mutexes (base/mutex.h). They belong to a thread: no Suspend(), no gofer call under them.
-  kGoferClient,   // gofer::Client: held across its round trip, hence before all other Mutexes
+  kControl,       // boot::ControlServer: containers, exec sessions and who waits for them
+  kGoferClient,   // gofer::Client: held across its round trip, hence before the kernel's Mutexes
   kKernel,        // Kernel: the table of tasks, pids, sessions (Linux: tasklist_lock)
   kSignals,       // SignalHandlers and pending signals of a thread group (Linux: siglock)
   kTask,          // Task: what other tasks may read or change

@@ -127,6 +127,10 @@ VerbRow DoVerb(DoOptions& o) {
        "the sandbox can be reached by this name (exec, kill, wait, list) and "
        "outlives this command",
        &o.name},
+      {"in", 0, "ID",
+       "one more container, with files, processes and a name of its own, in the sandbox that ID "
+       "runs in; needs --name and --detach",
+       &o.sandbox},
       {"rootfs", 0, "DIR", "directory that becomes the root, in place of this machine's",
        &o.rootfs},
       {"cwd", 'w', "DIR", "directory inside to start in (the current one; with --rootfs: /)",

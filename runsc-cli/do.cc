@@ -206,6 +206,12 @@ HostResult<SandboxPlan> MakePlan(const GlobalOptions& global, const DoOptions& o
 // The name's directory before anything else is made: somebody else may have it.
 HostResult<std::optional<StateDirectory>> MakeDirectory(const GlobalOptions& global,
                                                         const DoOptions& options) {
+  if (!options.sandbox.empty() && (options.name.empty() || !options.attach.detach)) {
+    return HostFail("--in: give the container a --name, and --detach it");
+  }
+  if (!options.sandbox.empty() && !options.memory.empty()) {
+    return HostFail("--memory: the limit is that of the sandbox, which runs already");
+  }
   if (options.name.empty()) {
     if (options.attach.detach) return HostFail("--detach: give the sandbox a --name");
     return std::optional<StateDirectory>();
@@ -222,13 +228,15 @@ HostResult<int> DoWith(const GlobalOptions& global, const DoOptions& options,
   runtime::SandboxCgroup group = HoldMemory(plan, "", reporter);
   const ContainerState state = {options.name, "creating", "", TimeNow(), 0, std::nullopt};
   if (directory != nullptr) TRY(directory->Write(state));
-  const Ending ending = TRY(RunSandbox(std::move(plan), reporter,
-                                       {.global = global,
-                                        .attach = options.attach,
-                                        .signals = signals,
-                                        .directory = directory,
-                                        .state = state,
-                                        .group = &group}));
+  const SessionOptions session = {.global = global,
+                                  .attach = options.attach,
+                                  .signals = signals,
+                                  .directory = directory,
+                                  .state = state,
+                                  .group = &group};
+  const Ending ending = TRY(options.sandbox.empty()
+                                ? RunSandbox(std::move(plan), reporter, session)
+                                : JoinSandbox(std::move(plan), reporter, session, options.sandbox));
   if (ending.kind == Ending::Kind::kDetached) return kDetachedCode;
   return ending.code;
 }

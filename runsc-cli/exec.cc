@@ -61,20 +61,6 @@ HostResult<boot::ExecRequest> MakeRequest(const GlobalOptions& global, const Exe
   return request;
 }
 
-int CodeOfError(const boot::ErrorReply& error) {
-  switch (error.code) {
-    case ENOENT:
-    case ENOTDIR:
-    case EACCES:
-    case ENOEXEC:
-    case ELOOP:
-    case EISDIR:
-      return CodeOfFailedStart(error.code);
-    default:
-      return kOwnError;
-  }
-}
-
 class ExecSupervisor {
  public:
   ExecSupervisor(SandboxClient client, const std::string& container, const SignalSet& signals,

@@ -4,6 +4,7 @@
 #include <poll.h>
 #include <sys/syscall.h>
 #include <unistd.h>
+#include <algorithm>
 #include <array>
 #include <csignal>
 #include <span>
@@ -48,13 +49,21 @@ Standing StandingOf(const StateDirectory& directory, const std::string& id) {
     return standing;
   }
   const auto* list = reply ? std::get_if<boot::ListReply>(&*reply) : nullptr;
-  if (list == nullptr || list->containers.size() != 1) {
+  if (list == nullptr) {
     standing.silent = true;
     standing.running = true;
     standing.state.status = "hangs";
     return standing;
   }
-  const boot::ContainerEntry& entry = list->containers[0];
+  const auto found =
+      std::find_if(list->containers.begin(), list->containers.end(),
+                   [&](const boot::ContainerEntry& entry) { return entry.id == id; });
+  if (found == list->containers.end()) {  // the sandbox goes on without it, or not yet with it
+    standing.state.status = directory.IsLocked() ? "creating" : "stopped";
+    standing.state.pid = 0;
+    return standing;
+  }
+  const boot::ContainerEntry& entry = *found;
   standing.running = entry.running;
   standing.state.status = entry.running ? "running" : "stopped";
   if (!entry.running) standing.state.exit_code = ExitCodeOf(entry.status);
@@ -102,7 +111,8 @@ HostResult<int> ParseSignal(const std::string& text) {
   return HostFail(fmt::format("there is no signal '{}'", text));
 }
 
-HostResult<int> WaitFor(const GlobalOptions& global, const std::string& id) {
+HostResult<int> WaitFor(const GlobalOptions& global, const std::string& id,
+                        const Reporter& reporter) {
   StateDirectory directory = TRY(StateDirectory::Open(StateRoot(global), id));
   Result<SandboxClient> client = directory.Connect();
   if (!client) {
@@ -114,6 +124,7 @@ HostResult<int> WaitFor(const GlobalOptions& global, const std::string& id) {
   TRY(JudgeReply(reply, id));
   const auto* ended = std::get_if<boot::ExitReply>(&*reply);
   if (ended == nullptr) return HostFail(fmt::format("the sandbox of '{}' answers nonsense", id));
+  if (!ended->text.empty()) reporter.Warning(ended->text);
   const int code = ExitCodeOf(ended->status);
   // Noted first: the sandbox, which knows it too, ends then.
   TRY(directory.Lock());
@@ -134,12 +145,17 @@ bool HasEnded(int pidfd, int timeout_ms) {
   return ready && *ready == 1;
 }
 
-// The sentry that serves this connection ends, by itself or not.
-HostResult<void> EndSentry(SandboxClient client, const std::string& id) {
+// The container ends, and with the last one of its sandbox the sentry, by itself or not.
+HostResult<void> EndContainer(SandboxClient client, const std::string& id) {
   const pid_t pid = client.SentryPid().value_or(0);
   const Result<OwnedFd> pidfd = host::CallFd(SYS_pidfd_open, pid, 0);
-  (void)client.Send(boot::EndRequest{});
-  if (!pidfd || HasEnded(pidfd->get(), kEndMs)) return {};
+  const Result<boot::Reply> reply = client.Call(boot::EndRequest{id}, kEndMs);
+  if (reply) {
+    const auto* error = std::get_if<boot::ErrorReply>(&*reply);
+    if (error == nullptr || error->code == ENOENT) return {};
+    return HostFail(fmt::format("{}: {}", id, error->text));
+  }
+  if (!pidfd || (reply.error() != Errno(ETIMEDOUT) && HasEnded(pidfd->get(), kEndMs))) return {};
   // It is still the one that listens: the connection would have ended with it.
   pollfd entry{client.fd(), 0, 0};
   (void)host::Poll(std::span(&entry, 1), 0);
@@ -163,18 +179,18 @@ HostResult<void> DeleteOne(const GlobalOptions& global, const std::string& id, b
   }
   TRY(directory->Lock());
   Result<SandboxClient> client = directory->Connect();
-  if (client) TRY(EndSentry(std::move(*client), id));
+  if (client) TRY(EndContainer(std::move(*client), id));
   return directory->Remove();
 }
 
-HostResult<void> CopyLog(const StateDirectory& directory, bool follow) {
+HostResult<void> CopyLog(const StateDirectory& directory, const std::string& id, bool follow) {
   const Result<OwnedFd> log = directory.OpenFile(kOutputLog, O_RDONLY);
   if (!log) return HostFail("it is not detached: its output went to whoever started it");
   std::vector<std::byte> buffer(64 << 10);
   for (;;) {
     // Whether it runs is asked first: what it wrote before its end is there then.
     const bool runs =
-        follow && directory.Connect().has_value() && StandingOf(directory, "").running;
+        follow && directory.Connect().has_value() && StandingOf(directory, id).running;
     for (;;) {
       const Result<size_t> n = host::Read(log->get(), buffer);
       if (!n) return HostFail("cannot read the log", n.error().code());
@@ -223,7 +239,7 @@ int Kill(const GlobalOptions& global, const KillOptions& options, const Reporter
 }
 
 int Wait(const GlobalOptions& global, const WaitOptions& options, const Reporter& reporter) {
-  const HostResult<int> code = WaitFor(global, options.id);
+  const HostResult<int> code = WaitFor(global, options.id, reporter);
   if (!code) return Fail1(reporter, code.error().message);
   return Print(fmt::format("{}\n", *code)) ? 0 : 1;
 }
@@ -231,7 +247,7 @@ int Wait(const GlobalOptions& global, const WaitOptions& options, const Reporter
 int Logs(const GlobalOptions& global, const LogsOptions& options, const Reporter& reporter) {
   const HostResult<StateDirectory> directory = StateDirectory::Open(StateRoot(global), options.id);
   if (!directory) return Fail1(reporter, directory.error().message);
-  const HostResult<void> copied = CopyLog(*directory, options.follow);
+  const HostResult<void> copied = CopyLog(*directory, options.id, options.follow);
   return copied ? 0 : Fail1(reporter, fmt::format("{}: {}", options.id, copied.error().message));
 }
 

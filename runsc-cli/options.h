@@ -37,9 +37,10 @@ struct AttachOptions {
 
 struct DoOptions {
   AttachOptions attach;
-  std::string name;    // empty: nobody else can reach the sandbox, and it ends with its caller
-  std::string rootfs;  // empty: the host's root
-  std::string cwd;     // empty: the current directory; with a rootfs: /
+  std::string name;     // empty: nobody else can reach the sandbox, and it ends with its caller
+  std::string sandbox;  // the name of a container in whose sandbox it runs; empty: one of its own
+  std::string rootfs;   // empty: the host's root
+  std::string cwd;      // empty: the current directory; with a rootfs: /
   std::string user;
   std::string memory;
   std::string hostname = "skep";

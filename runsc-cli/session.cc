@@ -10,6 +10,7 @@
 #include "runsc-cli/parse.h"
 #include "runsc-cli/terminal.h"
 #include "runsc-cli/verbs.h"
+#include "runtime/container.h"
 #include "runtime/launch.h"
 #include "runtime/stdio.h"
 
@@ -120,6 +121,24 @@ HostResult<Ending> RunSandbox(SandboxPlan plan, const Reporter& reporter, Sessio
   if (named) TRY(Record(options, sandbox.pid()));
   if (options.attach.detach) return Detach(std::move(sandbox), options, reporter);
   return Supervise(std::move(sandbox), options.signals, reporter, std::move(supervise));
+}
+
+HostResult<Ending> JoinSandbox(SandboxPlan plan, const Reporter& reporter,
+                               const SessionOptions& options, const std::string& sandbox) {
+  const StateDirectory other = TRY(StateDirectory::Open(StateRoot(options.global), sandbox));
+  Result<runtime::SandboxClient> client = other.Connect();
+  if (!client) return HostFail(fmt::format("--in: the container '{}' does not run", sandbox));
+  TRY(options.directory->LinkSocket(other));
+  const Streams streams = TRY(ChooseStreams(options, plan));
+  DescribeStdio(plan.stdio, plan);
+  plan.child_signals = options.signals.before();
+  const auto answer = TRY(runtime::StartContainer(*client, std::move(plan)));
+  if (answer) {
+    reporter.Error(answer->text);
+    return Ending{Ending::Kind::kNotStarted, CodeOfError(*answer)};
+  }
+  TRY(Record(options, client->SentryPid().value_or(0)));
+  return Ending{Ending::Kind::kDetached, 0};
 }
 
 std::string StateRoot(const GlobalOptions& global) {

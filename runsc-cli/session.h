@@ -31,6 +31,11 @@ struct SessionOptions {
 // code 0).
 HostResult<Ending> RunSandbox(SandboxPlan plan, const Reporter& reporter, SessionOptions options);
 
+// Has the sandbox of the container `sandbox` run the plan's container too. It is detached, and
+// options.directory is there.
+HostResult<Ending> JoinSandbox(SandboxPlan plan, const Reporter& reporter,
+                               const SessionOptions& options, const std::string& sandbox);
+
 // Fills in what the global options say: platform, workers, logs, strace.
 HostResult<void> ApplyGlobalOptions(const GlobalOptions& options, SandboxPlan& plan);
 

@@ -148,6 +148,12 @@ HostResult<OwnedFd> StateDirectory::BindSocket() const {
   return runtime::BindControlSocket(fd(), kSocket);
 }
 
+HostResult<void> StateDirectory::LinkSocket(const StateDirectory& other) const {
+  const Result<int64_t> linked = host::Call(SYS_linkat, other.fd(), kSocket, fd(), kSocket, 0);
+  if (!linked) return HostFail("cannot link the control socket", linked.error().code());
+  return {};
+}
+
 Result<runtime::SandboxClient> StateDirectory::Connect() const {
   return runtime::SandboxClient::Connect(fd(), kSocket);
 }

@@ -46,6 +46,8 @@ class StateDirectory {
   std::optional<ContainerState> Read() const;
   Result<OwnedFd> OpenFile(const char* name, int flags) const;
   HostResult<OwnedFd> BindSocket() const;
+  // The other's sandbox can be reached here too, also when the other is gone.
+  HostResult<void> LinkSocket(const StateDirectory& other) const;
   Result<runtime::SandboxClient> Connect() const;
   // With all that is in it. The caller holds the lock.
   HostResult<void> Remove();

@@ -54,6 +54,7 @@ class Supervisor {
   std::optional<Ending> KillIfDue();
   Ending KillSandbox(const std::string& why);
   Ending Lost();
+  void Release();
   void Send(CliCommand::Kind kind, uint32_t value) { (void)sandbox_.Send(kind, value); }
   void SendWindow() {
     const WindowSize size = raw_.Size();
@@ -161,12 +162,28 @@ std::optional<Ending> Supervisor::TakeEvent() {
       reporter_.Error(event->text);
       return Ending{Ending::Kind::kLost, 1};
     case SentryEvent::Kind::kExited:
-      // The rest of its output is on its way until the sentry is gone.
-      Send(CliCommand::Kind::kRelease, 0);
-      (void)sandbox_.Wait();
+      if (!event->text.empty()) {
+        raw_.Restore();
+        reporter_.Error(event->text);
+      }
+      Release();
       return Ending{Ending::Kind::kExited, ExitCodeOf(event->status)};
+    case SentryEvent::Kind::kReleased:
+      return std::nullopt;
   }
   return Lost();
+}
+
+// The rest of its output is on its way until the sentry is gone, or has forgotten the container and
+// goes on with others.
+void Supervisor::Release() {
+  Send(CliCommand::Kind::kRelease, 0);
+  while (const std::optional<SentryEvent> event = sandbox_.OnReadable()) {
+    if (event->kind != SentryEvent::Kind::kReleased) continue;
+    sandbox_.LetGo();
+    return;
+  }
+  (void)sandbox_.Wait();
 }
 
 int Supervisor::TimeoutMs() const {
@@ -289,6 +306,20 @@ int CodeOfFailedStart(int host_errno) {
       return kNotFound;
     default:
       return kNotExecutable;
+  }
+}
+
+int CodeOfError(const boot::ErrorReply& error) {
+  switch (error.code) {
+    case ENOENT:
+    case ENOTDIR:
+    case EACCES:
+    case ENOEXEC:
+    case ELOOP:
+    case EISDIR:
+      return CodeOfFailedStart(error.code);
+    default:
+      return kOwnError;
   }
 }
 

@@ -6,6 +6,7 @@
 
 #include "base/result.h"
 #include "runsc-cli/report.h"
+#include "runtime/client.h"
 #include "runtime/launch.h"
 
 namespace skep::cli {
@@ -48,6 +49,8 @@ struct SuperviseOptions {
 // else).
 int CodeOfFailedStart(int host_errno);
 int ExitCodeOf(int wait_status);
+// The exit code for a process that a sandbox could not start.
+int CodeOfError(const boot::ErrorReply& error);
 
 // Waits for the sandbox's end; it is gone when this returns.
 Ending Supervise(runtime::SandboxHandle sandbox, const SignalSet& signals, const Reporter& reporter,

@@ -24,14 +24,14 @@ constexpr uint64_t kFileCapabilities = Bit(CAP_CHOWN) | Bit(CAP_DAC_OVERRIDE) |
 constexpr RoleRow kRoles[] = {
     {Role::kSentry, "skep-sentry", "boot", RoleIds::kOwn, kEveryNamespace, 0,
      "an empty read-only tmpfs",
-     "the client's end of the gofer's socket, the control socket, the guest's standard files, "
+     "the client's end of each gofer's socket, the control socket, the guest's standard files, "
      "logs, "
      "memory files, what the gofer donated",
      "the sandbox ends, and its starter says why"},
     {Role::kGofer, "skep-gofer", "gofer", RoleIds::kTree, kEveryNamespace, kFileCapabilities,
      "an empty read-only tmpfs",
      "its end of the socket, the trees as detached mounts, a private /proc/self/fd, the log",
-     "the sandbox ends: its files are gone"},
+     "its container ends, without its files; with it a sandbox that has no name"},
     {Role::kStub, "skep-stub", nullptr, RoleIds::kSentrys, 0, 0, "the sentry's",
      "memory files of the sandbox, donated files that are mapped, a socket to the sentry",
      "the guest process in it ends by SIGKILL"},

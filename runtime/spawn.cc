@@ -29,7 +29,7 @@ ChildPlan PlanOf(Role role, const ChildIds& ids, const SandboxPlan& plan) {
   child.deny_setgroups = ids.deny_setgroups;
   child.signals = plan.child_signals;
   child.cgroup = plan.kernel_cgroup.get();
-  child.outlives_parent = static_cast<bool>(plan.listen);
+  child.outlives_parent = plan.outlives_caller;
   return child;
 }
 
@@ -48,17 +48,20 @@ HostResult<OwnedFd> WriteConfig(const boot::BootConfig& config) {
   return std::move(*file);
 }
 
-HostResult<Child> StartGofer(SandboxPlan& plan, const Sandbox& sandbox, OwnedFd client,
-                             OwnedFd& control) {
+}  // namespace
+
+HostResult<Gofer> StartGofer(SandboxPlan& plan, OwnedFd client) {
+  Gofer started;
+  started.words = TRY(MakeLastWords());
   host::SocketPair pair = TRY(MakeSockets());
   ChildIds ids = IdsOfTree(plan.caller, plan.uids, plan.gids);
-  ids.identity.outlives_parent = static_cast<bool>(plan.listen);
+  ids.identity.outlives_parent = plan.outlives_caller;
   ChildPlan child_plan = PlanOf(Role::kGofer, ids, plan);
   child_plan.argv.insert(child_plan.argv.end(), {"--control-fd", std::to_string(pair.b.get())});
   child_plan.keep = {pair.b.get()};
   // The guest's streams are none of its business, nor is the terminal of one that detaches.
-  child_plan.stdio = {-1, -1, plan.listen ? -1 : 2};
-  Child child = TRY(Child::Start(child_plan));
+  child_plan.stdio = {-1, -1, plan.outlives_caller ? -1 : 2};
+  started.child = TRY(Child::Start(child_plan));
   gofer::GoferConfig config;
   config.attach_points = std::move(plan.attach_points);
   config.hidden = std::move(plan.hidden);
@@ -67,7 +70,7 @@ HostResult<Child> StartGofer(SandboxPlan& plan, const Sandbox& sandbox, OwnedFd 
     Result<OwnedFd> log = host::Dup(plan.log.get());
     if (log) config.log = std::move(*log);
   }
-  if (Result<OwnedFd> words = host::Dup(sandbox.gofer_words.get())) {
+  if (Result<OwnedFd> words = host::Dup(started.words.get())) {
     config.last_words = std::move(*words);
   }
   if (plan.filter_use) {
@@ -79,12 +82,10 @@ HostResult<Child> StartGofer(SandboxPlan& plan, const Sandbox& sandbox, OwnedFd 
   config.identity = ids.identity;
   const Result<void> sent = SendConfig(pair.a.get(), config);
   if (!sent) return HostFail("cannot configure the gofer", sent.error().code());
-  control = std::move(pair.a);
-  return child;
+  started.control = std::move(pair.a);
+  return started;
 }
 
-// uid and gid of each standard file, as the guest is to see them: in the sentry's namespace they
-// are nobody's.
 std::vector<uint32_t> OwnersOfStdio(const SandboxPlan& plan) {
   const ChildIds ids = IdsOfTree(plan.caller, plan.uids, plan.gids);
   std::vector<uint32_t> owners;
@@ -95,6 +96,8 @@ std::vector<uint32_t> OwnersOfStdio(const SandboxPlan& plan) {
   }
   return owners;
 }
+
+namespace {
 
 HostResult<Child> StartSentry(SandboxPlan& plan, const Sandbox& sandbox, const OwnedFd& client,
                               const OwnedFd& control) {
@@ -116,7 +119,7 @@ HostResult<Child> StartSentry(SandboxPlan& plan, const Sandbox& sandbox, const O
   }
   config.stdio_owners = OwnersOfStdio(plan);
   ChildIds ids = TRY(IdsOfItsOwn(plan.caller));
-  ids.identity.outlives_parent = static_cast<bool>(plan.listen);
+  ids.identity.outlives_parent = plan.outlives_caller;
   config.identity = ids.identity;
   const OwnedFd file = TRY(WriteConfig(config));
   ChildPlan child_plan = PlanOf(Role::kSentry, ids, plan);
@@ -132,11 +135,14 @@ HostResult<Child> StartSentry(SandboxPlan& plan, const Sandbox& sandbox, const O
   return Child::Start(child_plan);
 }
 
-// The jail is not optional: a step that the host refuses is an error with its name.
-HostResult<void> JudgeJail(const Result<gofer::JailReport>& report, Child& gofer,
-                           const OwnedFd& words) {
+}  // namespace
+
+// A step that the host refuses is an error with its name.
+HostResult<void> JudgeGofer(Gofer& gofer) {
+  const Result<gofer::JailReport> report = gofer::ReceiveReport(gofer.control.get());
   if (!report) {
-    const HowItEnded how = WhyItEnded("the gofer, while it started,", gofer.Wait(), words);
+    const HowItEnded how =
+        WhyItEnded("the gofer, while it started,", gofer.child.Wait(), gofer.words);
     return HostFail(how.why +
                     (how.log.empty() ? "" : "; the last line of its log: " + how.log.back()));
   }
@@ -148,8 +154,6 @@ HostResult<void> JudgeJail(const Result<gofer::JailReport>& report, Child& gofer
   if (missing == nullptr) return {};
   return HostFail(fmt::format("this host does not let the gofer be jailed: {} failed", missing));
 }
-
-}  // namespace
 
 HowItEnded WhyItEnded(std::string_view who, int status, const OwnedFd& words) {
   constexpr size_t kLines = 10;
@@ -171,17 +175,18 @@ HowItEnded WhyItEnded(std::string_view who, int status, const OwnedFd& words) {
 
 HostResult<Sandbox> StartSandbox(SandboxPlan plan) {
   TRY(CheckLimits());
+  plan.outlives_caller = static_cast<bool>(plan.listen);
   Sandbox sandbox;
-  sandbox.gofer_words = TRY(MakeLastWords());
   sandbox.sentry_words = TRY(MakeLastWords());
   host::SocketPair client = TRY(MakeSockets());
   host::SocketPair control = TRY(MakeSockets());
-  OwnedFd gofer_control;
-  sandbox.gofer = TRY(StartGofer(plan, sandbox, std::move(client.b), gofer_control));
+  Gofer gofer = TRY(StartGofer(plan, std::move(client.b)));
   sandbox.sentry = TRY(StartSentry(plan, sandbox, client.a, control.b));
   client.a.Reset();
   control.b.Reset();
-  TRY(JudgeJail(gofer::ReceiveReport(gofer_control.get()), sandbox.gofer, sandbox.gofer_words));
+  TRY(JudgeGofer(gofer));
+  sandbox.gofer = std::move(gofer.child);
+  sandbox.gofer_words = std::move(gofer.words);
   sandbox.control = std::move(control.a);
   return sandbox;
 }

@@ -40,6 +40,7 @@ struct SandboxPlan {
   // Where others reach the sandbox, which then outlives this process. None: it does not.
   OwnedFd listen;
   OwnedFd lock;                    // of its state directory, until it can be reached
+  bool outlives_caller = false;    // set by those who start processes from it
   std::vector<OwnedFd> keep_open;  // for as long as the sentry lives
   LogFormat log_format = LogFormat::kText;
   LogLevel log_level = LogLevel::kWarning;
@@ -63,6 +64,20 @@ struct Sandbox {
 };
 
 HostResult<Sandbox> StartSandbox(SandboxPlan plan);
+
+// A container's gofer alone.
+struct Gofer {
+  Child child;
+  OwnedFd words;  // why it died (base/last_words.h)
+  OwnedFd control;
+};
+// `client`: its end of the client's socket. Takes the plan's trees.
+HostResult<Gofer> StartGofer(SandboxPlan& plan, OwnedFd client);
+// Waits until it is in its jail, which is not optional.
+HostResult<void> JudgeGofer(Gofer& gofer);
+// uid and gid of each standard file, as the guest is to see them: in the sentry's namespace they
+// are nobody's.
+std::vector<uint32_t> OwnersOfStdio(const SandboxPlan& plan);
 // What became of a process, for its user. `status`: as wait4 tells it; `words`: its last ones.
 struct HowItEnded {
   std::string why;               // "the sandbox's kernel failed: CHECK failed at ..."

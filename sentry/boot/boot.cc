@@ -4,15 +4,10 @@
 // their engines, seccomp, the first process. From then on the main thread only listens to the CLI.
 #include <fcntl.h>
 #include <fmt/format.h>
-#include <poll.h>
 #include <sched.h>
 #include <sys/prctl.h>
-#include <sys/stat.h>
 #include <unistd.h>
-#include <algorithm>
-#include <array>
 #include <csignal>
-#include <cstring>
 
 #include "base/check.h"
 #include "base/fd_room.h"
@@ -20,21 +15,15 @@
 #include "base/last_words.h"
 #include "base/log.h"
 #include "platform/engines.h"
-#include "sentry/anon/host_file.h"
 #include "sentry/arena/arena.h"
 #include "sentry/boot/checkpoint.h"
 #include "sentry/boot/control.h"
-#include "sentry/boot/credentials.h"
 #include "sentry/boot/jail.h"
 #include "sentry/boot/job.h"
-#include "sentry/boot/mounts.h"
 #include "sentry/boot/sandbox.h"
 #include "sentry/boot/test_hooks.h"
-#include "sentry/fs/dev/memory_devices.h"
-#include "sentry/kernel/clone.h"
 #include "sentry/kernel/kernel.h"
 #include "sentry/kernel/oom.h"
-#include "sentry/kernel/signals.h"
 #include "sentry/kernel/vdso_clock.h"
 #include "sentry/mm/copy.h"
 #include "sentry/syscalls/strace.h"
@@ -112,97 +101,6 @@ T OrDie(const BootConfig& config, HostResult<T> result) {
   if constexpr (!std::is_void_v<T>) return *std::move(result);
 }
 
-winsize WindowOf(uint32_t rows, uint32_t columns) {
-  winsize size{};
-  size.ws_row = static_cast<uint16_t>(rows);
-  size.ws_col = static_cast<uint16_t>(columns);
-  return size;
-}
-
-// A terminal of ours over the host's, which is standard input and output.
-Result<Ref<vfs::File>> OpenConsole(Sandbox& sandbox, kernel::Task& init) {
-  const BootConfig& config = sandbox.config;
-  TRY(sandbox.terminals.StartConsole(sandbox.stdio.fds[0], sandbox.stdio.fds[1],
-                                     WindowOf(config.terminal_rows, config.terminal_columns)));
-  sandbox.terminals.OnWantedConsoleInput(
-      [&sandbox] { sandbox.server->Tell(SentryEvent::Kind::kWantsInput, 0, ""); });
-  if (!config.terminal_input) sandbox.terminals.SetConsoleInput(anon::Console::Input::kHeld);
-  return sandbox.terminals.OpenConsole(init);
-}
-
-void StartFirstProcess(Sandbox& sandbox) {
-  kernel::Kernel& kernel = sandbox.kernel;
-  kernel::ProcessRequest request;
-  // It is a command like any other: whoever started it continues it, as a shell does.
-  request.job_control = !sandbox.config.init_is_spared;
-  request.credentials = CredentialsOf(sandbox.config);
-  request.limits = LimitsOf(sandbox.config);
-  request.path =
-      sandbox.config.exec_path.empty() ? sandbox.config.argv[0] : sandbox.config.exec_path;
-  request.argv = sandbox.config.argv;
-  request.envp = sandbox.config.env;
-  request.oom_score_adj = sandbox.config.oom_score_adj;
-  request.prepare = [&sandbox](kernel::Task& init) -> Result<void> {
-    const MountContext context = {.kernel = sandbox.kernel,
-                                  .config = sandbox.config,
-                                  .gofer = sandbox.gofer,
-                                  .donated = sandbox.donated,
-                                  .special_files = sandbox.special_files,
-                                  .terminals = sandbox.terminals,
-                                  .container = *sandbox.container,
-                                  .mounts = sandbox.mounts,
-                                  .gofer_trees = sandbox.gofer_trees};
-    TRY(MountAll(context, init, &sandbox.failed_step));
-    Ref<vfs::File> console;
-    if (sandbox.config.terminal) console = TRY(OpenConsole(sandbox, init));
-    return OpenStdio(init, sandbox.config, sandbox.stdio, std::move(console));
-  };
-  request.started = [&sandbox](int error, bool in_prepare) {
-    const BootConfig& config = sandbox.config;
-    if (error == 0) {
-      sandbox.server->Tell(SentryEvent::Kind::kStarted, 0, sandbox.kernel.config.engine_name);
-      return;
-    }
-    if (error == kKilled) return;  // by a signal to the CLI: its exit status tells
-    const char* known = strerrordesc_np(error);
-    const char* name = known != nullptr ? known : "unknown error";
-    const std::string text =
-        in_prepare ? fmt::format("{}: {}",
-                                 sandbox.failed_step.empty() ? "cannot set up the sandbox's files"
-                                                             : sandbox.failed_step,
-                                 name)
-                   : fmt::format("cannot execute {}: {}", config.argv[0], name);
-    sandbox.server->Tell(SentryEvent::Kind::kFailed, in_prepare ? 0 : error, text);
-    // Nobody will ask how a container has ended that never ran.
-    _exit(1);
-  };
-  auto started = sandbox.container->StartInit(std::move(request));
-  if (!started) Die(sandbox.config, "cannot start the first process");
-  // Tells whoever asks when all is over.
-  auto watcher = sched::Fiber::Spawn(kernel.scheduler.worker(0), [&sandbox, init = *started] {
-    while (!init->exited()) {
-      sched::WaitUntil(init->changes(), sched::kAllEvents, std::nullopt,
-                       sched::Sleep::kUninterruptible,
-                       [&] { return init->exited() || init->stopped(); });
-      if (const int signo = init->TakeStop(); signo != 0) {
-        sandbox.terminals.SetConsoleInput(anon::Console::Input::kHeld);
-        if (!sandbox.suspending.exchange(false)) {
-          sandbox.server->Tell(SentryEvent::Kind::kStopped, signo, "");
-        }
-      }
-    }
-    const uint64_t now = sandbox.kernel.scheduler.clock().MonotonicNs();
-    sandbox.terminals.DrainConsole(now + 1'000'000'000);
-    sandbox.server->ContainerEnded(init->status());
-  });
-  if (!watcher) Die(sandbox.config, "cannot start the watcher of the first process");
-  if (!sandbox.config.crash.empty()) CrashForTest(kernel, sandbox.config.crash);
-}
-
-fs::GoferConnection::Options GoferOptions(const BootConfig& config, int workers) {
-  return {.workers = workers, .on_lost = [control = config.control_fd] { GoferLost(control); }};
-}
-
 kernel::KernelConfig KernelConfigOf(const BootConfig& config, platform::EngineKind engine) {
   kernel::KernelConfig out;
   out.workers = config.workers > 0 ? config.workers : AllowedCpus();
@@ -212,25 +110,12 @@ kernel::KernelConfig KernelConfigOf(const BootConfig& config, platform::EngineKi
   return out;
 }
 
-Ref<kernel::Container> MakeContainer(kernel::Kernel& kernel, const BootConfig& config) {
-  kernel::ContainerRequest request;
-  request.id = "init";
-  request.hostname = config.hostname;
-  if (!config.domainname.empty()) request.domainname = config.domainname;
-  request.pids_limit = config.pids_limit;
-  request.unkillable_init = config.init_is_spared;
-  auto container = kernel::Container::Make(kernel, std::move(request));
-  CHECK(container.has_value());  // the kernel has no other
-  return *container;
-}
-
 // Kernel objects that are there before the first fiber. Arena heap.
 [[gnu::noinline]] Sandbox* MakeSandbox(const BootConfig& config, platform::EngineKind engine,
                                        OwnedFd gofer) {
   const arena::ArenaScope arena_heap;
   auto* sandbox = new Sandbox(
       KernelConfigOf(config, engine));  // tidy: allow(new) the arena's root, never freed
-  sandbox->config = config;
   kernel::Kernel& kernel = sandbox->kernel;
   kernel.memory = OrDie(config, mm::MemoryFile::Make());
   kernel.memory->GiveBackWhenIdle(kernel.scheduler);
@@ -242,26 +127,28 @@ Ref<kernel::Container> MakeContainer(kernel::Kernel& kernel, const BootConfig& c
   kernel.vdso_clock =
       std::make_unique<kernel::VdsoClock>(kernel.scheduler.clock(), std::move(pages));
   kernel.anon_fs = MakeRef<vfs::AnonFs>(++kernel.last_dev_minor);
-  kernel.anon_fs->SetSpecialFiles(&sandbox->special_files);
-  sandbox->container = MakeContainer(kernel, config);
+  kernel.anon_fs->SetSpecialFiles(MakeRef<AnonymousSpecialFiles>());
   kernel.hooks.syscall = &syscalls::Dispatch;
-  sandbox->terminals.RegisterDevices(sandbox->special_files.devices());
-  fs::RegisterMemoryDevices(sandbox->special_files.devices(), *kernel.memory);
-  arena::HostTable& table = arena::HostTable::Get();
-  if (gofer) {
-    fs::GoferConnection::Options options = GoferOptions(config, kernel.scheduler.worker_count());
-    const auto added = fs::GoferConnection::Add(std::move(gofer), std::move(options));
-    if (!added) Die(config, "there are too many gofers");
-    sandbox->gofer = *added;
-  }
   sandbox->donated = MakeRef<fs::DonatedFiles>(fs::DonatedFiles::BudgetOfHost());
-  AdoptStdio(config, sandbox->stdio);
   if (config.strace_fd >= 0) {
-    sandbox->strace = table.Add(OwnedFd(config.strace_fd));
+    sandbox->strace = arena::HostTable::Get().Add(OwnedFd(config.strace_fd));
     kernel.strace = std::make_unique<syscalls::Strace>(sandbox->strace);
   }
+  auto host = MakeContainerHost(*sandbox, config, config, std::move(gofer));
+  if (!host) Die(config, "cannot make the container");
+  sandbox->server->AddStarters(std::move(*host));
   arena::SetRoot(sandbox);
   return sandbox;
+}
+
+void StartFirst(Sandbox& sandbox, const BootConfig& config) {
+  const arena::ArenaScope arena_heap;
+  const Ref<ContainerHost> host = sandbox.server->Hosts()[0];
+  if (!WatchCaller(sandbox, *host, config.caller_stat_fd)) {
+    Die(config, "cannot watch the command line's process");
+  }
+  if (!StartContainer(sandbox, host)) Die(config, "cannot start the first process");
+  if (!config.crash.empty()) CrashForTest(sandbox.kernel, config.crash);
 }
 
 // The only one it may run on; -1: it has a choice.
@@ -304,13 +191,12 @@ void StartWorkers(Sandbox& sandbox, const BootConfig& config, platform::EngineGr
   const Engines engines = OrDie(config, StartEngines(config));
   OwnedFd gofer(config.gofer_fd);
   Sandbox* sandbox =
-      restore ? OrDie(config, RestoreSandbox(config.restore_fd, config, std::move(gofer),
-                                             [&](int n) { return GoferOptions(config, n); }))
+      restore ? OrDie(config, RestoreSandbox(config.restore_fd, config, std::move(gofer)))
               : MakeSandbox(config, engines.kind, std::move(gofer));
   StartWorkers(*sandbox, config, *engines.group);
   if (config.stub_cgroup_fd >= 0) close(config.stub_cgroup_fd);
   if (config.engine_fd >= 0) close(config.engine_fd);
-  OrDie(config, sandbox->server->Listen());
+  OrDie(config, sandbox->server->Open(config));
   OrDie(config, jail::StayUndumped());
   const unsigned part = engines.kind == platform::EngineKind::kPtrace ? 1 : 0;
   OrDie(config,
@@ -326,11 +212,9 @@ void StartWorkers(Sandbox& sandbox, const BootConfig& config, platform::EngineGr
     OrDie(config, FinishRestore(*sandbox));
     sandbox->server->Tell(SentryEvent::Kind::kStarted, 0, platform::InfoOf(engines.kind).name);
   } else {
-    const arena::ArenaScope arena_heap;
     SKEP_LOG(kInfo, "guests run under {}, served by {} workers",
              platform::InfoOf(engines.kind).name, sandbox->kernel.config.workers);
-    if (!WatchCaller(*sandbox)) Die(config, "cannot watch the command line's process");
-    StartFirstProcess(*sandbox);
+    StartFirst(*sandbox, config);
   }
   sandbox->server->Serve(maps_fd);
 }

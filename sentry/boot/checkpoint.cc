@@ -111,12 +111,13 @@ HostResult<void> Write(Sandbox& sandbox, int fd, const SaveOptions& options) {
   {
     const arena::ArenaScope arena_heap;
     sandbox.kernel.memory->GiveBackKept();
-    for (const Ref<fs::GoferFs>& tree : sandbox.gofer_trees) {
-      const Result<void> prepared = tree->PrepareCheckpoint();
-      if (!prepared) {
-        return HostFail("a file in use has no name any more", prepared.error().code());
+    for (const Ref<ContainerHost>& host : sandbox.server->Hosts())
+      for (const Ref<fs::GoferFs>& tree : host->gofer_trees) {
+        const Result<void> prepared = tree->PrepareCheckpoint();
+        if (!prepared) {
+          return HostFail("a file in use has no name any more", prepared.error().code());
+        }
       }
-    }
   }
   sandbox.highest_host_number = arena::HostTable::Get().HighestNumber();
   if (options.scan_maps_fd >= 0) TRY(LookForHostPointers(options.scan_maps_fd));
@@ -148,9 +149,8 @@ HostResult<void> SaveSandbox(Sandbox& sandbox, int fd, const SaveOptions& option
 
 void ResumeSandbox(Sandbox& sandbox) { kernel::Thaw(sandbox.kernel); }
 
-HostResult<Sandbox*> RestoreSandbox(int fd, const BootConfig& config, OwnedFd gofer,
-                                    const GoferOptionsFor& gofer_options) {
-  const arena::HostScope host;
+HostResult<Sandbox*> RestoreSandbox(int fd, const BootConfig& config, OwnedFd gofer) {
+  const arena::HostScope host_heap;
   ImageHeader header{};
   TRY(ReadAt(fd, 0, &header, sizeof header));
   if (header.magic != kMagic) return HostFail("not the image of a sandbox");
@@ -158,7 +158,9 @@ HostResult<Sandbox*> RestoreSandbox(int fd, const BootConfig& config, OwnedFd go
   auto* sandbox = static_cast<Sandbox*>(arena::Root());
   arena::HostTable& table = arena::HostTable::Get();
   table.ResetNumbers(sandbox->highest_host_number);
-  const std::array<arena::HostFd, 3>& stdio = sandbox->stdio.fds;
+  sandbox->server->ForgetClients();
+  const Ref<ContainerHost> host = sandbox->server->Hosts()[0];
+  const std::array<arena::HostFd, 3>& stdio = host->stdio.fds;
   for (size_t i = 0; i < stdio.size(); ++i) {
     // Those of one description are one number.
     if (!stdio[i] || std::find(stdio.begin(), stdio.begin() + i, stdio[i]) != stdio.begin() + i) {
@@ -175,20 +177,17 @@ HostResult<Sandbox*> RestoreSandbox(int fd, const BootConfig& config, OwnedFd go
   OwnedFd pages = TRY(mm::MemoryFile::MakeHostFile());
   TRY(memory.Reattach(std::move(pages)));
   TRY(ReadPages(memory, fd, header));
-  if (sandbox->gofer) {
+  if (host->gofer) {
     if (!gofer) return HostFail("the connection to the gofer is missing");
-    sandbox->gofer.Restore(std::move(gofer),
-                           gofer_options(sandbox->kernel.scheduler.worker_count()));
+    host->gofer->Restore(std::move(gofer), TellGoferLost(*sandbox, host->number));
   }
   sandbox->donated->SetBudget(fs::DonatedFiles::BudgetOfHost());
   const arena::ArenaScope arena_heap;
-  for (const Ref<fs::GoferFs>& tree : sandbox->gofer_trees) {
+  for (const Ref<fs::GoferFs>& tree : host->gofer_trees) {
     const Result<void> found = tree->Reattach();
     if (!found)
       return HostFail("the files have changed since the checkpoint", found.error().code());
   }
-  sandbox->config.control_fd = config.control_fd;
-  sandbox->config.log_fd = config.log_fd;
   return sandbox;
 }
 

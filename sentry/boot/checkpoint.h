@@ -4,8 +4,6 @@
 // arena. It is as trusted as the binary: it holds the kernel's own pointers.
 #pragma once
 
-#include <functional>
-
 #include "base/owned_fd.h"
 #include "base/result.h"
 #include "sentry/boot/sandbox.h"
@@ -24,14 +22,10 @@ struct SaveOptions {
 HostResult<void> SaveSandbox(Sandbox& sandbox, int fd, const SaveOptions& options);
 void ResumeSandbox(Sandbox& sandbox);
 
-// What a connection to the gofer needs to know, for so many workers.
-using GoferOptionsFor = std::function<fs::GoferConnection::Options(int workers)>;
-
 // In a new process without an arena: the sandbox of the file, whose guests wait until the
 // scheduler has been started kFrozen and FinishRestore was called. `config` has the descriptors of
 // the new process.
-HostResult<Sandbox*> RestoreSandbox(int fd, const BootConfig& config, OwnedFd gofer,
-                                    const GoferOptionsFor& gofer_options);
+HostResult<Sandbox*> RestoreSandbox(int fd, const BootConfig& config, OwnedFd gofer);
 // The workers are started: makes guests anew and lets them go on.
 HostResult<void> FinishRestore(Sandbox& sandbox);
 

@@ -347,6 +347,10 @@ std::string ToJson(const ProcessConfig& config) { return TextOf(config); }
 HostResult<ProcessConfig> ProcessFromJson(const std::string& text) {
   return ConfigOf<ProcessConfig>(text);
 }
+std::string ToJson(const ContainerConfig& config) { return TextOf(config); }
+HostResult<ContainerConfig> ContainerFromJson(const std::string& text) {
+  return ConfigOf<ContainerConfig>(text);
+}
 
 Result<void> SendEvent(int fd, const SentryEvent& event) {
   EventHeader header = {static_cast<uint32_t>(event.kind), event.status};
@@ -366,7 +370,7 @@ std::optional<SentryEvent> ReceiveEvent(int fd) {
                                       iovec{text.data(), text.size()}};
   const Result<host::Received> received = host::RecvMsg(fd, parts, {}, 0);
   if (!received || received->size < sizeof header) return std::nullopt;
-  if (header.kind > static_cast<uint32_t>(SentryEvent::Kind::kTaken)) return std::nullopt;
+  if (header.kind > static_cast<uint32_t>(SentryEvent::Kind::kReleased)) return std::nullopt;
   text.resize(received->size - sizeof header);
   return SentryEvent{static_cast<SentryEvent::Kind>(header.kind), header.status, std::move(text)};
 }

@@ -128,18 +128,21 @@ std::string ToJson(const BootConfig& config);
 HostResult<BootConfig> FromJson(const std::string& text);
 std::string ToJson(const ProcessConfig& config);
 HostResult<ProcessConfig> ProcessFromJson(const std::string& text);
+std::string ToJson(const ContainerConfig& config);
+HostResult<ContainerConfig> ContainerFromJson(const std::string& text);
 
 // sentry -> CLI
 struct SentryEvent {
   enum class Kind : uint8_t {
     kStarted,       // the first process runs; text: the engine's name
     kFailed,        // it could not be started: text says why; status: the errno of execve, or 0
-    kExited,        // the first process is gone and so is the sandbox; status: as wait4 tells it
+    kExited,        // the first process is gone; status: as wait4 tells it; text: why, or empty
     kStopped,       // the first process stopped (status: the signal): the CLI stops itself too
     kLost,          // what the sandbox cannot do without is gone: text says what
     kCheckpointed,  // status 0: the image is complete and the sentry ends; else text says why not
     kWantsInput,    // a guest reads the terminal, whose input is held (CliCommand::kContinue)
     kTaken,         // a kSignal has been delivered; status: its number
+    kReleased,      // the container is forgotten, and the sandbox goes on with others
   } kind = Kind::kFailed;
   int32_t status = 0;
   std::string text;

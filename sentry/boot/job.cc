@@ -8,23 +8,23 @@
 
 namespace skep::boot {
 
-bool SignalFirst(Sandbox& sandbox, int signo) {
+bool SignalFirst(ContainerHost& host, int signo) {
   if (signo < 1 || signo > kernel::kSignals) return false;
   const arena::ArenaScope arena_heap;
-  kernel::Kernel& kernel = sandbox.kernel;
+  kernel::Kernel& kernel = host.container->kernel();
   kernel::TasksLock lock(kernel);
-  kernel::ThreadGroup* init = sandbox.container->init();
+  kernel::ThreadGroup* init = host.container->init();
   return init != nullptr && kernel::SendFromOperator(*init, signo).has_value();
 }
 
-bool SuspendGroup(Sandbox& sandbox, int signo) {
+bool SuspendGroup(ContainerHost& host, int signo) {
   const arena::ArenaScope arena_heap;
-  kernel::Kernel& kernel = sandbox.kernel;
+  kernel::Kernel& kernel = host.container->kernel();
   kernel::TasksLock lock(kernel);
-  kernel::ThreadGroup* init = sandbox.container->init();
+  kernel::ThreadGroup* init = host.container->init();
   if (init == nullptr) return false;
   bool first_stops = false;
-  sandbox.suspending = true;
+  host.suspending = true;
   init->process_group->ForEach([&](kernel::ThreadGroup& group) REQUIRES(kernel::tasks) {
     const bool stops = signo == SIGSTOP || group.handlers->Of(signo).handler == 0;
     // By SIGSTOP: there may be nobody in the sandbox who would continue the group, in which
@@ -32,32 +32,32 @@ bool SuspendGroup(Sandbox& sandbox, int signo) {
     (void)kernel::SendFromOperator(group, stops ? SIGSTOP : signo);
     if (&group == init) first_stops = stops;
   });
-  if (!first_stops) sandbox.suspending = false;
-  sandbox.suspended = true;
+  if (!first_stops) host.suspending = false;
+  host.suspended = true;
   return first_stops;
 }
 
-void ContinueGroup(Sandbox& sandbox, bool foreground) {
+void ContinueGroup(ContainerHost& host, bool foreground) {
   const arena::ArenaScope arena_heap;
-  kernel::Kernel& kernel = sandbox.kernel;
+  kernel::Kernel& kernel = host.container->kernel();
   using Input = anon::Console::Input;
-  sandbox.suspending = false;
-  sandbox.suspended = false;
-  sandbox.terminals.SetConsoleInput(foreground ? Input::kFlowing : Input::kHeld);
+  host.suspending = false;
+  host.suspended = false;
+  host.terminals().SetConsoleInput(foreground ? Input::kFlowing : Input::kHeld);
   kernel::TasksLock lock(kernel);
-  kernel::ThreadGroup* init = sandbox.container->init();
+  kernel::ThreadGroup* init = host.container->init();
   if (init == nullptr) return;
   init->process_group->ForEach([](kernel::ThreadGroup& group) REQUIRES(kernel::tasks) {
     (void)kernel::SendFromOperator(group, SIGCONT);
   });
 }
 
-Result<void> WatchCaller(Sandbox& sandbox) {
-  if (sandbox.config.caller_stat_fd < 0) return {};
-  const arena::HostFd stat = arena::HostTable::Get().Add(OwnedFd(sandbox.config.caller_stat_fd));
+Result<void> WatchCaller(Sandbox& sandbox, ContainerHost& host, int stat_fd) {
+  if (stat_fd < 0) return {};
+  const arena::HostFd stat = arena::HostTable::Get().Add(OwnedFd(stat_fd));
   sandbox.caller_watch = std::make_unique<CallerWatch>(stat, sandbox.kernel.oom.get());
   return sandbox.caller_watch->Start(sandbox.kernel.scheduler,
-                                     [&sandbox] { (void)SuspendGroup(sandbox, SIGSTOP); });
+                                     [&host] { (void)SuspendGroup(host, SIGSTOP); });
 }
 
 }  // namespace skep::boot

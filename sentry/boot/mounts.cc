@@ -30,7 +30,7 @@ class Mounter {
     context_.mounts =
         MakeRef<vfs::MountNamespace>(std::move(root), Flags(config), kernel.NextNamespaceNumber());
     const vfs::Path path = context_.mounts->root();
-    auto fs = MakeRef<vfs::FsContext>(context_.mounts, path, path, context_.config.umask);
+    auto fs = MakeRef<vfs::FsContext>(context_.mounts, path, path, context_.process.umask);
     kernel::TasksLock lock(kernel);
     init_.fs.Set(std::move(fs));
     return {};
@@ -41,7 +41,7 @@ class Mounter {
     const vfs::Path at = TRY(MakePoint(config.destination, fs->RootInode()->IsDir()));
     const Ref<vfs::Mount> mount = TRY(context_.mounts->Add(at, std::move(fs), Flags(config)));
     if (config.kind == Kind::kDevpts) {
-      context_.terminals.SetDevpts(devpts_, vfs::Path(mount, mount->root()));
+      context_.devices->terminals().SetDevpts(devpts_, vfs::Path(mount, mount->root()));
     }
     return {};
   }
@@ -87,7 +87,7 @@ class Mounter {
 
   Result<Ref<vfs::FileSystem>> Make(const MountConfig& config) {
     Ref<vfs::FileSystem> fs = TRY(MakeOfKind(config));
-    fs->special_files = &context_.special_files;
+    fs->special_files = context_.devices;
     fs->source = config.source.empty() ? fs->type_name() : config.source;
     return fs;
   }
@@ -110,7 +110,7 @@ class Mounter {
         Ref<vfs::FileSystem> dev = MakeRef<fs::TmpFs>(
             *kernel.memory,
             fs::TmpFsOptions{.dev_minor = NextMinor(), .max_bytes = SizeOf(config), .mode = 0755});
-        TRY(fs::PopulateDev(*dev, context_.config.terminal));
+        TRY(fs::PopulateDev(*dev, context_.process.terminal));
         return dev;
       }
 #if __has_include("sentry/fs/proc/proc_fs.h")
@@ -148,10 +148,10 @@ class Mounter {
     context_.gofer_trees.push_back(tree);
     Ref<vfs::FileSystem> lower = std::move(tree);
     if (!config.overlay) return lower;
-    lower->special_files = &context_.special_files;
+    lower->special_files = context_.devices;
     Ref<vfs::FileSystem> upper = MakeRef<fs::TmpFs>(
         *context_.kernel.memory, fs::TmpFsOptions{.dev_minor = NextMinor(), .mode = 0755});
-    upper->special_files = &context_.special_files;
+    upper->special_files = context_.devices;
     Ref<fs::OverlayFs> overlay =
         TRY(fs::OverlayFs::Make(NextMinor(), std::move(lower), std::move(upper)));
     return overlay;
@@ -210,8 +210,8 @@ Result<void> MountAll(const MountContext& context, kernel::Task& init, std::stri
   for (const std::string& path : context.config.masked_paths)
     TRY(told("mask", path, mounter.Mask(path)));
   vfs::Walker walker(init, *init.fs);
-  auto cwd = walker.Resolve(context.config.cwd, {.directory = true});
-  TRY(told("enter the working directory", context.config.cwd,
+  auto cwd = walker.Resolve(context.process.cwd, {.directory = true});
+  TRY(told("enter the working directory", context.process.cwd,
            cwd ? Result<void>() : Fail(cwd.error().code())));
   init.fs->SetCwd(*cwd);
   return {};

@@ -1,22 +1,21 @@
-// The sandbox's mount table from its configuration.
+// A container's mount table from its configuration.
 #pragma once
 
+#include "sentry/boot/container_devices.h"
 #include "sentry/boot/control.h"
-#include "sentry/boot/terminals.h"
 #include "sentry/fs/gofer/gofer_fs.h"
 #include "sentry/kernel/container.h"
 #include "sentry/kernel/kernel.h"
-#include "sentry/vfs/special_files.h"
 
 namespace skep::boot {
 
 struct MountContext {
   kernel::Kernel& kernel;
-  const BootConfig& config;
-  fs::GoferConnection gofer;
+  const ContainerConfig& config;
+  const ProcessConfig& process;  // the first one
+  const Ref<fs::GoferConnection>& gofer;
   const Ref<fs::DonatedFiles>& donated;
-  vfs::SpecialFiles& special_files;
-  SandboxTerminals& terminals;
+  const Ref<ContainerDevices>& devices;
   const kernel::Container& container;
   Ref<vfs::MountNamespace>& mounts;            // is set
   std::vector<Ref<fs::GoferFs>>& gofer_trees;  // every GoferFs is noted here, for checkpoints

@@ -45,6 +45,7 @@ class Packer {
     for (const T& element : list) Visit(*this, const_cast<T&>(element));
   }
   void Field(const ProcessConfig& process) { Field(ToJson(process)); }
+  void Field(const ContainerConfig& container) { Field(ToJson(container)); }
   std::string Take() { return std::move(out_); }
 
  private:
@@ -77,17 +78,20 @@ class Unpacker {
   void Objects(std::vector<T>& list) {
     for (uint64_t left = Count(); left > 0 && good_; --left) Visit(*this, list.emplace_back());
   }
-  void Field(ProcessConfig& process) {
-    std::string text;
-    Field(text);
-    if (!good_) return;
-    HostResult<ProcessConfig> parsed = ProcessFromJson(text);
-    if (!parsed) return Fail();
-    process = std::move(*parsed);
-  }
+  void Field(ProcessConfig& process) { FromJsonText(&ProcessFromJson, process); }
+  void Field(ContainerConfig& container) { FromJsonText(&ContainerFromJson, container); }
   bool AllTaken() const { return good_ && in_.empty(); }
 
  private:
+  template <class Config>
+  void FromJsonText(HostResult<Config> (*parse)(const std::string&), Config& config) {
+    std::string text;
+    Field(text);
+    if (!good_) return;
+    HostResult<Config> parsed = parse(text);
+    if (!parsed) return Fail();
+    config = std::move(*parsed);
+  }
   void Fail() {
     good_ = false;
     in_ = {};
@@ -111,8 +115,6 @@ class Unpacker {
 
 template <class Visitor>
 void Visit(Visitor&, ListRequest&) {}
-template <class Visitor>
-void Visit(Visitor&, EndRequest&) {}
 template <class Visitor>
 void Visit(Visitor&, DoneReply&) {}
 template <class Visitor>
@@ -145,6 +147,15 @@ void Visit(Visitor& v, ReleaseRequest& m) {
   v.Field(m.container);
 }
 template <class Visitor>
+void Visit(Visitor& v, EndRequest& m) {
+  v.Field(m.container);
+}
+template <class Visitor>
+void Visit(Visitor& v, StartContainerRequest& m) {
+  v.Field(m.container);
+  v.Field(m.process);
+}
+template <class Visitor>
 void Visit(Visitor& v, ErrorReply& m) {
   v.Field(m.code);
   v.Field(m.text);
@@ -167,6 +178,7 @@ void Visit(Visitor& v, ExecReply& m) {
 template <class Visitor>
 void Visit(Visitor& v, ExitReply& m) {
   v.Field(m.status);
+  v.Field(m.text);
 }
 
 template <class Variant>

@@ -42,16 +42,27 @@ struct WindowRequest {
   std::string container, exec;
   uint32_t rows = 0, columns = 0;
 };
-// The status of the container's end was fetched and noted: the sandbox ends with its last one
-// -> DoneReply. EBUSY: it runs.
+// The status of the container's end was fetched and noted: it is forgotten, and the sandbox ends
+// with its last one -> DoneReply. EBUSY: it runs.
 struct ReleaseRequest {
   std::string container;
 };
-// The sandbox ends now -> nothing: the connection ends with it.
-struct EndRequest {};
+// Ends the container whatever it does, and forgets it -> DoneReply. The sandbox ends with its last
+// one, or now if no container is named: the connection ends with it then.
+struct EndRequest {
+  std::string container;
+};
+// One more container in the sandbox -> DoneReply when its first process runs, or ErrorReply:
+// EEXIST, EMFILE, the errno of its execve, or ECANCELED if its files could not be set up.
+// Descriptors: the client's socket of a gofer of its own, then those of process.stdio_fds that are
+// not -1, in order.
+struct StartContainerRequest {
+  ContainerConfig container;
+  ProcessConfig process;
+};
 
 using Request = std::variant<ListRequest, ExecRequest, WaitRequest, SignalRequest, WindowRequest,
-                             ReleaseRequest, EndRequest>;
+                             ReleaseRequest, EndRequest, StartContainerRequest>;
 
 struct ErrorReply {
   int32_t code = 0;  // an errno; of execve: why the program does not run
@@ -72,10 +83,11 @@ struct ExecReply {
 };
 struct ExitReply {
   int32_t status = 0;  // as wait4 tells it
+  std::string text;    // why, where it was not the process's own doing
 };
 using Reply = std::variant<ErrorReply, DoneReply, ListReply, ExecReply, ExitReply>;
 
-inline constexpr size_t kMaxPacketFds = 4;
+inline constexpr size_t kMaxPacketFds = 5;  // a long body, a gofer, three standard files
 
 template <class Message>
 struct Packet {

@@ -38,6 +38,31 @@ TEST(Protocol, RequestsComeBack) {
   EXPECT_FALSE(exec->has_cwd);
 }
 
+TEST(Protocol, AContainerComesBack) {
+  const host::SocketPair pair = *host::MakeSocketPair(SOCK_SEQPACKET);
+  StartContainerRequest start;
+  start.container.id = "two";
+  start.container.hostname = "h\xff";
+  start.container.mounts = {{.destination = "/", .attach = 3, .overlay = true}};
+  start.container.pids_limit = 7;
+  start.process = Exec().process;
+  start.process.argv.emplace_back(1'000'000, 'x');  // in a file, beside all descriptors
+  const OwnedFd file = host::MemfdCreate("test", 1).value();
+  const std::vector<int> fds(4, file.get());
+  ASSERT_TRUE(SendRequest(pair.a.get(), 9, start, fds));
+  const auto packet = ReceiveRequest(pair.b.get());
+  ASSERT_TRUE(packet);
+  EXPECT_EQ(packet->fds.size(), 4U);
+  const auto* back = std::get_if<StartContainerRequest>(&packet->message);
+  ASSERT_NE(back, nullptr);
+  EXPECT_EQ(ToJson(back->container), ToJson(start.container));
+  EXPECT_EQ(ToJson(back->process), ToJson(start.process));
+  EXPECT_FALSE(DecodeRequest(7, EncodeRequest(Exec())));
+  const auto end = DecodeRequest(6, EncodeRequest(EndRequest{"two"}));
+  ASSERT_TRUE(end);
+  EXPECT_EQ(std::get<EndRequest>(*end).container, "two");
+}
+
 TEST(Protocol, LongMessagesTravelInAFile) {
   const host::SocketPair pair = *host::MakeSocketPair(SOCK_SEQPACKET);
   ExecRequest exec = Exec();
@@ -55,6 +80,7 @@ TEST(Protocol, RepliesComeBack) {
   const ListReply list = {{{"one", true, 0, {"e1", "e2"}}, {"two", false, 0x8900, {}}}};
   ASSERT_TRUE(SendReply(pair.a.get(), 1, list));
   ASSERT_TRUE(SendReply(pair.a.get(), 2, ErrorReply{-5, "no"}));
+  ASSERT_TRUE(SendReply(pair.a.get(), 3, ExitReply{9, "why"}));
   const auto first = ReceiveReply(pair.b.get());
   ASSERT_TRUE(first);
   const auto& containers = std::get<ListReply>(first->message).containers;
@@ -62,6 +88,7 @@ TEST(Protocol, RepliesComeBack) {
   EXPECT_EQ(containers[0].execs, (std::vector<std::string>{"e1", "e2"}));
   EXPECT_EQ(containers[1].status, 0x8900);
   EXPECT_EQ(std::get<ErrorReply>(ReceiveReply(pair.b.get())->message).code, -5);
+  EXPECT_EQ(std::get<ExitReply>(ReceiveReply(pair.b.get())->message).text, "why");
 }
 
 TEST(Protocol, EveryCutIsRefused) {

@@ -5,8 +5,8 @@
 #include <sys/stat.h>
 #include <cstring>
 
+#include "sentry/boot/container_host.h"
 #include "sentry/boot/credentials.h"
-#include "sentry/boot/sandbox.h"
 #include "sentry/kernel/clone.h"
 #include "sentry/loader/elf.h"
 #include "sentry/vfs/walk.h"
@@ -49,24 +49,26 @@ Result<std::string> FindProgram(kernel::Task& task, const ProcessConfig& process
   }
 }
 
-Result<Ref<vfs::File>> OpenTerminal(Sandbox& sandbox, kernel::Task& task, ExecSession& session) {
+Result<Ref<vfs::File>> OpenTerminal(kernel::Task& task, ExecSession& session) {
   const ProcessConfig& process = session.process;
   winsize size{};
   size.ws_row = process.terminal_rows;
   size.ws_col = process.terminal_columns;
-  SandboxTerminals::Console made = TRY(sandbox.terminals.MakeConsole(
+  ContainerTerminals& terminals = session.host->terminals();
+  ContainerTerminals::Console made = TRY(terminals.MakeConsole(
       session.stdio.fds[0], session.stdio.fds[1], size, process.uid, process.gid));
   session.console = std::move(made.console);
   session.console_index = made.index;
-  return sandbox.terminals.OpenConsole(task, *session.console, session.console_index);
+  return terminals.OpenConsole(task, *session.console, session.console_index);
 }
 
-Result<void> Prepare(Sandbox& sandbox, kernel::Task& task, ExecSession& session) {
+Result<void> Prepare(kernel::Task& task, ExecSession& session) {
   const ProcessConfig& process = session.process;
-  const vfs::Path root = sandbox.mounts->root();
+  const Ref<vfs::MountNamespace>& mounts = session.host->mounts;
+  const vfs::Path root = mounts->root();
   {
-    auto fs = MakeRef<vfs::FsContext>(sandbox.mounts, root, root, process.umask);
-    kernel::TasksLock lock(sandbox.kernel);
+    auto fs = MakeRef<vfs::FsContext>(mounts, root, root, process.umask);
+    kernel::TasksLock lock(task.kernel);
     task.fs.Set(std::move(fs));
   }
   vfs::Walker walker(task, *task.fs);
@@ -79,47 +81,44 @@ Result<void> Prepare(Sandbox& sandbox, kernel::Task& task, ExecSession& session)
   }
   task.fs->SetCwd(*cwd);
   Ref<vfs::File> console;
-  if (process.terminal) console = TRY(OpenTerminal(sandbox, task, session));
+  if (process.terminal) console = TRY(OpenTerminal(task, session));
   return OpenStdio(task, process, session.stdio, std::move(console));
 }
 
 // Waits for its end on a fiber of its own.
-Result<void> Watch(Sandbox& sandbox, Ref<ExecSession> session, Ref<kernel::StartedProcess> started,
-                   SessionEvents& events) {
-  TRY(sched::Fiber::Spawn(
-      sandbox.kernel.scheduler.worker(0),
-      [&sandbox, session = std::move(session), started = std::move(started), &events] {
-        sched::WaitUntil(started->changes(), sched::kAllEvents, std::nullopt,
-                         sched::Sleep::kUninterruptible, [&] { return started->exited(); });
-        if (session->console) {
-          session->console->Drain(sandbox.kernel.scheduler.clock().MonotonicNs() + kDrainNs);
-          session->console->Stop();
-          sandbox.terminals.RemoveConsole(session->console_index);
-        }
-        {
-          kernel::TasksLock lock(sandbox.kernel);
-          sandbox.container->Forget(*started);
-        }
-        events.Ended(*session, started->status());
-        // Here, where a file may wait for its end.
-        session->console = {};
-        session->stdio.files = {};
-      }));
+Result<void> Watch(kernel::Kernel& kernel, Ref<ExecSession> session,
+                   Ref<kernel::StartedProcess> started, SessionEvents& events) {
+  TRY(sched::Fiber::Spawn(kernel.scheduler.worker(0), [&kernel, session = std::move(session),
+                                                       started = std::move(started), &events] {
+    sched::WaitUntil(started->changes(), sched::kAllEvents, std::nullopt,
+                     sched::Sleep::kUninterruptible, [&] { return started->exited(); });
+    if (session->console) {
+      session->console->Drain(kernel.scheduler.clock().MonotonicNs() + kDrainNs);
+      session->console->Stop();
+      session->host->terminals().RemoveConsole(session->console_index);
+    }
+    {
+      kernel::TasksLock lock(kernel);
+      session->host->container->Forget(*started);
+    }
+    events.Ended(*session, started->status());
+    // Here, where a file may wait for its end.
+    session->console = {};
+    ReleaseStdio(session->stdio);
+  }));
   return {};
 }
 
 }  // namespace
 
-Result<void> StartSession(Sandbox& sandbox, Ref<ExecSession> session, SessionEvents& events) {
+Result<void> StartSession(Ref<ExecSession> session, SessionEvents& events) {
   kernel::ProcessRequest request;
   request.credentials = CredentialsOf(session->process);
   request.limits = LimitsOf(session->process);
   request.argv = session->process.argv;
   request.envp = session->process.env;
   request.oom_score_adj = session->process.oom_score_adj;
-  request.prepare = [&sandbox, session](kernel::Task& task) {
-    return Prepare(sandbox, task, *session);
-  };
+  request.prepare = [session](kernel::Task& task) { return Prepare(task, *session); };
   request.find = [session](kernel::Task& task) { return FindProgram(task, session->process); };
   request.started = [session, &events](int error, bool in_prepare) {
     if (error != 0 && session->failure.empty()) {
@@ -131,9 +130,10 @@ Result<void> StartSession(Sandbox& sandbox, Ref<ExecSession> session, SessionEve
     events.Started(*session, in_prepare && error != 0 ? ECANCELED : error);
   };
   Ref<kernel::StartedProcess> started =
-      TRY(sandbox.container->StartExec(session->id, std::move(request)));
+      TRY(session->host->container->StartExec(session->id, std::move(request)));
   session->started = started;
-  return Watch(sandbox, std::move(session), std::move(started), events);
+  kernel::Kernel& kernel = session->host->container->kernel();
+  return Watch(kernel, std::move(session), std::move(started), events);
 }
 
 }  // namespace skep::boot

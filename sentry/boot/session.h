@@ -13,7 +13,7 @@
 
 namespace skep::boot {
 
-struct Sandbox;
+struct ContainerHost;
 
 // Whom a reply goes to: a connection, while it lasts. Guarded by the server's mutex.
 struct ControlClient : RefCounted<ControlClient> {
@@ -27,7 +27,8 @@ struct PendingWait {
 };
 
 struct ExecSession : RefCounted<ExecSession> {
-  std::string id;
+  std::string id;  // in its container
+  Ref<ContainerHost> host;
   ProcessConfig process;
   ProcessStdio stdio;
   Ref<ControlClient> owner;  // who started it
@@ -57,6 +58,6 @@ class SessionEvents {
   ~SessionEvents() = default;
 };
 
-// Starts it. The caller has filled in id, process, stdio and owner. Arena heap.
-Result<void> StartSession(Sandbox& sandbox, Ref<ExecSession> session, SessionEvents& events);
+// Starts it. The caller has filled in id, host, process, stdio and owner. Arena heap.
+Result<void> StartSession(Ref<ExecSession> session, SessionEvents& events);
 }  // namespace skep::boot

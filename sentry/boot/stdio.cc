@@ -29,6 +29,15 @@ Result<Ref<vfs::File>> MakeFile(kernel::Kernel& kernel, const ProcessConfig& con
   return Ref<vfs::File>(std::move(file));
 }
 
+// A terminal takes descriptors 0 and 1; with it as standard error, a third one is for nothing.
+void CloseErrors(ProcessStdio& stdio) {
+  const arena::HostFd errors = stdio.fds[2];
+  if (!errors || errors == stdio.fds[0] || errors == stdio.fds[1]) return;
+  const arena::HostScope host;
+  const OwnedFd closed = arena::HostTable::Get().Remove(errors);
+  stdio.fds[2] = stdio.fds[1];
+}
+
 }  // namespace
 
 void AdoptStdio(const ProcessConfig& config, ProcessStdio& stdio) {
@@ -46,6 +55,8 @@ void AdoptStdio(const ProcessConfig& config, ProcessStdio& stdio) {
 }
 
 void ReleaseStdio(ProcessStdio& stdio) {
+  stdio.files = {};
+  if (stdio.opened) return;
   const arena::HostScope host;
   for (size_t i = 0; i < stdio.fds.size(); ++i) {
     const arena::HostFd fd = stdio.fds[i];
@@ -64,6 +75,8 @@ Result<void> OpenStdio(kernel::Task& task, const ProcessConfig& config, ProcessS
     kernel::TasksLock lock(task.kernel);
     task.files.Set(vfs::FdTableHold(std::move(files)));
   }
+  stdio.opened = true;
+  if (console && config.terminal_errors) CloseErrors(stdio);
   for (size_t i = 0; i < stdio.fds.size(); ++i) {
     if (!stdio.fds[i]) continue;
     vfs::FdReservation slot = TRY(task.files->Reserve(1024, static_cast<int>(i)));

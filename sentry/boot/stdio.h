@@ -14,12 +14,13 @@ struct ProcessStdio {
   std::array<arena::HostFd, 3> fds;
   // Keep the numbers theirs, whatever guests close.
   std::array<Ref<vfs::File>, 3> files;
+  bool opened = false;  // the numbers are files' or a terminal's, which close them
 };
 
 // Takes the configuration's descriptors into the host table. Host heap or arena, any thread.
 void AdoptStdio(const ProcessConfig& config, ProcessStdio& stdio);
 
-// Closes what was adopted and never opened.
+// Lets go of the files, and closes what was adopted and never opened.
 void ReleaseStdio(ProcessStdio& stdio);
 
 // Gives `task` its descriptor table. `console`: where there is one, for what the configuration says

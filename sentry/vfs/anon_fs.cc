@@ -71,7 +71,7 @@ AnonFs::AnonFs(uint32_t dev_minor)
 
 AnonFs::~AnonFs() = default;
 
-void AnonFs::SetSpecialFiles(SpecialFiles* special) {
+void AnonFs::SetSpecialFiles(const Ref<SpecialFiles>& special) {
   special_files = pipes_->special_files = sockets_->special_files = special;
 }
 

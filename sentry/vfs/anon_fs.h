@@ -16,7 +16,7 @@ class AnonFs final : public FileSystem {
   explicit AnonFs(uint32_t dev_minor);
   ~AnonFs() override;
 
-  void SetSpecialFiles(SpecialFiles* special);
+  void SetSpecialFiles(const Ref<SpecialFiles>& special);
   // A new inode: "pipe:[7]" (mode S_IFIFO | 0600), "socket:[8]" (S_IFSOCK | 0777).
   Path NewPath(std::string_view kind, uint32_t mode, const auth::Credentials& owner);
   // "anon_inode:[eventpoll]", "anon_inode:[eventfd]": all share one inode without a type.

@@ -3,6 +3,7 @@
 #include "base/check.h"
 #include "sentry/vfs/dentry_cache.h"
 #include "sentry/vfs/path.h"
+#include "sentry/vfs/special_files.h"
 
 namespace skep::vfs {
 

@@ -102,7 +102,7 @@ void Inode::SetAttachment(Ref<RefCountedAny> object) {
 }
 
 Result<Ref<File>> OpenSpecial(Inode& inode, Caller& caller, const Path& path, uint32_t flags) {
-  SpecialFiles* special = inode.fs().special_files;
+  SpecialFiles* special = inode.fs().special_files.get();
   if (special == nullptr || inode.type() == S_IFSOCK) return Fail(ENXIO);
   if (inode.type() == S_IFIFO) return special->OpenFifo(inode, caller, path, flags);
   if (inode.type() != S_IFCHR && inode.type() != S_IFBLK) return Fail(ENXIO);

@@ -202,8 +202,8 @@ class FileSystem : public RefCounted<FileSystem> {
   uint32_t dev_minor() const { return dev_minor_; }  // of an anonymous device 0:N
   std::string source;                                // /proc/mounts first field
   std::string options;                               // what /proc/mounts shows after rw/ro
-  // Opens FIFOs and devices that have an inode here. Must outlive the file system; null: ENXIO.
-  SpecialFiles* special_files = nullptr;
+  // Opens FIFOs and devices that have an inode here. Null: ENXIO.
+  Ref<SpecialFiles> special_files;
 
   // Linux: s_vfs_rename_mutex
   sched::SleepLock& rename_lock() { return rename_lock_; }

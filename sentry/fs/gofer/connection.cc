@@ -5,13 +5,15 @@
 #include <memory>
 
 #include "base/check.h"
+#include "base/log.h"
 #include "base/mutex.h"
 #include "sentry/arena/arena.h"
+#include "sentry/sched/scheduler.h"
 
 namespace skep::fs {
 namespace {
 
-constexpr uint32_t kMaxConnections = 1024;
+constexpr uint32_t kNumbers = GoferConnection::kMaxConnections + 1;  // 0 is none
 
 struct Gofer {
   Gofer(std::unique_ptr<FiberTransport> carrier)
@@ -22,8 +24,8 @@ struct Gofer {
 
 struct Table {
   Mutex mutex{LockRank::kLeaf};
-  std::array<bool, kMaxConnections> taken GUARDED_BY(mutex){};
-  std::array<std::atomic<Gofer*>, kMaxConnections> gofers{};
+  std::array<bool, kNumbers> taken GUARDED_BY(mutex){};
+  std::array<std::atomic<Gofer*>, kNumbers> gofers{};
 };
 
 // Host state of the process, as arena::HostTable is.
@@ -36,9 +38,14 @@ Table& TheTable() {
   return table;
 }
 
-std::unique_ptr<Gofer> Make(OwnedFd socket, GoferConnection::Options options) {
-  auto transport = std::make_unique<FiberTransport>(std::move(socket), options.workers);
-  transport->on_lost = std::move(options.on_lost);
+int WorkersOf(const sched::Scheduler* scheduler) {
+  return scheduler == nullptr ? 0 : scheduler->worker_count();
+}
+
+std::unique_ptr<Gofer> Make(OwnedFd socket, const sched::Scheduler* scheduler,
+                            std::function<void()> on_lost) {
+  auto transport = std::make_unique<FiberTransport>(std::move(socket), WorkersOf(scheduler));
+  transport->on_lost = std::move(on_lost);
   return std::make_unique<Gofer>(std::move(transport));
 }
 
@@ -48,40 +55,70 @@ Gofer& Find(uint32_t index) {
   return *gofer;
 }
 
+// Nobody uses it any more, and nobody finds it. The number is free afterwards.
+void Destroy(Gofer* gofer, uint32_t index) {
+  const arena::HostScope host;
+  const std::unique_ptr<Gofer> gone(gofer);
+  Table& table = TheTable();
+  MutexLock lock(table.mutex);
+  table.taken[index] = false;
+}
+
+// A worker's connection is closed by its own thread, one worker after the other.
+void CloseFrom(sched::Scheduler& scheduler, int worker, Gofer* gofer, uint32_t index) {
+  if (worker == scheduler.worker_count()) return Destroy(gofer, index);
+  const arena::ArenaScope arena_heap;
+  const auto spawned =
+      sched::Fiber::Spawn(scheduler.worker(worker), [&scheduler, worker, gofer, index] {
+        {
+          const arena::HostScope host;
+          gofer->transport.CloseHere();
+        }
+        CloseFrom(scheduler, worker + 1, gofer, index);
+      });
+  // Without a stack for that fiber the gofer and its number stay taken.
+  if (!spawned) SKEP_LOG(kWarning, "cannot close the connection to gofer {}", index);
+}
+
 }  // namespace
 
-Result<GoferConnection> GoferConnection::Add(OwnedFd socket, Options options) {
-  const arena::HostScope host;
+Result<Ref<GoferConnection>> GoferConnection::Add(OwnedFd socket, sched::Scheduler* scheduler,
+                                                  std::function<void()> on_lost) {
   Table& table = TheTable();
   uint32_t index = 1;
   {
     MutexLock lock(table.mutex);
-    while (index < kMaxConnections && table.taken[index]) ++index;
-    if (index == kMaxConnections) return Fail(ENFILE);
+    while (index < kNumbers && table.taken[index]) ++index;
+    if (index == kNumbers) return Fail(ENFILE);
     table.taken[index] = true;
   }
-  table.gofers[index].store(Make(std::move(socket), std::move(options)).release());
-  return GoferConnection(index);
+  {
+    const arena::HostScope host;
+    table.gofers[index].store(Make(std::move(socket), scheduler, std::move(on_lost)).release());
+  }
+  return Ref<GoferConnection>(new GoferConnection(index, scheduler));
 }
 
-void GoferConnection::Restore(OwnedFd socket, Options options) const {
-  CHECK(index_ != 0 && index_ < kMaxConnections);
+void GoferConnection::Restore(OwnedFd socket, std::function<void()> on_lost) const {
+  CHECK(index_ < kNumbers);
   const arena::HostScope host;
   Table& table = TheTable();
   {
     MutexLock lock(table.mutex);
     table.taken[index_] = true;
   }
-  const std::unique_ptr<Gofer> old(
-      table.gofers[index_].exchange(Make(std::move(socket), std::move(options)).release()));
+  const std::unique_ptr<Gofer> old(table.gofers[index_].exchange(
+      Make(std::move(socket), scheduler_, std::move(on_lost)).release()));
 }
 
-void GoferConnection::Remove() const {
-  const arena::HostScope host;
-  Table& table = TheTable();
-  const std::unique_ptr<Gofer> old(table.gofers[index_].exchange(nullptr));
-  MutexLock lock(table.mutex);
-  table.taken[index_] = false;
+GoferConnection::~GoferConnection() {
+  Gofer* gofer = TheTable().gofers[index_].exchange(nullptr);
+  if (gofer == nullptr) return;
+  if (scheduler_ == nullptr) {
+    Destroy(gofer, index_);
+  } else {
+    CloseFrom(*scheduler_, 0, gofer, index_);
+  }
 }
 
 gofer::Client& GoferConnection::client() const { return Find(index_).client; }

@@ -64,6 +64,15 @@ FiberTransport::FiberTransport(OwnedFd socket, int workers)
 
 FiberTransport::~FiberTransport() = default;
 
+void FiberTransport::CloseHere() {
+  const auto index = static_cast<size_t>(sched::Fiber::Current().worker().index());
+  if (index >= connections_.size()) return;
+  Connection& here = connections_[index];
+  if (here.watches_for_late) here.watch->Disarm();
+  here.watch.reset();
+  here.lane.reset();
+}
+
 void FiberTransport::Prepare(Lane& lane) {
   lane.on_broken = [this] {
     if (!lost_.exchange(true) && on_lost) on_lost();

@@ -42,6 +42,8 @@ class FiberTransport final : public gofer::Transport {
   }
   // Hangs up when the gofer is gone.
   int hangup_fd() const { return hangup_fd_; }
+  // On a fiber: this worker's connection is closed. Nobody asks any more.
+  void CloseHere();
   // Called once: the gofer is gone, or does not keep to the protocol. Set before the first call.
   std::function<void()> on_lost;
 

@@ -12,23 +12,24 @@ constexpr size_t kMaxChildren = 32768;  // names that directories remember besid
 
 }  // namespace
 
-GoferFs::GoferFs(GoferConnection connection, const GoferFsOptions& wanted, bool attached_read_only)
+GoferFs::GoferFs(Ref<GoferConnection> connection, const GoferFsOptions& wanted,
+                 bool attached_read_only)
     : FileSystem(wanted.dev_minor),
-      connection_(connection),
+      connection_(std::move(connection)),
       caching_(wanted.caching),
       read_only_(wanted.read_only || attached_read_only),
       donated_(wanted.donated ? wanted.donated
                               : MakeRef<DonatedFiles>(DonatedFiles::BudgetOfHost())) {}
 
-Result<Ref<GoferFs>> GoferFs::Make(GoferConnection connection, const GoferFsOptions& options) {
+Result<Ref<GoferFs>> GoferFs::Make(Ref<GoferConnection> connection, const GoferFsOptions& options) {
   Result<gofer::AttachRecord> attached = Fail(EIO);
   {
     const arena::HostScope host;
-    attached = connection.client().Attach(options.attach);
+    attached = connection->client().Attach(options.attach);
   }
   if (!attached) return std::unexpected(attached.error());
   const bool read_only = (attached->flags & gofer::kAttachReadOnly) != 0;
-  Ref<GoferFs> fs(new GoferFs(connection, options, read_only));
+  Ref<GoferFs> fs(new GoferFs(std::move(connection), options, read_only));
   fs->source = "none";
   fs->root_ = fs->Intern(attached->root);
   return fs;
@@ -56,14 +57,14 @@ Result<vfs::StatFs> GoferFs::GetStatFs() {
 }
 
 bool GoferFs::StillTrue(uint64_t heard_ns) const {
-  if (heard_ns < connection_.trusted_since()) return false;
+  if (heard_ns < connection_->trusted_since()) return false;
   return exclusive() || host::MonotonicNs() - heard_ns < kSharedTtlNs;
 }
 
 // kShared: a name that was heard of within the time to live is taken for true. Names that do not
 // exist are always asked for again (the directory remembers them for as long).
 bool GoferFs::Revalidate(vfs::Dentry& dentry) {
-  if (exclusive() && connection_.trusted_since() == 0) return true;
+  if (exclusive() && connection_->trusted_since() == 0) return true;
   if (dentry.negative()) return false;
   return static_cast<GoferInode*>(dentry.raw_inode())->Fresh();
 }

@@ -33,7 +33,7 @@ struct GoferFsOptions {
 class GoferFs final : public vfs::FileSystem {
  public:
   // One message. Errors as the gofer answers.
-  static Result<Ref<GoferFs>> Make(GoferConnection connection, const GoferFsOptions& options);
+  static Result<Ref<GoferFs>> Make(Ref<GoferConnection> connection, const GoferFsOptions& options);
   ~GoferFs() override;
 
   const char* type_name() const override { return "9p"; }  // what guests take for a host share
@@ -48,7 +48,7 @@ class GoferFs final : public vfs::FileSystem {
   template <class F>
   auto Call(F f) const {
     const arena::HostScope host;
-    return f(connection_.client());
+    return f(connection_->client());
   }
   // Whether something that was heard at that time may still be taken for true.
   bool StillTrue(uint64_t heard_ns) const;
@@ -75,7 +75,7 @@ class GoferFs final : public vfs::FileSystem {
   Result<void> Reattach();
 
  private:
-  GoferFs(GoferConnection connection, const GoferFsOptions& options, bool attached_read_only);
+  GoferFs(Ref<GoferConnection> connection, const GoferFsOptions& options, bool attached_read_only);
   std::vector<Ref<GoferInode>> LiveInodes();
 
   struct Place {
@@ -84,7 +84,7 @@ class GoferFs final : public vfs::FileSystem {
     std::string path;
   };
 
-  const GoferConnection connection_;
+  const Ref<GoferConnection> connection_;
   const GoferCaching caching_;
   const bool read_only_;
   const Ref<DonatedFiles> donated_;

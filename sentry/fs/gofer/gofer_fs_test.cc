@@ -317,5 +317,37 @@ TEST_F(GoferFsTest, HandlesAreGivenBack) {
   EXPECT_EQ(fs->inode_count(), 1u);
 }
 
+// A socket that nobody answers on.
+Result<Ref<GoferConnection>> Connect() {
+  host::SocketPair pair = *host::MakeSocketPair(SOCK_SEQPACKET);
+  return GoferConnection::Add(std::move(pair.a), nullptr, {});
+}
+
+TEST(GoferConnections, NumbersAreUsedAgain) {
+  for (int i = 0; i < 3000; ++i) ASSERT_EQ((*Connect())->number(), 1U);
+  const Ref<GoferConnection> first = *Connect();
+  Ref<GoferConnection> second = *Connect();
+  const Ref<GoferConnection> third = *Connect();
+  EXPECT_EQ(third->number(), 3U);
+  second = {};
+  EXPECT_EQ((*Connect())->number(), 2U);
+}
+
+TEST(GoferConnections, RunningOutIsAnError) {
+  rlimit limit{};
+  ASSERT_EQ(getrlimit(RLIMIT_NOFILE, &limit), 0);
+  limit.rlim_cur = limit.rlim_max;
+  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &limit), 0);
+  std::vector<Ref<GoferConnection>> all;
+  for (uint32_t i = 0; i < GoferConnection::kMaxConnections; ++i) {
+    auto made = Connect();
+    ASSERT_TRUE(made) << i;
+    all.push_back(std::move(*made));
+  }
+  EXPECT_EQ(Connect().error(), Errno(ENFILE));
+  all.pop_back();
+  EXPECT_TRUE(Connect());
+}
+
 }  // namespace
 }  // namespace skep::fs

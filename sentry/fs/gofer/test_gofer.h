@@ -20,11 +20,11 @@ class TestGofer {
     server_ = std::move(*gofer::Server::Make(gofer::ConfigFor(tree.path(), read_only)));
     host::SocketPair pair = *host::MakeSocketPair(SOCK_SEQPACKET);
     socket_ = std::move(pair.b);
-    connection_ = *GoferConnection::Add(std::move(pair.a), {});
+    connection_ = *GoferConnection::Add(std::move(pair.a), nullptr, {});
     thread_ = std::thread([this] { Serve(); });
   }
   ~TestGofer() {
-    connection_.Remove();
+    connection_ = {};
     thread_.join();
   }
 
@@ -59,7 +59,7 @@ class TestGofer {
 
   std::unique_ptr<gofer::Server> server_;
   OwnedFd socket_;
-  GoferConnection connection_;
+  Ref<GoferConnection> connection_;
   std::atomic<int> messages_{0};
   std::thread thread_;
 };

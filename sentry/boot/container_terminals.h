@@ -10,9 +10,9 @@
 
 namespace skep::boot {
 
-class SandboxTerminals final : public anon::PtyDirectory {
+class ContainerTerminals final : public anon::PtyDirectory {
  public:
-  explicit SandboxTerminals(kernel::Kernel& kernel) : kernel_(kernel), ptys_(kernel.terminals()) {
+  explicit ContainerTerminals(kernel::Kernel& kernel) : kernel_(kernel), ptys_(kernel.terminals()) {
     ptys_.SetDirectory(this);
   }
 
@@ -39,7 +39,9 @@ class SandboxTerminals final : public anon::PtyDirectory {
   void OnWantedConsoleInput(std::function<void()> wanted);
   void SetConsoleWindow(const winsize& size);
   void DrainConsole(sched::Deadline deadline);
-  bool has_console() const { return static_cast<bool>(console_); }
+  bool has_console() const { return static_cast<bool>(FirstConsole().console); }
+  // The container has ended: lets go of its devpts, and through it of its mounts.
+  void Forget();
 
   // anon::PtyDirectory
   void Add(int index, uint32_t uid, uint32_t gid) override;
@@ -47,12 +49,15 @@ class SandboxTerminals final : public anon::PtyDirectory {
   Result<vfs::Path> PathOf(int index) override;
 
  private:
+  Console FirstConsole() const;
+  Ref<fs::DevptsFs> Devpts() const;
+
   kernel::Kernel& kernel_;
   anon::PtyTable ptys_;
-  Ref<fs::DevptsFs> devpts_;
-  vfs::Path devpts_root_;
-  Ref<anon::Console> console_;
-  int console_index_ = -1;
+  mutable Mutex mutex_{LockRank::kLeaf};
+  Ref<fs::DevptsFs> devpts_ GUARDED_BY(mutex_);
+  vfs::Path devpts_root_ GUARDED_BY(mutex_);
+  Console first_console_ GUARDED_BY(mutex_);
 };
 
 }  // namespace skep::boot
