@@ -1,5 +1,6 @@
 #include "sentry/fs/gofer/connection.h"
 
+#include <fmt/format.h>
 #include <array>
 #include <atomic>
 #include <memory>
