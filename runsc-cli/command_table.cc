@@ -118,6 +118,16 @@ std::vector<OptionRow> TestRowsOfDo(DoOptions& o) {
        3600'000,
        kTest},
       {"image", 0, "FILE", "for --checkpoint-after", &o.image, {}, 0, 0, kTest},
+      {"checkpoint-only",
+       0,
+       "",
+       "the sandbox ends with its checkpoint",
+       &o.checkpoint_only,
+       {},
+       0,
+       0,
+       kTest},
+      {"from-image", 0, "", "goes on from --image", &o.from_image, {}, 0, 0, kTest},
   };
 }
 

@@ -162,11 +162,13 @@ HostResult<void> PlanTestModes(const DoOptions& options, SandboxPlan& plan) {
   plan.config.crash = options.crash;
   if (!options.filter_use.empty()) plan.filter_use = TRY(OpenFilterUse(options.filter_use));
   if (options.image.empty()) return {};
-  Result<OwnedFd> image =
-      host::Open(options.image.c_str(), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+  const int create = options.from_image ? 0 : O_CREAT | O_TRUNC;
+  Result<OwnedFd> image = host::Open(options.image.c_str(), O_RDWR | create | O_CLOEXEC, 0600);
   if (!image) return HostFail("--image " + options.image, image.error().code());
   plan.image = std::move(*image);
   plan.checkpoint_after_ms = options.checkpoint_after;
+  plan.checkpoint_only = options.checkpoint_only;
+  plan.restore = options.from_image;
   plan.config.checkpoint_scan = true;
   return {};
 }

@@ -229,6 +229,7 @@ std::optional<Ending> Supervisor::GoOnFromImage(const SentryEvent& event) {
     return Ending{Ending::Kind::kLost};
   }
   (void)sandbox_.Wait();
+  if (again_->checkpoint_only) return Ending{Ending::Kind::kExited, 0};
   again_->restore = true;
   HostResult<runtime::SandboxHandle> next = runtime::Launch(*std::exchange(again_, std::nullopt));
   if (!next) {

@@ -219,6 +219,7 @@ HostResult<SandboxPlan> CopyPlan(const SandboxPlan& plan) {
   copy.uids = plan.uids;
   copy.gids = plan.gids;
   copy.checkpoint_after_ms = plan.checkpoint_after_ms;
+  copy.checkpoint_only = plan.checkpoint_only;
   copy.restore = plan.restore;
   copy.child_signals = plan.child_signals;
   TRY(failed);

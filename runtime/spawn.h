@@ -52,6 +52,7 @@ struct SandboxPlan {
   // from.
   OwnedFd image;
   int64_t checkpoint_after_ms = -1;
+  bool checkpoint_only = false;  // the sandbox ends with its checkpoint
   bool restore = false;
   sigset_t child_signals = {};  // the signal mask of before the CLI blocked signals
 };

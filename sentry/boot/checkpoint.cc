@@ -2,34 +2,23 @@
 
 #include <fmt/format.h>
 #include <algorithm>
-#include <array>
 #include <ctime>
+#include <map>
 
 #include "base/host_call.h"
 #include "base/log.h"
 #include "base/range.h"
 #include "sentry/arena/arena.h"
+#include "sentry/boot/image.h"
+#include "sentry/boot/mounts.h"
 #include "sentry/kernel/freeze.h"
 #include "sentry/kernel/vdso_clock.h"
 
 namespace skep::boot {
 namespace {
 
-constexpr std::array<char, 8> kMagic = {'s', 'k', 'e', 'p', 'i', 'm', 'g', '1'};
 constexpr uint64_t kPagesStart = kPageSize;
-constexpr uint64_t kMaxPageRuns = 16 << 20;
 constexpr int kTries = 20;  // while guests die at the wrong moment
-
-struct ImageHeader {
-  std::array<char, 8> magic;
-  uint64_t table_offset, run_count;
-  uint64_t arena_offset;
-};
-
-struct PageRun {
-  uint64_t offset, size;  // in the memory file
-  uint64_t at;            // in the image
-};
 
 HostResult<void> WriteAt(int fd, uint64_t offset, const void* from, uint64_t size) {
   const auto* bytes = static_cast<const std::byte*>(from);
@@ -52,26 +41,19 @@ HostResult<void> ReadAt(int fd, uint64_t offset, void* to, uint64_t size) {
   return {};
 }
 
-// Returns where the image goes on.
-HostResult<uint64_t> WritePages(mm::MemoryFile& memory, int fd, ImageHeader& header) {
-  std::vector<PageRun> runs;
-  uint64_t at = kPagesStart;
+// Writes the file's pages from `at` on. Returns where the image goes on.
+HostResult<uint64_t> WritePages(mm::MemoryFile& memory, int fd, uint64_t at,
+                                std::vector<PageRun>& runs) {
   const std::vector<Range> ranges = TRY(memory.DataRanges());
   for (const Range& range : ranges) {
     TRY(WriteAt(fd, at, memory.Window(range.start), range.size()));
     runs.push_back({range.start, range.size(), at});
     at += PageCeil(range.size());
   }
-  header.table_offset = at;
-  header.run_count = runs.size();
-  TRY(WriteAt(fd, at, runs.data(), runs.size() * sizeof(PageRun)));
-  return PageCeil(at + runs.size() * sizeof(PageRun));
+  return at;
 }
 
-HostResult<void> ReadPages(mm::MemoryFile& memory, int fd, const ImageHeader& header) {
-  if (header.run_count > kMaxPageRuns) return HostFail("the image is damaged");
-  std::vector<PageRun> runs(header.run_count);
-  TRY(ReadAt(fd, header.table_offset, runs.data(), runs.size() * sizeof(PageRun)));
+HostResult<void> ReadPages(mm::MemoryFile& memory, int fd, const std::vector<PageRun>& runs) {
   for (const PageRun& run : runs) {
     if (run.size > arena::kWindowSize || run.offset > arena::kWindowSize - run.size) {
       return HostFail("the image is damaged");
@@ -79,6 +61,47 @@ HostResult<void> ReadPages(mm::MemoryFile& memory, int fd, const ImageHeader& he
     TRY(ReadAt(fd, run.at, memory.Window(run.offset), run.size));
   }
   return {};
+}
+
+HostResult<ImageHead> ReadHead(int fd) {
+  std::string bytes(kImageStartSize, '\0');
+  TRY(ReadAt(fd, 0, bytes.data(), bytes.size()));
+  const ImageStart start = TRY(DecodeImageStart(bytes));
+  bytes.resize(start.head_size);
+  TRY(ReadAt(fd, start.head_offset, bytes.data(), bytes.size()));
+  return DecodeImageHead(bytes);
+}
+
+using Kind = ResourceName::Kind;
+
+// What of the outside the container uses.
+void AppendResources(const ContainerHost& host, std::vector<ImageResource>& resources) {
+  const std::string& id = host.id();
+  const std::vector<std::string> trees = NamesOfTrees(host.config.mounts);
+  size_t next = 0;
+  for (const MountConfig& mount : host.config.mounts) {
+    if (mount.kind != MountConfig::Kind::kGofer) continue;
+    resources.push_back({{Kind::kTree, id, trees[next++]}, static_cast<uint32_t>(mount.attach)});
+  }
+  for (size_t i = 0; i < host.stdio.fds.size(); ++i) {
+    const arena::HostFd fd = host.stdio.fds[i];
+    if (fd) resources.push_back({{Kind::kStdio, id, std::to_string(i)}, fd.index()});
+  }
+  if (host.terminals().has_console()) resources.push_back({{Kind::kTerminal, id, ""}, 0});
+}
+
+// What a plan gives to the image's container of that id.
+std::vector<ResourceName> NamesGiven(const BootConfig& config, const std::string& id) {
+  std::vector<ResourceName> names;
+  for (std::string& tree : NamesOfTrees(config.mounts)) {
+    names.push_back({Kind::kTree, id, std::move(tree)});
+  }
+  for (size_t i = 0; i < std::size(config.stdio_fds); ++i) {
+    if (config.stdio_fds[i] >= 0) names.push_back({Kind::kStdio, id, std::to_string(i)});
+  }
+  if (config.terminal) names.push_back({Kind::kTerminal, id, ""});
+  if (config.strace_fd >= 0) names.push_back({Kind::kStrace, "", ""});
+  return names;
 }
 
 // The binary's own heap (brk) lies below 4 GiB, where "cpu1" and inode numbers are addresses too.
@@ -106,25 +129,48 @@ HostResult<void> LookForHostPointers(int maps_fd) {
   return HostFail(fmt::format("the arena has {} pointers to things of the host", hits));
 }
 
+HostResult<void> Prepare(Sandbox& sandbox) {
+  const arena::ArenaScope arena_heap;
+  sandbox.kernel.memory->GiveBackKept();
+  for (const Ref<ContainerHost>& host : sandbox.server->Hosts()) {
+    for (const Ref<fs::GoferFs>& tree : host->gofer_trees) {
+      const Result<void> prepared = tree->PrepareCheckpoint();
+      if (!prepared) {
+        return HostFail("a file in use has no name any more", prepared.error().code());
+      }
+    }
+  }
+  return {};
+}
+
 // All workers are frozen.
 HostResult<void> Write(Sandbox& sandbox, int fd, const SaveOptions& options) {
-  {
-    const arena::ArenaScope arena_heap;
-    sandbox.kernel.memory->GiveBackKept();
-    for (const Ref<ContainerHost>& host : sandbox.server->Hosts())
-      for (const Ref<fs::GoferFs>& tree : host->gofer_trees) {
-        const Result<void> prepared = tree->PrepareCheckpoint();
-        if (!prepared) {
-          return HostFail("a file in use has no name any more", prepared.error().code());
-        }
-      }
+  const std::string holder = sandbox.server->WhoHoldsDescriptors();
+  if (!holder.empty()) {
+    return HostFail(
+        fmt::format("{} has descriptors of its client, which no other can give it", holder));
   }
+  TRY(Prepare(sandbox));
   sandbox.highest_host_number = arena::HostTable::Get().HighestNumber();
   if (options.scan_maps_fd >= 0) TRY(LookForHostPointers(options.scan_maps_fd));
-  ImageHeader header = {kMagic, 0, 0, 0};
-  header.arena_offset = TRY(WritePages(*sandbox.kernel.memory, fd, header));
-  TRY(arena::Freeze(fd, header.arena_offset));
-  return WriteAt(fd, 0, &header, sizeof header);
+  ImageHead head;
+  head.starters = sandbox.server->starters().id();
+  for (const Ref<ContainerHost>& host : sandbox.server->Hosts()) {
+    AppendResources(*host, head.resources);
+  }
+  if (sandbox.strace) {
+    head.resources.push_back({{Kind::kStrace, "", ""}, sandbox.strace.index()});
+  }
+  ImageStart start;
+  start.head_offset =
+      TRY(WritePages(*sandbox.kernel.memory, fd, kPagesStart, head.memory_files.emplace_back()));
+  start.head_size = Encode(head).size();
+  head.arena_offset = PageCeil(start.head_offset + start.head_size);
+  const std::string bytes = Encode(head);
+  TRY(WriteAt(fd, start.head_offset, bytes.data(), bytes.size()));
+  TRY(arena::Freeze(fd, head.arena_offset));
+  const std::string first = Encode(start);
+  return WriteAt(fd, 0, first.data(), first.size());
 }
 
 }  // namespace
@@ -149,45 +195,88 @@ HostResult<void> SaveSandbox(Sandbox& sandbox, int fd, const SaveOptions& option
 
 void ResumeSandbox(Sandbox& sandbox) { kernel::Thaw(sandbox.kernel); }
 
+namespace {
+
+// The plan is for the container that the image's starter has started.
+HostResult<void> MatchPlan(const ImageHead& head, const BootConfig& config) {
+  if (config.listen_fd >= 0 && config.id != head.starters) {
+    return HostFail(fmt::format("the image is of a container named '{}'", head.starters));
+  }
+  return MatchNames(head.resources, NamesGiven(config, head.starters));
+}
+
+HostResult<void> RestoreDescriptors(Sandbox& sandbox, const ImageHead& head,
+                                    const BootConfig& config) {
+  arena::HostTable& table = arena::HostTable::Get();
+  table.ResetNumbers(sandbox.highest_host_number);
+  for (const ImageResource& resource : head.resources) {
+    int given = -1;
+    if (resource.name.kind == Kind::kStrace) given = config.strace_fd;
+    if (resource.name.kind == Kind::kStdio) {
+      given = config.stdio_fds[static_cast<size_t>(resource.name.name[0] - '0')];
+    }
+    if (given < 0) continue;
+    if (resource.number == 0 || resource.number > sandbox.highest_host_number) {
+      return HostFail("the image is damaged");
+    }
+    const arena::HostFd number(resource.number);
+    // Those that were of one open file description are one number. 0, 1 and 2 stay taken.
+    if (table.Get(number) < 0) {
+      table.Restore(number, OwnedFd(given));
+    } else if (given > 2) {
+      OwnedFd(given).Reset();
+    }
+  }
+  return {};
+}
+
+HostResult<void> RestoreTrees(Sandbox& sandbox, ContainerHost& host, const BootConfig& config,
+                              OwnedFd gofer) {
+  if (!host.gofer) return {};
+  if (!gofer) return HostFail("the connection to the gofer is missing");
+  host.gofer->Restore(std::move(gofer), TellGoferLost(sandbox, host.number));
+  const std::vector<std::string> now = NamesOfTrees(config.mounts);
+  std::map<std::string, uint32_t> attach_of;
+  for (size_t i = 0, next = 0; i < config.mounts.size(); ++i) {
+    if (config.mounts[i].kind != MountConfig::Kind::kGofer) continue;
+    attach_of[now[next++]] = static_cast<uint32_t>(config.mounts[i].attach);
+  }
+  const std::vector<std::string> names = NamesOfTrees(host.config.mounts);
+  const arena::ArenaScope arena_heap;
+  for (size_t i = 0; i < host.gofer_trees.size(); ++i) {
+    const Result<void> found = host.gofer_trees[i]->Reattach(attach_of.at(names[i]));
+    if (found) continue;
+    const arena::HostScope host_heap;
+    if (found.error() == Errno(EROFS)) {
+      return HostFail(fmt::format("the mount {} was {}writable at the checkpoint", names[i],
+                                  host.gofer_trees[i]->read_only() ? "not " : ""));
+    }
+    return HostFail(
+        fmt::format("the files at the mount {} have changed since the checkpoint", names[i]),
+        found.error().code());
+  }
+  return {};
+}
+
+}  // namespace
+
 HostResult<Sandbox*> RestoreSandbox(int fd, const BootConfig& config, OwnedFd gofer) {
   const arena::HostScope host_heap;
-  ImageHeader header{};
-  TRY(ReadAt(fd, 0, &header, sizeof header));
-  if (header.magic != kMagic) return HostFail("not the image of a sandbox");
-  TRY(arena::Attach(fd, header.arena_offset));
+  const ImageHead head = TRY(ReadHead(fd));
+  TRY(MatchPlan(head, config));
+  if (head.memory_files.size() != 1) return HostFail("the image is of more than one memory file");
+  TRY(arena::Attach(fd, head.arena_offset));
   auto* sandbox = static_cast<Sandbox*>(arena::Root());
-  arena::HostTable& table = arena::HostTable::Get();
-  table.ResetNumbers(sandbox->highest_host_number);
   sandbox->server->ForgetClients();
-  const Ref<ContainerHost> host = sandbox->server->Hosts()[0];
-  const std::array<arena::HostFd, 3>& stdio = host->stdio.fds;
-  for (size_t i = 0; i < stdio.size(); ++i) {
-    // Those of one description are one number.
-    if (!stdio[i] || std::find(stdio.begin(), stdio.begin() + i, stdio[i]) != stdio.begin() + i) {
-      continue;
-    }
-    if (config.stdio_fds[i] < 0) return HostFail("a standard descriptor is missing");
-    table.Restore(stdio[i], OwnedFd(config.stdio_fds[i]));
-  }
-  if (sandbox->strace) {
-    if (config.strace_fd < 0) return HostFail("the descriptor of --strace is missing");
-    table.Restore(sandbox->strace, OwnedFd(config.strace_fd));
-  }
+  TRY(RestoreDescriptors(*sandbox, head, config));
   mm::MemoryFile& memory = *sandbox->kernel.memory;
   OwnedFd pages = TRY(mm::MemoryFile::MakeHostFile());
   TRY(memory.Reattach(std::move(pages)));
-  TRY(ReadPages(memory, fd, header));
-  if (host->gofer) {
-    if (!gofer) return HostFail("the connection to the gofer is missing");
-    host->gofer->Restore(std::move(gofer), TellGoferLost(*sandbox, host->number));
+  TRY(ReadPages(memory, fd, head.memory_files[0]));
+  for (const Ref<ContainerHost>& host : sandbox->server->Hosts()) {
+    TRY(RestoreTrees(*sandbox, *host, config, std::move(gofer)));
   }
   sandbox->donated->SetBudget(fs::DonatedFiles::BudgetOfHost());
-  const arena::ArenaScope arena_heap;
-  for (const Ref<fs::GoferFs>& tree : host->gofer_trees) {
-    const Result<void> found = tree->Reattach();
-    if (!found)
-      return HostFail("the files have changed since the checkpoint", found.error().code());
-  }
   return sandbox;
 }
 

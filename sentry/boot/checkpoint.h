@@ -1,7 +1,8 @@
 // Checkpoints: a sandbox at rest, in a file, and back in another process (docs/design/arena.md).
 //
-// The file: a header, the guest's pages (those that exist), a table of where they belong, and the
-// arena. It is as trusted as the binary: it holds the kernel's own pointers.
+// The file is that of boot/image.h: the guest's pages (those that exist), what the sandbox needs of
+// the outside, by name, and the arena. It is as trusted as the binary: it holds the kernel's own
+// pointers. A restorer gives the same things by the same names, in whatever order.
 #pragma once
 
 #include "base/owned_fd.h"

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 #include <sys/mount.h>
+#include <map>
 
 #include "base/log.h"
 #include "sentry/fs/dev/dev_tree.h"
@@ -189,6 +190,18 @@ class Mounter {
 };
 
 }  // namespace
+
+std::vector<std::string> NamesOfTrees(const std::vector<MountConfig>& mounts) {
+  std::vector<std::string> names;
+  std::map<std::string, int> seen;
+  for (const MountConfig& mount : mounts) {
+    if (mount.kind != Kind::kGofer) continue;
+    const int times = ++seen[mount.destination];
+    names.push_back(times == 1 ? mount.destination
+                               : fmt::format("{}#{}", mount.destination, times));
+  }
+  return names;
+}
 
 Result<void> MountAll(const MountContext& context, kernel::Task& init, std::string* failed) {
   Mounter mounter(context, init);

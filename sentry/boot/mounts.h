@@ -21,6 +21,10 @@ struct MountContext {
   std::vector<Ref<fs::GoferFs>>& gofer_trees;  // every GoferFs is noted here, for checkpoints
 };
 
+// What the container's trees of the host are called, in the order of their mounts: by where they
+// are mounted; a second one at the same place is "/data#2".
+std::vector<std::string> NamesOfTrees(const std::vector<MountConfig>& mounts);
+
 // On init's fiber: makes every file system, mounts it, and gives init its root and working
 // directory. `*failed` says what could not be done, in words of the configuration.
 Result<void> MountAll(const MountContext& context, kernel::Task& init, std::string* failed);

@@ -42,6 +42,7 @@ class ControlServer final : public SessionEvents, public ContainerEvents {
 
   // For checkpoints. All containers, by id.
   std::vector<Ref<ContainerHost>> Hosts() EXCLUDES(mutex_);
+  const ContainerHost& starters() const { return *starters_; }
   // A name of somebody outside who has a descriptor in the sandbox that no other could give it
   // back; empty: there is none.
   std::string WhoHoldsDescriptors() EXCLUDES(mutex_);

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 
-MAGIC = b"skepimg1"
+MAGIC = b"skepimg2"
 
 
 

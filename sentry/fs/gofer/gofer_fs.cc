@@ -17,6 +17,7 @@ GoferFs::GoferFs(Ref<GoferConnection> connection, const GoferFsOptions& wanted,
     : FileSystem(wanted.dev_minor),
       connection_(std::move(connection)),
       caching_(wanted.caching),
+      attached_read_only_(attached_read_only),
       read_only_(wanted.read_only || attached_read_only),
       donated_(wanted.donated ? wanted.donated
                               : MakeRef<DonatedFiles>(DonatedFiles::BudgetOfHost())) {}
@@ -156,16 +157,24 @@ Result<void> GoferFs::PrepareCheckpoint() {
         Call([&](gofer::Client& client) { return client.PathOf(inode->node()); });
     // A file that is open and has no name any more cannot be found again.
     if (!where) return std::unexpected(where.error());
-    places_.push_back({inode->node(), where->attach, std::string(where->path)});
+    places_.push_back({inode->node(), std::string(where->path)});
   }
   return {};
 }
 
-Result<void> GoferFs::Reattach() {
+Result<void> GoferFs::Reattach(uint32_t attach) {
+  const gofer::AttachRecord attached =
+      TRY(Call([&](gofer::Client& client) { return client.Attach(attach); }));
+  const bool read_only = (attached.flags & gofer::kAttachReadOnly) != 0;
+  if (read_only != attached_read_only_) return Fail(EROFS);
+  {
+    MutexLock lock(mutex_);
+    inodes_.erase(static_cast<uint64_t>(root_->node()));
+    inodes_[static_cast<uint64_t>(attached.root.node)] = root_.get();
+  }
+  root_->Renumber(attached.root.node);
   for (const Place& place : places_) {
-    TRY(Call([&](gofer::Client& client) {
-      return client.Reopen(place.node, place.attach, place.path);
-    }));
+    TRY(Call([&](gofer::Client& client) { return client.Reopen(place.node, attach, place.path); }));
   }
   places_.clear();
   for (const Ref<GoferInode>& inode : LiveInodes()) TRY(inode->ReopenFds());

@@ -69,10 +69,11 @@ class GoferFs final : public vfs::FileSystem {
   size_t inode_count() const;
 
   // -- Checkpoint. --
-  // Before: remembers where each node is. After: makes the same nodes known to a new gofer and
-  // opens again what was open. An error means that the tree has changed under the checkpoint.
+  // Before: remembers where each node is. After: makes the same nodes known to a new gofer, where
+  // the tree has the number `attach`, and opens again what was open. EROFS: the tree can(not) be
+  // written now; another error: it has changed under the checkpoint.
   Result<void> PrepareCheckpoint();
-  Result<void> Reattach();
+  Result<void> Reattach(uint32_t attach);
 
  private:
   GoferFs(Ref<GoferConnection> connection, const GoferFsOptions& options, bool attached_read_only);
@@ -80,13 +81,12 @@ class GoferFs final : public vfs::FileSystem {
 
   struct Place {
     gofer::NodeId node;
-    uint32_t attach = 0;
     std::string path;
   };
 
   const Ref<GoferConnection> connection_;
   const GoferCaching caching_;
-  const bool read_only_;
+  const bool attached_read_only_, read_only_;
   const Ref<DonatedFiles> donated_;
 
   mutable Mutex mutex_{LockRank::kFile};

@@ -57,6 +57,8 @@ class GoferInode final : public vfs::Inode {
 
   GoferFs& gofer_fs() const { return gofer_fs_; }
   gofer::NodeId node() const { return node_; }
+  // A root's, of another gofer after a restore. Nothing runs.
+  void Renumber(gofer::NodeId node) { node_ = node; }
   // Its file system may wait for more than a disk.
   bool remote() const { return remote_; }
   // Another reference to the node came with these attributes.
@@ -135,7 +137,7 @@ class GoferInode final : public vfs::Inode {
   void CloseDonated(arena::HostFd fd, bool mapped = false);
 
   GoferFs& gofer_fs_;
-  const gofer::NodeId node_;
+  gofer::NodeId node_;
   const bool remote_;
   uint64_t references_ GUARDED_BY(mutex_) = 1;
   Mutex mutex_{LockRank::kInode};
