@@ -17,7 +17,8 @@ SKEP = "build/release/skep"
 # It sleeps while it has files of both volumes open, and one as its working directory.
 GUEST = ("exec 3< /x/file 4< /y/file; cd /y; : > /x/ready; "
          "while [ ! -e /x/go ]; do sleep 0.05; done; "
-         "cat <&3; cat <&4; cat file; cat /x/file; cat /y/sub/deep; echo new > /y/new; echo err >&2")
+         "cat <&3; cat <&4; cat file; cat /x/file; cat /y/sub/deep; echo new > /y/new; "
+         "echo err >&2")
 SAYS = b"of x\nof y\nof y\nof x\ndeep y\n"
 
 
