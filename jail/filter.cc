@@ -2,10 +2,12 @@
 
 #include <fmt/format.h>
 #include <seccomp.h>
+#include <sys/mman.h>
 #include <sys/syscall.h>
 #include <cstdlib>
 #include <memory>
 
+#include "base/host_call.h"
 #include "jail/filter_use.h"
 
 namespace skep::jail {
@@ -88,26 +90,72 @@ int FindShadowed(std::span<const FilterRow> rows) {
   return -1;
 }
 
+namespace {
+
+struct ReleaseFilter {
+  void operator()(scmp_filter_ctx filter) const { seccomp_release(filter); }
+};
+using FilterContext = std::unique_ptr<void, ReleaseFilter>;
+
+// Allowed calls get `allowed`.
+HostResult<FilterContext> MakeContext(std::span<const FilterRow> rows, Refusal refusal,
+                                      uint32_t allowed) {
+  FilterContext filter(
+      seccomp_init(refusal == Refusal::kKill ? SCMP_ACT_KILL_PROCESS : SCMP_ACT_ERRNO(EPERM)));
+  if (!filter) return HostFail("cannot make a seccomp filter", ENOMEM);
+  int rc = seccomp_attr_set(filter.get(), SCMP_FLTATR_CTL_TSYNC, 1);
+  // A tree, not a list.
+  if (rc == 0) rc = seccomp_attr_set(filter.get(), SCMP_FLTATR_CTL_OPTIMIZE, 2);
+  for (const FilterRow& row : rows) {
+    const bool noticed = allowed != SCMP_ACT_ALLOW;
+    // What is refused anyway needs no rule, and libseccomp takes none.
+    if (!noticed && refusal == Refusal::kErrno && row.error == EPERM) continue;
+    const uint32_t action = noticed || row.error == 0 ? allowed : SCMP_ACT_ERRNO(row.error);
+    if (rc == 0) rc = AddRow(filter.get(), action, row);
+  }
+  if (rc != 0) return HostFail("cannot make a seccomp filter", -rc);
+  return filter;
+}
+
+}  // namespace
+
+HostResult<Filter> Filter::Compile(std::span<const FilterRow> rows, Refusal refusal) {
+  const FilterContext context = TRY(MakeContext(rows, refusal, SCMP_ACT_ALLOW));
+  // libseccomp writes programs to descriptors.
+  const Result<OwnedFd> file = host::MemfdCreate("skep-filter", MFD_CLOEXEC);
+  if (!file) return HostFail("cannot make a memory file", file.error().code());
+  if (const int rc = seccomp_export_bpf(context.get(), file->get()); rc != 0) {
+    return HostFail("cannot compile the seccomp filter", -rc);
+  }
+  Filter filter;
+  filter.program_.resize(BPF_MAXINSNS);
+  const auto bytes = std::as_writable_bytes(std::span(filter.program_));
+  const Result<size_t> size = host::PRead(file->get(), bytes, 0);
+  if (!size) return HostFail("cannot read the seccomp filter", size.error().code());
+  filter.program_.resize(*size / sizeof(sock_filter));
+  return filter;
+}
+
+HostResult<void> Filter::Install() const {
+  const sock_fprog program = {static_cast<unsigned short>(program_.size()),
+                              const_cast<sock_filter*>(program_.data())};
+  const Result<int64_t> rc =
+      host::Call(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_TSYNC, &program);
+  if (!rc) return HostFail("cannot install the seccomp filter", rc.error().code());
+  if (*rc != 0) return HostFail(fmt::format("thread {} has a seccomp filter of its own", *rc));
+  return {};
+}
+
 HostResult<void> InstallFilter(std::span<const FilterRow> rows, Refusal refusal,
                                const FilterUse& use) {
-  const bool counted = use.fd >= 0;
+  if (use.fd < 0) return TRY(Filter::Compile(rows, refusal)).Install();
   FilterCounter counter;
-  if (counted) TRY(counter.Start(rows, use));
-  const scmp_filter_ctx filter =
-      seccomp_init(refusal == Refusal::kKill ? SCMP_ACT_KILL_PROCESS : SCMP_ACT_ERRNO(EPERM));
-  if (filter == nullptr) return HostFail("cannot make a seccomp filter", ENOMEM);
-  int rc = seccomp_attr_set(filter, SCMP_FLTATR_CTL_TSYNC, 1);
-  if (rc == 0) rc = seccomp_attr_set(filter, SCMP_FLTATR_CTL_OPTIMIZE, 2);  // a tree, not a list
-  for (const FilterRow& row : rows) {
-    // What is refused anyway needs no rule, and libseccomp takes none.
-    if (!counted && refusal == Refusal::kErrno && row.error == EPERM) continue;
-    const uint32_t action = row.error == 0 ? SCMP_ACT_ALLOW : SCMP_ACT_ERRNO(row.error);
-    if (rc == 0) rc = AddRow(filter, counted ? SCMP_ACT_NOTIFY : action, row);
+  TRY(counter.Start(rows, use));
+  const FilterContext context = TRY(MakeContext(rows, refusal, SCMP_ACT_NOTIFY));
+  if (const int rc = seccomp_load(context.get()); rc != 0) {
+    return HostFail("cannot install the seccomp filter", -rc);
   }
-  if (rc == 0) rc = seccomp_load(filter);
-  if (rc == 0 && counted) counter.Serve(seccomp_notify_fd(filter));
-  seccomp_release(filter);
-  if (rc != 0) return HostFail("cannot install the seccomp filter", -rc);
+  counter.Serve(seccomp_notify_fd(context.get()));
   return {};
 }
 

@@ -13,6 +13,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -208,6 +209,8 @@ struct EngineOptions {
   int device_fd = -1;          // the device that its row of kEngines names, borrowed; -1: none
   StubOptions stubs;
   PtraceOptions ptrace;
+  // Called once, or not at all, by MakeEngineGroup while it waits for a process to start.
+  std::function<void()> meanwhile;
 };
 
 // Called on the worker's own thread; the engine belongs to it from then on. Call it before the

@@ -10,8 +10,8 @@ that is thrown away. npm ci has a root with Node.js and installs offline, from a
 filled once from the npm registry ($SKEP_CACHE, default /var/cache/skep). The systems take turns,
 several rounds of all of them, and each figure is the median of the rounds: what the machine does
 meanwhile befalls all alike. Needs root: it makes a mount namespace. --write puts the table into
-docs/budgets.md. --against compares with another skep's binary alone: the two take turns, N (10) times,
-and each row shows the median of N ratios, each from one turn.
+docs/budgets.md. --against compares with another skep's binary alone: the two take turns, N (10)
+times, and each row shows the median of N ratios, each from one turn.
 """
 
 import argparse

@@ -89,6 +89,7 @@ HostResult<void> Stubs::Start() {
     template_ = TRY(SpawnTemplate(memory_, sockets->b.get(), options_));
     template_cpu_ = options_.cpu;
     sockets->b.Reset();
+    if (options_.meanwhile) options_.meanwhile();
     TRY(AwaitTemplate());
   }
   Result<std::unique_ptr<Stub>> stub = CloneStub(-1);

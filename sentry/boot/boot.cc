@@ -59,7 +59,13 @@ int AllowedCpus() {
 struct Engines {
   platform::EngineKind kind;
   std::unique_ptr<platform::EngineGroup> group;
+  HostResult<std::optional<jail::Filter>> filter;  // none: there was no time for it yet
 };
+
+HostResult<jail::Filter> CompileFilter(const BootConfig& config, platform::EngineKind engine) {
+  return jail::Filter::Compile(
+      FilterRows(engine), config.jail_self_test ? jail::Refusal::kErrno : jail::Refusal::kKill);
+}
 
 // The first that starts. What ptrace lacks shows when workers make their engines.
 [[gnu::noinline]] HostResult<Engines> StartEngines(const BootConfig& config) {
@@ -72,9 +78,13 @@ struct Engines {
   std::string reasons;
   for (const platform::EngineInfo& engine : platform::kEngines) {
     if (name != "auto" && name != engine.name) continue;
+    HostResult<std::optional<jail::Filter>> filter;
+    if (config.filter_use_fd < 0) {
+      options.meanwhile = [&] { filter = CompileFilter(config, engine.kind); };
+    }
     HostResult<std::unique_ptr<platform::EngineGroup>> group =
         platform::MakeEngineGroup(engine.kind, options);
-    if (group) return Engines{engine.kind, std::move(*group)};
+    if (group) return Engines{engine.kind, std::move(*group), std::move(filter)};
     // A trial finds a better reason than the start, where there is one.
     const std::string why_not = engine.WhyUnavailable().value_or(group.error().message);
     if (name == "auto" && engine.kind == platform::EngineKind::kNotify) {
@@ -169,6 +179,16 @@ void StartWorkers(Sandbox& sandbox, const BootConfig& config, platform::EngineGr
   OrDie(config, sandbox.kernel.scheduler.Start(make_engine, true, as));
 }
 
+HostResult<void> EnterJail(const BootConfig& config, Engines& engines) {
+  if (config.filter_use_fd >= 0) {
+    const unsigned part = engines.kind == platform::EngineKind::kPtrace ? 1 : 0;
+    const jail::FilterUse use = {config.filter_use_fd, part};
+    return jail::InstallFilter(FilterRows(engines.kind), jail::Refusal::kKill, use);
+  }
+  const std::optional<jail::Filter> filter = TRY(std::move(engines.filter));
+  return (filter ? *filter : TRY(CompileFilter(config, engines.kind))).Install();
+}
+
 [[noreturn]] void Boot(const BootConfig& config) {
   if (config.check_locks) Mutex::CheckOrder();
   (void)prctl(PR_SET_NAME, "skep-sentry");
@@ -188,7 +208,7 @@ void StartWorkers(Sandbox& sandbox, const BootConfig& config, platform::EngineGr
   const int maps_fd = config.checkpoint_scan ? open("/proc/self/maps", O_RDONLY | O_CLOEXEC) : -1;
   OrDie(config, EnterEmptyRoot());
   OrDie(config, DropPrivileges());
-  const Engines engines = OrDie(config, StartEngines(config));
+  Engines engines = OrDie(config, StartEngines(config));
   OwnedFd gofer(config.gofer_fd);
   Sandbox* sandbox =
       restore ? OrDie(config, RestoreSandbox(config.restore_fd, config, std::move(gofer)))
@@ -198,11 +218,7 @@ void StartWorkers(Sandbox& sandbox, const BootConfig& config, platform::EngineGr
   if (config.engine_fd >= 0) close(config.engine_fd);
   OrDie(config, sandbox->server->Open(config));
   OrDie(config, jail::StayUndumped());
-  const unsigned part = engines.kind == platform::EngineKind::kPtrace ? 1 : 0;
-  OrDie(config,
-        jail::InstallFilter(FilterRows(engines.kind),
-                            config.jail_self_test ? jail::Refusal::kErrno : jail::Refusal::kKill,
-                            {config.filter_use_fd, part}));
+  OrDie(config, EnterJail(config, engines));
   if (config.jail_self_test) {
     const JailTrial trial = JailSelfTest();
     if (!trial.breaches.empty()) Die(config, "the sentry's jail lets out: " + trial.breaches);
