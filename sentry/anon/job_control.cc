@@ -63,7 +63,7 @@ Result<void> Terminals::Acquire(vfs::Caller& caller, Terminal& terminal, bool re
   const Ref<vfs::ProcessId> session = task->SessionId();
   Ref<vfs::ProcessId> group = task->ProcessGroupId();
   const bool leader = task->IsSessionLeader();
-  const bool admin = caller.creds().Has(CAP_SYS_ADMIN);
+  const bool admin = caller.creds().HasInFirst(CAP_SYS_ADMIN);
   MutexLock lock(mutex_);
   if (leader && terminal.session_ == session) return {};
   if (!leader || controlling_.contains(session.get())) return Fail(EPERM);

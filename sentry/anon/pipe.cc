@@ -270,8 +270,7 @@ Result<Ref<vfs::File>> OpenFifo(Ref<Pipe> pipe, vfs::Path path, uint32_t flags) 
 
 Ref<Pipe> PipeOf(vfs::Inode& inode) {
   SleepLockHold hold(inode.directory_lock());  // of two first openers one makes it
-  Ref<RefCountedAny> found = inode.attachment();
-  if (found) return Ref<Pipe>(static_cast<Pipe*>(found.get()));
+  if (Ref<Pipe> found = inode.attachment<Pipe>()) return found;
   auto made = MakeRef<Pipe>();
   inode.SetAttachment(made);
   return made;

@@ -140,7 +140,7 @@ Result<uint64_t> StateIoctl(vfs::Caller& caller, Terminal& terminal, uint64_t co
     case TIOCGEXCL:
       return PutInt(caller, argument, 0);
     case TIOCVHANGUP:
-      if (!caller.creds().Has(CAP_SYS_ADMIN)) return Fail(EPERM);
+      if (!caller.creds().HasInFirst(CAP_SYS_ADMIN)) return Fail(EPERM);
       terminal.HangUp();
       return 0;
     case TCSBRK:

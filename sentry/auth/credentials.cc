@@ -16,10 +16,25 @@ constexpr CapabilitySet kFileSystemCapabilities =
 
 }  // namespace
 
-bool Credentials::HasIn(const UserNamespace& space, int capability) const {
-  if (!user_namespace) return Has(capability);
-  for (const UserNamespace* s = &space; s != nullptr; s = s->parent()) {
-    if (s == user_namespace.get()) return Has(capability);
+uint32_t IdMap::ToKernel(uint32_t id) const {
+  for (const Extent& extent : extents_) {
+    if (id - extent.first < extent.count) return extent.kernel_first + (id - extent.first);
+  }
+  return kNoId;
+}
+
+uint32_t IdMap::FromKernel(uint32_t id) const {
+  for (const Extent& extent : extents_) {
+    if (id - extent.kernel_first < extent.count) return extent.first + (id - extent.kernel_first);
+  }
+  return kNoId;
+}
+
+bool Credentials::HasIn(const UserNamespace* space, int capability) const {
+  if (space == nullptr) return HasInFirst(capability);
+  if (!user_namespace) return Effective(capability);
+  for (const UserNamespace* s = space; s != nullptr; s = s->parent()) {
+    if (s == user_namespace.get()) return Effective(capability);
     // Not below the own one.
     if (s->level() <= user_namespace->level()) return false;
     // Whoever made a namespace has all capabilities in it.
@@ -28,14 +43,25 @@ bool Credentials::HasIn(const UserNamespace& space, int capability) const {
   return false;
 }
 
+uint32_t Credentials::ShownUser(uint32_t user) const {
+  const uint32_t id = InFirstNamespace() ? user : user_namespace->users().FromKernel(user);
+  return id == kNoId ? kOverflowId : id;
+}
+
+uint32_t Credentials::ShownGroup(uint32_t group) const {
+  const uint32_t id = InFirstNamespace() ? group : user_namespace->groups().FromKernel(group);
+  return id == kNoId ? kOverflowId : id;
+}
+
 bool Credentials::InGroup(uint32_t group) const {
   return group == fsgid || std::binary_search(groups.begin(), groups.end(), group);
 }
 
 void AfterUidChange(const Credentials& old, Credentials& changed) {
   if ((changed.securebits & SECBIT_NO_SETUID_FIXUP) != 0) return;
-  const bool had_root = old.uid == 0 || old.euid == 0 || old.suid == 0;
-  const bool has_root = changed.uid == 0 || changed.euid == 0 || changed.suid == 0;
+  const uint32_t root = old.KernelUser(0);
+  const bool had_root = old.uid == root || old.euid == root || old.suid == root;
+  const bool has_root = changed.uid == root || changed.euid == root || changed.suid == root;
   if (had_root && !has_root) {
     if (!old.keep_caps) {
       changed.permitted = 0;
@@ -43,14 +69,15 @@ void AfterUidChange(const Credentials& old, Credentials& changed) {
     }
     changed.ambient = 0;
   }
-  if (old.euid == 0 && changed.euid != 0) changed.effective = 0;
-  if (old.euid != 0 && changed.euid == 0) changed.effective = changed.permitted;
+  if (old.euid == root && changed.euid != root) changed.effective = 0;
+  if (old.euid != root && changed.euid == root) changed.effective = changed.permitted;
 }
 
 void AfterFsuidChange(const Credentials& old, Credentials& changed) {
   if ((changed.securebits & SECBIT_NO_SETUID_FIXUP) != 0) return;
-  if (old.fsuid == 0 && changed.fsuid != 0) changed.effective &= ~kFileSystemCapabilities;
-  if (old.fsuid != 0 && changed.fsuid == 0) {
+  const uint32_t root = old.KernelUser(0);
+  if (old.fsuid == root && changed.fsuid != root) changed.effective &= ~kFileSystemCapabilities;
+  if (old.fsuid != root && changed.fsuid == root) {
     changed.effective |= changed.permitted & kFileSystemCapabilities;
   }
 }

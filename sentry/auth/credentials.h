@@ -1,5 +1,8 @@
 // Who a task is (Linux: struct cred): ids, groups, capabilities. A value; tasks replace theirs
 // whole, files keep the opener's.
+//
+// All ids are the kernel's numbers (auth/user_namespace.h). A capability is asked for *somewhere*:
+// there is no question "has it CAP_X?" without the namespace that it is to hold in.
 #pragma once
 
 #include <array>
@@ -25,14 +28,45 @@ struct Credentials {
   bool keep_caps = false;     // PR_SET_KEEPCAPS
   bool no_new_privs = false;  // PR_SET_NO_NEW_PRIVS
 
-  // In which the capabilities hold; null: there are no namespaces (boot, unit tests of files).
+  // In which the capabilities hold; null: the kernel's first (boot, unit tests of files).
   Ref<UserNamespace> user_namespace;
 
-  // In its own user namespace.
-  bool Has(int capability) const { return (effective >> capability & 1) != 0; }
-  // Over what belongs to another one (Linux: cap_capable).
-  bool HasIn(const UserNamespace& space, int capability) const;
+  bool InFirstNamespace() const { return !user_namespace || user_namespace->parent() == nullptr; }
+
+  // In the kernel's first user namespace, for what belongs to all (Linux: capable).
+  bool HasInFirst(int capability) const { return Effective(capability) && InFirstNamespace(); }
+  // In the task's own (Linux: ns_capable(current_user_ns())).
+  bool HasInOwn(int capability) const { return Effective(capability); }
+  // In the one that something belongs to; null: the first (Linux: ns_capable, cap_capable).
+  bool HasIn(const UserNamespace* space, int capability) const;
+  // Over an inode with this owner and group, which must have names in the task's own namespace
+  // (Linux: capable_wrt_inode_uidgid).
+  bool HasOver(uint32_t user, uint32_t group, int capability) const {
+    return Effective(capability) && (InFirstNamespace() || (MapsUser(user) && MapsGroup(group)));
+  }
+
+  // The task's namespace has a name for the kernel's number.
+  bool MapsUser(uint32_t user) const {
+    return InFirstNamespace() || user_namespace->users().FromKernel(user) != kNoId;
+  }
+  bool MapsGroup(uint32_t group) const {
+    return InFirstNamespace() || user_namespace->groups().FromKernel(group) != kNoId;
+  }
+  // What the task calls the kernel's number (Linux: from_kuid_munged).
+  uint32_t ShownUser(uint32_t user) const;
+  uint32_t ShownGroup(uint32_t group) const;
+  // The kernel's number for what the task calls so (Linux: make_kuid); kNoId: there is none.
+  uint32_t KernelUser(uint32_t id) const {
+    return InFirstNamespace() ? id : user_namespace->users().ToKernel(id);
+  }
+  uint32_t KernelGroup(uint32_t id) const {
+    return InFirstNamespace() ? id : user_namespace->groups().ToKernel(id);
+  }
+
   bool InGroup(uint32_t group) const;  // fsgid or a supplementary group
+
+ private:
+  bool Effective(int capability) const { return (effective >> capability & 1) != 0; }
 };
 
 // Shared and immutable once published.

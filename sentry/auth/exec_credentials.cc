@@ -31,6 +31,33 @@ const DiskFormat* FormatOf(std::string_view value) {
   return nullptr;
 }
 
+constexpr size_t kRootId = 1 + 2 * size_t{VFS_CAP_U32_3};  // the word of format 3
+
+// The root in whose user namespaces they hold, as the kernel numbers it.
+uint32_t RootOf(std::string_view value, const DiskFormat& format) {
+  return format.revision == VFS_CAP_REVISION_3 ? WordAt(value, kRootId) : 0;
+}
+
+// Linux: rootid_owns_currentns.
+bool IsRootHere(uint32_t root, const Credentials& creds) {
+  const UserNamespace* space = creds.user_namespace.get();
+  for (; space != nullptr && space->parent() != nullptr; space = space->parent()) {
+    if (space->users().FromKernel(root) == 0) return true;
+  }
+  return root == 0;
+}
+
+// The same capabilities with another root; 0: without one, in format 2.
+std::string WithRoot(std::string_view value, uint32_t root) {
+  std::string changed(value.substr(0, XATTR_CAPS_SZ_2));
+  const uint32_t revision = root == 0 ? VFS_CAP_REVISION_2 : VFS_CAP_REVISION_3;
+  const uint32_t magic = (WordAt(value, 0) & ~uint32_t{VFS_CAP_REVISION_MASK}) | revision;
+  memcpy(changed.data(), &magic, sizeof magic);
+  // SAFETY: the bytes of a word.
+  if (root != 0) changed.append(reinterpret_cast<const char*>(&root), sizeof root);
+  return changed;
+}
+
 // Linux: bprm_caps_from_vfs_caps.
 Result<void> TakeFileCapabilities(const FileCapabilities& file, Credentials& creds) {
   creds.permitted = (creds.bounding & file.permitted) | (creds.inheritable & file.inheritable);
@@ -41,8 +68,9 @@ Result<void> TakeFileCapabilities(const FileCapabilities& file, Credentials& cre
 // Linux: handle_privileged_root. Whether the permitted capabilities take effect.
 bool TakeRootCapabilities(const Credentials& old, bool has_file_capabilities, Credentials& creds) {
   if ((creds.securebits & SECBIT_NOROOT) != 0) return false;
-  const bool real = creds.uid == 0;
-  const bool effective = creds.euid == 0;
+  const uint32_t root = creds.KernelUser(0);
+  const bool real = creds.uid == root;
+  const bool effective = creds.euid == root;
   // A set-uid root program with capabilities of its own: those, for ordinary users.
   if (has_file_capabilities && effective && !real) return false;
   if (real || effective) creds.permitted = old.bounding | old.inheritable;
@@ -56,13 +84,11 @@ bool IsFileCapabilities(std::string_view value) {
   return format != nullptr && format->revision != VFS_CAP_REVISION_1;
 }
 
-Result<std::optional<FileCapabilities>> ParseFileCapabilities(std::string_view value) {
+Result<std::optional<FileCapabilities>> ParseFileCapabilities(std::string_view value,
+                                                              const Credentials& creds) {
   const DiskFormat* format = FormatOf(value);
   if (format == nullptr) return Fail(EINVAL);
-  constexpr size_t kRootId = 1 + 2 * size_t{VFS_CAP_U32_3};
-  if (format->revision == VFS_CAP_REVISION_3 && WordAt(value, kRootId) != 0) {
-    return std::optional<FileCapabilities>();
-  }
+  if (!IsRootHere(RootOf(value, *format), creds)) return std::optional<FileCapabilities>();
   FileCapabilities file;
   file.effective = (WordAt(value, 0) & VFS_CAP_FLAGS_EFFECTIVE) != 0;
   for (size_t i = 0; i < format->words; ++i) {
@@ -72,6 +98,25 @@ Result<std::optional<FileCapabilities>> ParseFileCapabilities(std::string_view v
   file.permitted &= kAllCapabilities;
   file.inheritable &= kAllCapabilities;
   return std::optional<FileCapabilities>(file);
+}
+
+Result<std::string> FileCapabilitiesFor(std::string_view value, const Credentials& creds) {
+  const DiskFormat* format = FormatOf(value);
+  if (format == nullptr || format->revision == VFS_CAP_REVISION_1) return Fail(EINVAL);
+  const uint32_t root = creds.KernelUser(RootOf(value, *format));
+  if (root == kNoId) return Fail(EINVAL);
+  return WithRoot(value, root);
+}
+
+Result<std::string> FileCapabilitiesShown(std::string_view value, const Credentials& creds) {
+  const DiskFormat* format = FormatOf(value);
+  if (format == nullptr || format->revision == VFS_CAP_REVISION_1) return Fail(EINVAL);
+  const uint32_t root = RootOf(value, *format);
+  if (creds.MapsUser(root) && creds.ShownUser(root) != 0) {
+    return WithRoot(value, creds.ShownUser(root));
+  }
+  if (!IsRootHere(root, creds)) return Fail(EOVERFLOW);
+  return WithRoot(value, 0);
 }
 
 Result<ExecCredentials> CredentialsForExec(const Credentials& old, const ExecFile& file,
@@ -93,7 +138,7 @@ Result<ExecCredentials> CredentialsForExec(const Credentials& old, const ExecFil
   if (gained) exec.clear_personality = true;
   const bool id_changed = creds.euid != old.euid || !old.InGroup(creds.egid);
   if ((id_changed || gained) && (fs_shared || old.no_new_privs)) {
-    if (!old.Has(CAP_SETUID) || old.no_new_privs) {
+    if (!old.HasInOwn(CAP_SETUID) || old.no_new_privs) {
       creds.euid = creds.uid;
       creds.egid = creds.gid;
     }
@@ -107,7 +152,7 @@ Result<ExecCredentials> CredentialsForExec(const Credentials& old, const ExecFil
   creds.keep_caps = false;
   const bool more_than_ambient = (creds.permitted & ~creds.ambient) != 0;
   exec.secure = id_changed || creds.euid != old.uid || creds.egid != old.gid ||
-                (creds.uid != 0 && (effective || more_than_ambient));
+                (creds.uid != old.KernelUser(0) && (effective || more_than_ambient));
   return exec;
 }
 

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <optional>
+#include <string>
 #include <string_view>
 
 #include "base/result.h"
@@ -18,8 +19,15 @@ struct FileCapabilities {
   bool effective = false;
 };
 // EINVAL: not in one of the kernel's three formats (Linux: get_vfs_caps_from_disk). nullopt: they
-// hold in user namespaces with another root only.
-Result<std::optional<FileCapabilities>> ParseFileCapabilities(std::string_view value);
+// hold in user namespaces with another root only than those that `creds` is in.
+Result<std::optional<FileCapabilities>> ParseFileCapabilities(std::string_view value,
+                                                              const Credentials& creds);
+// The value as it is stored for who is capable in a user namespace that is not the first: with
+// that namespace's root in it (Linux: cap_convert_nscap). EINVAL: the root named has no number.
+Result<std::string> FileCapabilitiesFor(std::string_view value, const Credentials& creds);
+// What a stored value is for a reader (Linux: cap_inode_getsecurity). EOVERFLOW: it holds where
+// another is root.
+Result<std::string> FileCapabilitiesShown(std::string_view value, const Credentials& creds);
 // Whether the value may be stored: formats 2 and 3 (Linux: validheader).
 bool IsFileCapabilities(std::string_view value);
 

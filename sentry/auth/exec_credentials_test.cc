@@ -125,22 +125,22 @@ TEST(CredentialsForExec, NoRootSecurebit) {
 TEST(FileCapabilities, Formats) {
   const uint32_t bind = 1u << CAP_NET_BIND_SERVICE;
   const std::string second = Disk({VFS_CAP_REVISION_2 | VFS_CAP_FLAGS_EFFECTIVE, bind, 0, 1, 2});
-  const auto parsed = ParseFileCapabilities(second);
+  const auto parsed = ParseFileCapabilities(second, Root());
   ASSERT_TRUE(parsed && *parsed);
   EXPECT_EQ((*parsed)->permitted, kBind | uint64_t{1} << 32);
   EXPECT_EQ((*parsed)->inheritable, uint64_t{2} << 32);
   EXPECT_TRUE((*parsed)->effective);
   EXPECT_TRUE(IsFileCapabilities(second));
   const std::string first = Disk({VFS_CAP_REVISION_1, bind, 0});
-  EXPECT_TRUE(ParseFileCapabilities(first).has_value());
+  EXPECT_TRUE(ParseFileCapabilities(first, Root()).has_value());
   EXPECT_FALSE(IsFileCapabilities(first)) << "read, but no longer written";
   const std::string ours = Disk({VFS_CAP_REVISION_3, bind, 0, 0, 0, 0});
   const std::string theirs = Disk({VFS_CAP_REVISION_3, bind, 0, 0, 0, 1000});
-  EXPECT_TRUE(ParseFileCapabilities(ours)->has_value());
-  EXPECT_FALSE(ParseFileCapabilities(theirs)->has_value());
+  EXPECT_TRUE(ParseFileCapabilities(ours, Root())->has_value());
+  EXPECT_FALSE(ParseFileCapabilities(theirs, Root())->has_value());
   for (const std::string& bad : {std::string(), std::string("abc"), second.substr(1), second + "x",
                                  Disk({0x04000000, 0, 0, 0, 0})}) {
-    EXPECT_FALSE(ParseFileCapabilities(bad).has_value());
+    EXPECT_FALSE(ParseFileCapabilities(bad, Root()).has_value());
     EXPECT_FALSE(IsFileCapabilities(bad));
   }
 }

@@ -28,8 +28,8 @@ class Mounter {
   Result<void> Root(const MountConfig& config) {
     Ref<vfs::FileSystem> root = TRY(Make(config));
     kernel::Kernel& kernel = context_.kernel;
-    context_.mounts =
-        MakeRef<vfs::MountNamespace>(std::move(root), Flags(config), kernel.NextNamespaceNumber());
+    context_.mounts = MakeRef<vfs::MountNamespace>(
+        std::move(root), Flags(config), kernel.NextNamespaceNumber(), init_.creds().user_namespace);
     const vfs::Path path = context_.mounts->root();
     auto fs = MakeRef<vfs::FsContext>(context_.mounts, path, path, context_.process.umask);
     kernel::TasksLock lock(kernel);

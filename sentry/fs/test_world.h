@@ -37,7 +37,6 @@ class TestCaller final : public vfs::Caller {
 
   const auth::Credentials& creds() const override { return creds_; }
   mm::UserMemory& memory() override { std::abort(); }
-  int ThreadGroupId() const override { return 1; }
   void SignalSelf(int signo) override { last_signal = signo; }
   uint64_t FileSizeLimit() const override { return file_size_limit; }
 

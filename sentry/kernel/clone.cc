@@ -36,7 +36,7 @@ Result<void> CheckFlags(const Task& parent, const CloneRequest& request) {
   if (has(CLONE_PIDFD) && (flags & (CLONE_DETACHED | CLONE_THREAD)) != 0) return Fail(EINVAL);
   if ((flags & kNamespaces) != 0) {
     // Namespaces of guests are not offered: as a kernel built without them answers.
-    return Fail(parent.creds().Has(CAP_SYS_ADMIN) ? EINVAL : EPERM);
+    return Fail(parent.creds().HasInOwn(CAP_SYS_ADMIN) ? EINVAL : EPERM);
   }
   return {};
 }
@@ -45,8 +45,8 @@ Result<void> CheckProcessLimit(Task& parent) REQUIRES(tasks) {
   Kernel& kernel = parent.kernel;
   const uint64_t limit = parent.Limit(RLIMIT_NPROC);
   const auto& creds = *parent.credentials;
-  if (limit != RLIM_INFINITY && creds.uid != 0 && !creds.Has(CAP_SYS_RESOURCE) &&
-      !creds.Has(CAP_SYS_ADMIN)) {
+  if (limit != RLIM_INFINITY && creds.uid != 0 && !creds.HasInFirst(CAP_SYS_RESOURCE) &&
+      !creds.HasInFirst(CAP_SYS_ADMIN)) {
     if (ThreadsOf(kernel, creds) >= limit) return Fail(EAGAIN);
   }
   return {};
@@ -119,13 +119,17 @@ void CopyRest(Task& parent, Task& child, const CloneRequest& request) {
   if ((flags & CLONE_CHILD_CLEARTID) != 0) child.clear_child_tid = request.child_tid;
   // Linux: sas_ss_reset: a thread in the same memory does not share the alternate stack.
   if ((flags & (CLONE_VM | CLONE_VFORK)) != CLONE_VM) child.alt_stack = parent.alt_stack;
+  // A process has its own, also when they are equal (Linux: copy_creds): who opened a file is told
+  // by them.
+  auth::CredentialsRef creds = parent.credentials.Mine();
+  if ((flags & CLONE_THREAD) == 0) creds = std::make_shared<const auth::Credentials>(*creds);
   TasksLock lock(parent.kernel);
   child.namespaces.Set(parent.namespaces.Get());
   child.fs.Set(std::move(fs));
   child.files.Set(std::move(files));
   child.executable.Set(parent.executable.Get());
   child.blocked.Set(parent.blocked.Get());
-  child.credentials.Set(parent.credentials.Get());
+  child.credentials.Set(std::move(creds));
   child.comm = parent.comm;
   child.nice = parent.nice;
   child.io_priority = parent.io_priority;

@@ -29,7 +29,8 @@ Result<void> TakeSetIdBits(const Task& task, vfs::Inode& inode, auth::ExecFile& 
   if ((attributes.mode & (S_ISUID | S_ISGID)) == 0) return {};
   // The file may have changed since it was opened.
   if (!inode.CheckPermission(task.creds(), vfs::kMayExec)) return {};
-  if (attributes.uid == vfs::kUnmappedId || attributes.gid == vfs::kUnmappedId) return {};
+  if (attributes.uid == auth::kNoId || attributes.gid == auth::kNoId) return {};
+  if (!task.creds().MapsUser(attributes.uid) || !task.creds().MapsGroup(attributes.gid)) return {};
   if ((attributes.mode & S_ISUID) != 0) file.set_uid = attributes.uid;
   constexpr uint32_t kSetgidExec = S_ISGID | S_IXGRP;
   if ((attributes.mode & kSetgidExec) == kSetgidExec) file.set_gid = attributes.gid;
@@ -37,10 +38,10 @@ Result<void> TakeSetIdBits(const Task& task, vfs::Inode& inode, auth::ExecFile& 
 }
 
 // Linux: get_file_caps.
-Result<void> TakeCapabilities(vfs::Inode& inode, auth::ExecFile& file) {
+Result<void> TakeCapabilities(const Task& task, vfs::Inode& inode, auth::ExecFile& file) {
   const Result<std::string> value = inode.GetXattr(auth::kFileCapabilitiesXattr);
   if (value) {
-    file.capabilities = TRY(auth::ParseFileCapabilities(*value));
+    file.capabilities = TRY(auth::ParseFileCapabilities(*value, task.creds()));
     return {};
   }
   const int error = value.error().code();
@@ -84,7 +85,7 @@ Result<auth::ExecCredentials> ExecCredentialsFor(Task& task, const vfs::File& fi
   auth::ExecFile asks;
   if (vfs::Inode* inode = file.inode(); inode != nullptr && MayBeSetId(file)) {
     TRY(TakeSetIdBits(task, *inode, asks));
-    TRY(TakeCapabilities(*inode, asks));
+    TRY(TakeCapabilities(task, *inode, asks));
   }
   const auth::Credentials& old = task.creds();
   auth::ExecCredentials exec = TRY(auth::CredentialsForExec(old, asks, false));

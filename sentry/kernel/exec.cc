@@ -186,8 +186,9 @@ Result<void> EnterProgram(Task& task, const platform::Registers& first) {
 loader::LoadContext LoadContextFor(Task& task, const auth::ExecCredentials& ids) {
   loader::LoadContext context;
   context.vdso = &task.kernel.vdso_clock->pages();
-  context.uid = ids.creds.uid, context.euid = ids.creds.euid;
-  context.gid = ids.creds.gid, context.egid = ids.creds.egid;
+  const auth::Credentials& creds = ids.creds;
+  context.uid = creds.ShownUser(creds.uid), context.euid = creds.ShownUser(creds.euid);
+  context.gid = creds.ShownGroup(creds.gid), context.egid = creds.ShownGroup(creds.egid);
   context.secure = ids.secure;
   context.stack_limit = task.Limit(RLIMIT_STACK);
   FillRandom(context.random_bytes);

@@ -53,7 +53,7 @@ bool NotifyParentOfExit(ThreadGroup& group) REQUIRES(tasks) {
     const int status = group.exit_status;
     siginfo_t info = MakeInfo(signo, CLD_EXITED);
     info.si_pid = parent->NumberOf(*group.pid);
-    info.si_uid = group.leader->credentials->uid;
+    info.si_uid = UserOf(group, *parent);
     if ((status & 0x7f) == 0) {
       info.si_status = status >> 8 & 0xff;
     } else {
@@ -179,7 +179,7 @@ bool Matches(const ThreadGroup& child, const Task& task, const WaitRequest& requ
 siginfo_t ChildInfo(const ThreadGroup& child, int code, int status) REQUIRES(tasks) {
   siginfo_t info = MakeInfo(SIGCHLD, code);
   info.si_pid = child.parent->NumberOf(*child.pid);
-  info.si_uid = child.leader->credentials->uid;
+  info.si_uid = UserOf(child, *child.parent);
   info.si_status = status;
   return info;
 }

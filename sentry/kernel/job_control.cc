@@ -130,6 +130,13 @@ int Task::NumberOf(const vfs::ProcessId& id) const {
   return group->NumberOf(static_cast<const Pid&>(id));
 }
 
+Result<Ref<vfs::ProcessId>> Task::FindProcess(int number) const {
+  TasksLock lock(kernel);
+  Pid* found = pid_namespace().Find(number);
+  if (found == nullptr) return Fail(ESRCH);
+  return Ref<vfs::ProcessId>(found);
+}
+
 Result<Ref<vfs::ProcessId>> Task::FindProcessGroup(int number,
                                                    const vfs::ProcessId& session) const {
   TasksLock lock(kernel);

@@ -31,7 +31,7 @@ Kernel::~Kernel() = default;
 
 Ref<NetNamespace> Kernel::NewNetNamespace(const Ref<auth::UserNamespace>& owner) {
   return MakeRef<NetNamespace>(owner, NextNamespaceNumber(),
-                               MakeRef<net::NetNamespace>(*anon_fs, in_flight_));
+                               MakeRef<net::NetNamespace>(*anon_fs, in_flight_, owner));
 }
 
 void Kernel::TerminalProcesses::SignalGroup(const vfs::ProcessId& group, int signo) {
@@ -97,7 +97,7 @@ mm::MemoryLimits Task::MemoryLimits() const {
   limits.address_space = Limit(RLIMIT_AS);
   limits.data = Limit(RLIMIT_DATA);
   limits.stack = Limit(RLIMIT_STACK);
-  limits.locked = creds().Has(CAP_IPC_LOCK) ? ~uint64_t{0} : Limit(RLIMIT_MEMLOCK);
+  limits.locked = creds().HasInFirst(CAP_IPC_LOCK) ? ~uint64_t{0} : Limit(RLIMIT_MEMLOCK);
   return limits;
 }
 

@@ -5,12 +5,16 @@
 #include <linux/capability.h>
 #include <sys/socket.h>
 #include <algorithm>
+#include <cstring>
+#include <ostream>
 
 #include "sentry/arena/arena_test_environment.h"
 #include "sentry/kernel/container.h"
 #include "sentry/kernel/job_control.h"
 #include "sentry/kernel/signals.h"
+#include "sentry/net/control.h"
 #include "sentry/net/unix_endpoint.h"
+#include "sentry/net/unix_socket.h"
 #include "sentry/vfs/test_caller.h"
 
 namespace skep::kernel {
@@ -220,18 +224,18 @@ TEST_F(NamespacesTest, CapabilitiesHoldInTheOwnUserNamespaceAndBelow) {
   root.user_namespace = first;
   auth::Credentials inside = root;
   inside.user_namespace = below;
-  EXPECT_TRUE(root.HasIn(*first, CAP_KILL));
-  EXPECT_TRUE(root.HasIn(*below, CAP_KILL));
-  EXPECT_TRUE(inside.HasIn(*below, CAP_KILL));
-  EXPECT_FALSE(inside.HasIn(*first, CAP_KILL));
-  EXPECT_FALSE(inside.HasIn(*beside, CAP_KILL));
+  EXPECT_TRUE(root.HasIn(first.get(), CAP_KILL));
+  EXPECT_TRUE(root.HasIn(below.get(), CAP_KILL));
+  EXPECT_TRUE(inside.HasIn(below.get(), CAP_KILL));
+  EXPECT_FALSE(inside.HasIn(first.get(), CAP_KILL));
+  EXPECT_FALSE(inside.HasIn(beside.get(), CAP_KILL));
   // Whoever made a namespace has all in it, without having any outside.
   auth::Credentials owner;
   owner.user_namespace = first;
   owner.euid = 1000;
-  EXPECT_FALSE(owner.HasIn(*first, CAP_KILL));
-  EXPECT_TRUE(owner.HasIn(*below, CAP_KILL));
-  EXPECT_FALSE(owner.HasIn(*beside, CAP_KILL));
+  EXPECT_FALSE(owner.HasIn(first.get(), CAP_KILL));
+  EXPECT_TRUE(owner.HasIn(below.get(), CAP_KILL));
+  EXPECT_FALSE(owner.HasIn(beside.get(), CAP_KILL));
 }
 
 TEST_F(NamespacesTest, SignalsAskForCapabilitiesInTheReceiversUserNamespace) {
@@ -251,6 +255,132 @@ TEST_F(NamespacesTest, SignalsAskForCapabilitiesInTheReceiversUserNamespace) {
   Remove(inside);
   std::erase_if(made, [&](const Ref<Task>& t) { return t.get() == &inside; });
   EXPECT_TRUE(jailed->Remove());
+}
+
+// A container below `one`: its processes have numbers in both pid namespaces, and its user 5 is the
+// kernel's 1005.
+struct NestedTest : NamespacesTest {
+  Ref<Container> nested;
+  Task* outer = nullptr;
+  Task* inner = nullptr;
+
+  void SetUp() override {
+    NamespacesTest::SetUp();
+    const arena::ArenaScope arena;
+    const auth::IdMap map({{0, 1000, 100}});
+    const auto users = MakeRef<auth::UserNamespace>(kernel->user_namespace, 0u,
+                                                    kernel->NextNamespaceNumber(), map, map);
+    const auto pids = MakeRef<PidNamespace>(Ref<PidNamespace>(&one->pids()), users,
+                                            kernel->NextNamespaceNumber());
+    nested = Container::Make(*kernel, {.id = "nested", .user = users, .pids = pids}).value();
+    outer = &NewProcess(one);
+    NewProcess(one, outer);
+    inner = &NewProcess(nested);
+    Become(*inner, 1005);
+  }
+  void TearDown() override {
+    Remove(*inner);
+    std::erase_if(made, [&](const Ref<Task>& t) { return t.get() == inner; });
+    EXPECT_TRUE(nested->Remove());
+    nested = {};
+    NamespacesTest::TearDown();
+  }
+  void Become(Task& task, uint32_t id) {
+    TasksLock lock(*kernel);
+    auto creds = std::make_shared<auth::Credentials>(*task.credentials.Get());
+    creds->uid = creds->euid = creds->suid = creds->fsuid = id;
+    creds->gid = creds->egid = creds->sgid = creds->fsgid = id;
+    creds->groups = {id, id + 1};
+    task.credentials.Set(std::move(creds));
+  }
+};
+
+struct Seen {
+  int pid;
+  uint32_t uid, gid;
+  friend bool operator==(const Seen&, const Seen&) = default;
+  friend void PrintTo(const Seen& seen, std::ostream* out) {
+    *out << seen.pid << "/" << seen.uid << "/" << seen.gid;
+  }
+};
+Seen By(const net::Sender& sender, const Task& receiver) {
+  const ucred seen = sender.SeenBy(receiver);
+  return {seen.pid, seen.uid, seen.gid};
+}
+
+TEST_F(NestedTest, CredentialsOfAMessageAreAsTheReceiverSeesThem) {
+  Task& stranger = NewProcess(two);
+  net::NetNamespace& sockets = one->namespaces()->net->sockets();
+  const net::SocketPair pair =
+      net::MakeUnixPair(sockets, *outer, SOCK_DGRAM, 0, O_NONBLOCK).value();
+  const int on = 1;
+  const std::string_view yes(reinterpret_cast<const char*>(&on), sizeof on);
+  EXPECT_TRUE(pair.second->SetOption(*outer, SOL_SOCKET, SO_PASSCRED, yes));
+  const auto pass = [&](Task& from, net::Control control = {}) {
+    std::string text = "x";
+    mm::IoSequence data = mm::IoSequence::FromKernel(std::as_bytes(std::span(text)));
+    net::SendRequest request{data, {}, std::move(control), 0};
+    EXPECT_EQ(pair.first->Send(from, request).value(), 1u);
+    mm::IoSequence to = mm::IoSequence::FromKernel(std::as_writable_bytes(std::span(text)));
+    return *pair.second->Receive(*outer, to, 0)->control.credentials;
+  };
+  const net::Sender from_inner = pass(*inner);
+  EXPECT_EQ(By(from_inner, *inner), (Seen{1, 5, 5}));
+  EXPECT_EQ(By(from_inner, *outer), (Seen{3, 1005, 1005}));
+  EXPECT_EQ(By(from_inner, stranger), (Seen{0, 1005, 1005}));
+  const net::Sender from_outer = pass(*outer);
+  EXPECT_EQ(By(from_outer, *outer), (Seen{1, 0, 0}));
+  EXPECT_EQ(By(from_outer, *inner), (Seen{0, auth::kOverflowId, auth::kOverflowId}));
+}
+
+TEST_F(NestedTest, ClaimedCredentialsAreTheSendersNumbers) {
+  const auto claim = [](Task& task, ucred claimed) {
+    std::string bytes(CMSG_SPACE(sizeof claimed), '\0');
+    const cmsghdr header{.cmsg_len = CMSG_LEN(sizeof claimed),
+                         .cmsg_level = SOL_SOCKET,
+                         .cmsg_type = SCM_CREDENTIALS};
+    memcpy(bytes.data(), &header, sizeof header);
+    memcpy(bytes.data() + sizeof header, &claimed, sizeof claimed);
+    return net::ParseControl(task, vfs::FdTable(), bytes);
+  };
+  EXPECT_EQ(By(*claim(*inner, {1, 5, 5})->credentials, *outer), (Seen{3, 1005, 1005}));
+  // With CAP_SETUID in its user namespace: any user that it maps.
+  EXPECT_EQ(By(*claim(*inner, {1, 7, 8})->credentials, *outer), (Seen{3, 1007, 1008}));
+  EXPECT_EQ(CodeOf(claim(*inner, {1, 100, 5})), EINVAL);
+  EXPECT_EQ(CodeOf(claim(*inner, {9, 5, 5})), ESRCH);
+  EXPECT_EQ(By(*claim(*outer, {2, 1005, 0})->credentials, *inner), (Seen{0, 5, auth::kOverflowId}));
+}
+
+TEST_F(NestedTest, PeersAreAsTheAskerSeesThem) {
+  net::NetNamespace& sockets = one->namespaces()->net->sockets();
+  const net::SocketPair pair = net::MakeUnixPair(sockets, *inner, SOCK_STREAM, 0, 0).value();
+  const auto peer = [&](Task& asker) {
+    net::OptionReply reply(sizeof(ucred));
+    EXPECT_TRUE(pair.first->GetOption(asker, SOL_SOCKET, SO_PEERCRED, reply));
+    ucred seen = {};
+    memcpy(&seen, reply.bytes().data(), sizeof seen);
+    return Seen{seen.pid, seen.uid, seen.gid};
+  };
+  EXPECT_EQ(peer(*inner), (Seen{1, 5, 5}));
+  EXPECT_EQ(peer(*outer), (Seen{3, 1005, 1005}));
+}
+
+TEST_F(NestedTest, SignalsTellTheSenderAsTheReceiverSeesIt) {
+  TasksLock lock(*kernel);
+  const siginfo_t up = MakeInfoFrom(*inner, *outer->group, SIGTERM, SI_USER);
+  EXPECT_EQ(up.si_pid, 3);
+  EXPECT_EQ(up.si_uid, 1005u);
+  const siginfo_t down = MakeInfoFrom(*outer, *inner->group, SIGTERM, SI_USER);
+  EXPECT_EQ(down.si_pid, 0);
+  EXPECT_EQ(down.si_uid, auth::kOverflowId);
+  const siginfo_t own = MakeInfoFrom(*inner, *inner->group, SIGTERM, SI_USER);
+  EXPECT_EQ(own.si_pid, 1);
+  EXPECT_EQ(own.si_uid, 5u);
+}
+
+TEST_F(NestedTest, ProcessesAreNotFoundFromBelow) {
+  EXPECT_EQ(CodeOf(inner->FindProcess(2)), ESRCH);
+  EXPECT_EQ(outer->FindProcess(3).value(), Ref<vfs::ProcessId>(inner->group->pid));
 }
 
 TEST_F(NamespacesTest, NumbersOfNamespacesDiffer) {

@@ -159,13 +159,18 @@ void ForceSignal(Task& task, siginfo_t info) {
 }
 
 siginfo_t MakeInfoFrom(const Task& sender, const ThreadGroup& receiver, int signo, int code) {
-  return MakeUserInfo(signo, code, receiver.NumberOf(*sender.group->pid), sender.creds().uid);
+  return MakeUserInfo(signo, code, receiver.NumberOf(*sender.group->pid),
+                      receiver.leader->credentials.Get()->ShownUser(sender.credentials.Get()->uid));
+}
+
+uint32_t UserOf(const ThreadGroup& process, const ThreadGroup& seen_by) {
+  return seen_by.leader->credentials.Get()->ShownUser(process.leader->credentials.Get()->uid);
 }
 
 Result<void> MayKill(const Task& sender, const ThreadGroup& target, int signo) {
   const auth::Credentials& from = *sender.credentials;
   const auth::Credentials& to = *target.leader->credentials.Get();
-  if (sender.group.get() == &target || from.HasIn(*to.user_namespace, CAP_KILL)) return {};
+  if (sender.group.get() == &target || from.HasIn(to.user_namespace.get(), CAP_KILL)) return {};
   if (from.euid == to.suid || from.euid == to.uid || from.uid == to.suid || from.uid == to.uid) {
     return {};
   }
@@ -200,7 +205,7 @@ void NotifyParentOfStop(ThreadGroup& group, bool continued) {
   if (!action.IsIgnored() && (action.flags & SA_NOCLDSTOP) == 0) {
     siginfo_t info = MakeInfo(SIGCHLD, continued ? CLD_CONTINUED : CLD_STOPPED);
     info.si_pid = parent->NumberOf(*group.pid);
-    info.si_uid = group.leader->credentials->uid;
+    info.si_uid = UserOf(group, *parent);
     info.si_status = continued ? SIGCONT : group.stop_signal;
     (void)SendToGroup(*parent, info);
   }

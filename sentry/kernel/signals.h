@@ -19,8 +19,12 @@ Result<void> SendFromTerminal(ThreadGroup& group, int signo) REQUIRES(tasks);
 // A signal that cannot be blocked or ignored away: faults, SIGKILL of the sandbox's operator.
 void ForceSignal(Task& task, siginfo_t info) REQUIRES(tasks);
 
-// What a signal of `sender` says of it to a process: its number as that process sees it.
-siginfo_t MakeInfoFrom(const Task& sender, const ThreadGroup& receiver, int signo, int code);
+// What a signal of `sender` says of it to a process: its number and its real user as that process
+// sees them.
+siginfo_t MakeInfoFrom(const Task& sender, const ThreadGroup& receiver, int signo, int code)
+    REQUIRES(tasks);
+// The real user of a process as another one sees it (Linux: from_kuid_munged).
+uint32_t UserOf(const ThreadGroup& process, const ThreadGroup& seen_by) REQUIRES(tasks);
 
 // kill(2) permission (Linux: kill_ok_by_cred, SIGCONT within the session). EPERM.
 Result<void> MayKill(const Task& sender, const ThreadGroup& target, int signo) REQUIRES(tasks);

@@ -234,12 +234,17 @@ class Task final : public vfs::Caller, public vfs::JobControlCaller, public RefC
 
   // -- vfs::Caller --
   const auth::Credentials& creds() const override { return *credentials.Mine(); }
+  auth::CredentialsRef shared_creds() const override { return credentials.Mine(); }
   mm::UserMemory& memory() override { return *mm; }
-  int ThreadGroupId() const override { return group->tgid; }
+  Ref<vfs::ProcessId> Process() const override { return group->pid; }
+  Result<Ref<vfs::ProcessId>> FindProcess(int number) const override;
   int NumberOf(const vfs::ProcessId& id) const override;
   vfs::JobControlCaller* job_control() override { return this; }
   void SignalSelf(int signo) override;
   uint64_t FileSizeLimit() const override { return Limit(RLIMIT_FSIZE); }
+  uint64_t FileLimit() const override { return Limit(RLIMIT_NOFILE); }
+  const vfs::FsContext* fs_context() const override { return fs.get(); }
+  const auth::UserNamespace* PidNamespaceOwner() const override { return &pid_namespace().owner(); }
 
   // -- vfs::JobControlCaller --
   Ref<vfs::ProcessId> ProcessGroupId() const override;

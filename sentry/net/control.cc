@@ -7,20 +7,26 @@
 namespace skep::net {
 namespace {
 
-// Linux: scm_check_creds.
-Result<void> CheckCredentials(vfs::Caller& caller, const ucred& claimed) {
+// Linux: __scm_send, scm_check_creds.
+Result<Sender> CheckCredentials(vfs::Caller& caller, const ucred& asked) {
   const auth::Credentials& own = caller.creds();
-  if (claimed.pid != caller.ThreadGroupId() && !own.Has(CAP_SYS_ADMIN)) return Fail(EPERM);
+  Sender claimed{.process = caller.Process(),
+                 .uid = own.KernelUser(asked.uid),
+                 .gid = own.KernelGroup(asked.gid)};
+  const bool as_itself = claimed.process && caller.NumberOf(*claimed.process) == asked.pid;
+  if (claimed.uid == auth::kNoId || claimed.gid == auth::kNoId) return Fail(EINVAL);
+  if (!as_itself && !own.HasIn(caller.PidNamespaceOwner(), CAP_SYS_ADMIN)) return Fail(EPERM);
   const auto is_one_of = [](uint32_t id, uint32_t a, uint32_t b, uint32_t c) {
     return id == a || id == b || id == c;
   };
-  if (!is_one_of(claimed.uid, own.uid, own.euid, own.suid) && !own.Has(CAP_SETUID)) {
+  if (!is_one_of(claimed.uid, own.uid, own.euid, own.suid) && !own.HasInOwn(CAP_SETUID)) {
     return Fail(EPERM);
   }
-  if (!is_one_of(claimed.gid, own.gid, own.egid, own.sgid) && !own.Has(CAP_SETGID)) {
+  if (!is_one_of(claimed.gid, own.gid, own.egid, own.sgid) && !own.HasInOwn(CAP_SETGID)) {
     return Fail(EPERM);
   }
-  return {};
+  if (!as_itself) claimed.process = TRY(caller.FindProcess(asked.pid));
+  return claimed;
 }
 
 Result<void> AddFiles(const vfs::FdTable& table, std::string_view payload, Control& control) {
@@ -36,6 +42,20 @@ Result<void> AddFiles(const vfs::FdTable& table, std::string_view payload, Contr
 }
 
 }  // namespace
+
+Sender Sender::EffectiveOf(const vfs::Caller& caller) {
+  return {caller.Process(), caller.creds().euid, caller.creds().egid};
+}
+
+Sender Sender::RealOf(const vfs::Caller& caller) {
+  return {caller.Process(), caller.creds().uid, caller.creds().gid};
+}
+
+ucred Sender::SeenBy(const vfs::Caller& receiver) const {
+  return {.pid = process ? receiver.NumberOf(*process) : 0,
+          .uid = receiver.creds().ShownUser(uid),
+          .gid = receiver.creds().ShownGroup(gid)};
+}
 
 // Linux: __scm_send.
 Result<Control> ParseControl(vfs::Caller& caller, const vfs::FdTable& table,
@@ -55,8 +75,7 @@ Result<Control> ParseControl(vfs::Caller& caller, const vfs::FdTable& table,
           ucred claimed{};
           if (payload.size() != sizeof claimed) return Fail(EINVAL);
           memcpy(&claimed, payload.data(), sizeof claimed);
-          TRY(CheckCredentials(caller, claimed));
-          control.credentials = claimed;
+          control.credentials = TRY(CheckCredentials(caller, claimed));
           break;
         }
         default:
@@ -68,16 +87,16 @@ Result<Control> ParseControl(vfs::Caller& caller, const vfs::FdTable& table,
   return control;
 }
 
-ControlReply::ControlReply(Control control, bool wants_credentials, vfs::FdTable& table,
-                           uint64_t fd_limit, size_t size, int flags)
+ControlReply::ControlReply(vfs::Caller& receiver, Control control, bool wants_credentials,
+                           vfs::FdTable& table, size_t size, int flags)
     : flags_(flags & MSG_CMSG_CLOEXEC),
       cloexec_((flags & MSG_CMSG_CLOEXEC) != 0 ? vfs::CloseOnExec::kYes : vfs::CloseOnExec::kNo) {
   if (wants_credentials && control.credentials) {
+    const ucred seen = control.credentials->SeenBy(receiver);
     // SAFETY: ucred is three 32-bit words.
-    Put(SCM_CREDENTIALS, {reinterpret_cast<const char*>(&*control.credentials), sizeof(ucred)},
-        size);
+    Put(SCM_CREDENTIALS, {reinterpret_cast<const char*>(&seen), sizeof seen}, size);
   }
-  if (!control.files.empty()) PutFiles(std::move(control.files), table, fd_limit, size);
+  if (!control.files.empty()) PutFiles(std::move(control.files), table, receiver.FileLimit(), size);
 }
 
 // Linux: put_cmsg: cut short if it does not fit, left out if not even its header does.

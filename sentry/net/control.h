@@ -14,7 +14,7 @@ inline constexpr size_t kMaxControl = 20480;  // net.core.optmem_max: ENOBUFS be
 inline constexpr size_t kMaxSentFiles = 253;  // Linux: SCM_MAX_FD
 
 // SCM_RIGHTS and SCM_CREDENTIALS of level SOL_SOCKET; other levels are passed over. EINVAL, EBADF;
-// EPERM: credentials that the caller may not claim.
+// EPERM: credentials that the caller may not claim; ESRCH: of no process.
 Result<Control> ParseControl(vfs::Caller& caller, const vfs::FdTable& table,
                              std::string_view bytes);
 
@@ -22,8 +22,8 @@ Result<Control> ParseControl(vfs::Caller& caller, const vfs::FdTable& table,
 // Commit(), once the guest has it.
 class ControlReply {
  public:
-  // flags: MSG_CMSG_CLOEXEC. `fd_limit`: RLIMIT_NOFILE. `wants_credentials`: SO_PASSCRED.
-  ControlReply(Control control, bool wants_credentials, vfs::FdTable& table, uint64_t fd_limit,
+  // flags: MSG_CMSG_CLOEXEC. `wants_credentials`: SO_PASSCRED.
+  ControlReply(vfs::Caller& receiver, Control control, bool wants_credentials, vfs::FdTable& table,
                size_t size, int flags);
   const std::string& bytes() const { return bytes_; }
   int flags() const { return flags_; }  // MSG_CTRUNC, MSG_CMSG_CLOEXEC

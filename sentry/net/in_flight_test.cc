@@ -113,9 +113,9 @@ TEST_F(InFlightTest, AListenerInTheQueueOfAConnectionThatItHasNotAccepted) {
   OnFiber([this] {
     for (const bool held : {false, true}) {
       Ref<Socket> listener = New(SOCK_STREAM), client = New(SOCK_STREAM);
-      EXPECT_EQ(CodeOf(listener->Bind(Who(), Abstract(held ? "h" : "n"))), 0);
+      EXPECT_EQ(CodeOf(listener->Bind(caller, Abstract(held ? "h" : "n"))), 0);
       EXPECT_EQ(CodeOf(listener->Listen(caller, 1)), 0);
-      EXPECT_EQ(CodeOf(client->Connect(Who(), Abstract(held ? "h" : "n"))), 0);
+      EXPECT_EQ(CodeOf(client->Connect(caller, Abstract(held ? "h" : "n"))), 0);
       EXPECT_TRUE(Give(*client, listener));
       Ref<Socket> kept = held ? listener : Ref<Socket>();
       listener = {};
@@ -198,9 +198,9 @@ TEST_F(InFlightTest, ListenersInOneAnothersPendingConnections) {
     for (int i = 0; i < kLength; ++i) {
       const Address name = Abstract("nest" + std::to_string(i));
       Ref<Socket> listener = New(SOCK_STREAM), client = New(SOCK_STREAM);
-      EXPECT_EQ(CodeOf(listener->Bind(Who(), name)), 0);
+      EXPECT_EQ(CodeOf(listener->Bind(caller, name)), 0);
       EXPECT_EQ(CodeOf(listener->Listen(caller, 1)), 0);
-      EXPECT_EQ(CodeOf(client->Connect(Who(), name)), 0);
+      EXPECT_EQ(CodeOf(client->Connect(caller, name)), 0);
       EXPECT_TRUE(Give(*client, std::move(held)));
       held = listener;
     }
@@ -217,7 +217,7 @@ TEST_F(InFlightTest, AUserHasAsManyInFlightAsHeMayHaveOpen) {
     caller.credentials = auth::Credentials{};
     caller.credentials.uid = 1000;
     caller.credentials.effective = {};
-    file_limit = 3;
+    caller.file_limit = 3;
     Probed queue = NewProbed(), cargo = NewProbed();
     // As on Linux the count is looked at before the message adds to it.
     for (int i = 0; i < 4; ++i) EXPECT_TRUE(Put(queue, cargo.socket));

@@ -165,8 +165,8 @@ bool IsInterfaceIoctl(uint64_t command) {
 }
 
 // Linux: sock_do_ioctl, dev_ioctl.
-Result<uint64_t> InterfaceIoctl(const Interfaces& interfaces, vfs::Caller& caller, uint64_t command,
-                                uint64_t argument) {
+Result<uint64_t> InterfaceIoctl(const Interfaces& interfaces, const auth::UserNamespace* owner,
+                                vfs::Caller& caller, uint64_t command, uint64_t argument) {
   if (command == SIOCGIFCONF) return List(interfaces, caller, argument);
   const mm::UserPtr<AbiIfreq> address(argument);
   AbiIfreq request = TRY(caller.memory().CopyIn(address));
@@ -177,7 +177,7 @@ Result<uint64_t> InterfaceIoctl(const Interfaces& interfaces, vfs::Caller& calle
     if (found == nullptr) return Fail(ENODEV);
     request.SetName(*found);
   } else if (IsChange(command)) {
-    if (!caller.creds().Has(CAP_NET_ADMIN)) return Fail(EPERM);
+    if (!caller.creds().HasIn(owner, CAP_NET_ADMIN)) return Fail(EPERM);
     return Fail(interfaces.Find(name) == nullptr ? ENODEV : EOPNOTSUPP);
   } else {
     const Interface* found = interfaces.Find(name);

@@ -34,8 +34,9 @@ class Interfaces {
 };
 
 bool IsInterfaceIoctl(uint64_t command);
-// ENODEV: there is no such interface; EPERM: a change without CAP_NET_ADMIN; EOPNOTSUPP: a change.
-Result<uint64_t> InterfaceIoctl(const Interfaces& interfaces, vfs::Caller& caller, uint64_t command,
-                                uint64_t argument);
+// `owner`: of the network namespace; null: the kernel's first. ENODEV: there is no such interface;
+// EPERM: a change without CAP_NET_ADMIN; EOPNOTSUPP: a change.
+Result<uint64_t> InterfaceIoctl(const Interfaces& interfaces, const auth::UserNamespace* owner,
+                                vfs::Caller& caller, uint64_t command, uint64_t argument);
 
 }  // namespace skep::net

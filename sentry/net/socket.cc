@@ -47,7 +47,7 @@ Result<void> Socket::AwaitConnect(int pending) {
   });
 }
 
-Result<void> Socket::Connect(const SocketCaller& caller, const Address& address) {
+Result<void> Socket::Connect(vfs::Caller& caller, const Address& address) {
   if (connecting_.load()) return AwaitConnect(EALREADY);
   std::optional<WaitPolicy> policy;
   for (;;) {
@@ -75,7 +75,7 @@ Result<Ref<Socket>> Socket::Accept(vfs::Caller& caller, uint32_t flags) {
 }
 
 // A stream goes on until all is sent; what was sent wins over the error that stopped it.
-Result<size_t> Socket::Send(const SocketCaller& caller, SendRequest& request) {
+Result<size_t> Socket::Send(vfs::Caller& caller, SendRequest& request) {
   const bool waits = !nonblocking() && (request.flags & MSG_DONTWAIT) == 0;
   const auto attempt = [&] { return TrySend(caller, request); };
   std::optional<WaitPolicy> policy;  // one deadline for all of it
@@ -134,12 +134,13 @@ Result<size_t> Socket::Write(vfs::Caller& caller, mm::IoSequence& from, uint64_t
   // No SIGPIPE once something was sent.
   SendRequest request{
       .data = from, .address = {}, .control = {}, .flags = *before != 0 ? MSG_NOSIGNAL : 0};
-  return TrySend(SocketCaller{caller}, request);
+  return TrySend(caller, request);
 }
 
 Result<uint64_t> Socket::Ioctl(vfs::Caller& caller, uint64_t command, uint64_t argument) {
   if (IsInterfaceIoctl(command)) {
-    return InterfaceIoctl(net_namespace().interfaces(), caller, command, argument);
+    return InterfaceIoctl(net_namespace().interfaces(), net_namespace().owner(), caller, command,
+                          argument);
   }
   return FamilyIoctl(caller, command, argument);
 }

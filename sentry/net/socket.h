@@ -27,13 +27,6 @@ inline constexpr int kMaxBacklog = 4096;       // net.core.somaxconn
 inline constexpr int kDefaultBuffer = 212992;  // net.core.{r,w}mem_default, as getsockopt tells it
 inline constexpr int kMaxBuffer = 212992;      // net.core.{r,w}mem_max
 
-// Who calls: named sockets need the task's root and working directory.
-struct SocketCaller {
-  vfs::Caller& caller;
-  const vfs::FsContext* fs = nullptr;  // null: the call names no address
-  uint64_t file_limit = ~uint64_t{0};  // RLIMIT_NOFILE, of a call that sends descriptors
-};
-
 // Whose queue a connect waits on that was answered EAGAIN: of the one that cannot take it now.
 struct ConnectWait {
   Ref<RefCountedAny> holder;  // keeps the queue
@@ -67,10 +60,22 @@ class OptionReply {
   std::string bytes_;
 };
 
+// Who has sent a message or made a connection, in the kernel's own numbers (Linux: scm_cookie's pid
+// and creds).
+struct Sender {
+  Ref<vfs::ProcessId> process;  // null: not told
+  uint32_t uid = auth::kNoId, gid = auth::kNoId;
+
+  static Sender EffectiveOf(const vfs::Caller& caller);
+  static Sender RealOf(const vfs::Caller& caller);
+  ucred SeenBy(const vfs::Caller& receiver) const;
+  friend bool operator==(const Sender&, const Sender&) = default;
+};
+
 // Descriptors and credentials that travel with a message (SCM_RIGHTS, SCM_CREDENTIALS).
 struct Control {
   std::vector<Ref<vfs::File>> files;
-  std::optional<ucred> credentials;
+  std::optional<Sender> credentials;
   bool empty() const { return files.empty() && !credentials; }
 };
 
@@ -101,7 +106,7 @@ class Socket : public vfs::File {
   int protocol() const { return protocol_; }
 
   // What bind, listen, ... do; errors in Linux's order.
-  virtual Result<void> Bind(const SocketCaller& caller, const Address& address) = 0;
+  virtual Result<void> Bind(vfs::Caller& caller, const Address& address) = 0;
   virtual Result<void> Listen(vfs::Caller& caller, int backlog) = 0;
   virtual Result<void> Shutdown(int how) = 0;
   virtual Result<Address> LocalName() = 0;
@@ -111,18 +116,18 @@ class Socket : public vfs::File {
 
   // Begins to connect. EINPROGRESS: under way; EndConnect tells how it went. EAGAIN: the other side
   // cannot take it now; `wait` says whom to ask again.
-  virtual Result<void> TryConnect(const SocketCaller& caller, const Address& address,
+  virtual Result<void> TryConnect(vfs::Caller& caller, const Address& address,
                                   ConnectWait& wait) = 0;
   virtual Result<Ref<Socket>> TryAccept(vfs::Caller& caller, uint32_t flags) = 0;
-  virtual Result<size_t> TrySend(const SocketCaller& caller, SendRequest& request) = 0;
+  virtual Result<size_t> TrySend(vfs::Caller& caller, SendRequest& request) = 0;
   virtual Result<Received> TryReceive(vfs::Caller& caller, mm::IoSequence& to, int flags) = 0;
 
   // The same, sleeping. While a connection is under way: EINPROGRESS for the call that began it,
   // EALREADY for later ones; its error is told by a call that waits, else by SO_ERROR.
-  Result<void> Connect(const SocketCaller& caller, const Address& address);
+  Result<void> Connect(vfs::Caller& caller, const Address& address);
   // `flags`: SOCK_NONBLOCK or 0.
   Result<Ref<Socket>> Accept(vfs::Caller& caller, uint32_t flags);
-  Result<size_t> Send(const SocketCaller& caller, SendRequest& request);
+  Result<size_t> Send(vfs::Caller& caller, SendRequest& request);
   Result<Received> Receive(vfs::Caller& caller, mm::IoSequence& to, int flags);
 
   bool passes_credentials() const { return options_.pass_credentials.load(); }  // SO_PASSCRED
@@ -155,7 +160,8 @@ class Socket : public vfs::File {
   // SO_ERROR: takes the pending error.
   virtual int TakeError() { return error_.exchange(0); }
   virtual bool IsListening() { return false; }
-  virtual Result<ucred> PeerCredentials() { return Fail(ENOPROTOOPT); }
+  // nullopt: nobody is known yet.
+  virtual Result<std::optional<Sender>> PeerCredentials() { return Fail(ENOPROTOOPT); }
   virtual Result<std::vector<uint32_t>> PeerGroups() { return Fail(ENOPROTOOPT); }
   virtual void OnOptionsChanged() {}
   virtual NetNamespace& net_namespace() = 0;
@@ -163,8 +169,8 @@ class Socket : public vfs::File {
 
  private:
   Result<void> SetSocketOption(vfs::Caller& caller, int name, std::string_view value);
-  Result<void> GetSocketOption(int name, OptionReply& reply);
-  Result<void> PeerGroupsOption(OptionReply& reply);
+  Result<void> GetSocketOption(vfs::Caller& caller, int name, OptionReply& reply);
+  Result<void> PeerGroupsOption(vfs::Caller& caller, OptionReply& reply);
   Result<void> AwaitConnect(int pending);
 
   const int family_, type_, protocol_;

@@ -4,6 +4,7 @@
 #include <array>
 #include <cstring>
 
+#include "sentry/net/net_namespace.h"
 #include "sentry/net/socket.h"
 
 namespace skep::net {
@@ -57,7 +58,8 @@ Result<void> Socket::SetOption(vfs::Caller& caller, int level, int name, std::st
 }
 
 Result<void> Socket::SetSocketOption(vfs::Caller& caller, int name, std::string_view value) {
-  const bool net_admin = caller.creds().Has(CAP_NET_ADMIN);
+  // Linux: sockopt_ns_capable.
+  const bool net_admin = caller.creds().HasIn(net_namespace().owner(), CAP_NET_ADMIN);
   if (name == SO_RCVTIMEO || name == SO_SNDTIMEO) {
     auto& timeout = name == SO_RCVTIMEO ? options_.receive_timeout_ns : options_.send_timeout_ns;
     timeout = TRY(TimeoutOf(value));
@@ -76,7 +78,7 @@ Result<void> Socket::SetSocketOption(vfs::Caller& caller, int name, std::string_
   switch (name) {
     case SO_SNDBUFFORCE:
     case SO_RCVBUFFORCE:
-      if (!net_admin) return Fail(EPERM);
+      if (!caller.creds().HasInFirst(CAP_NET_ADMIN)) return Fail(EPERM);  // the host's memory
       [[fallthrough]];
     case SO_SNDBUF:
     case SO_RCVBUF: {
@@ -118,14 +120,15 @@ Result<void> Socket::SetSocketOption(vfs::Caller& caller, int name, std::string_
   }
 }
 
-Result<void> Socket::GetOption(vfs::Caller&, int level, int name, OptionReply& reply) {
+Result<void> Socket::GetOption(vfs::Caller& caller, int level, int name, OptionReply& reply) {
   if (level != SOL_SOCKET) return Fail(EOPNOTSUPP);
-  return GetSocketOption(name, reply);
+  return GetSocketOption(caller, name, reply);
 }
 
 // Linux: sk_getsockopt, SO_PEERGROUPS: all of them or, with the length they need, ERANGE.
-Result<void> Socket::PeerGroupsOption(OptionReply& reply) {
-  const std::vector<uint32_t> groups = TRY(PeerGroups());
+Result<void> Socket::PeerGroupsOption(vfs::Caller& caller, OptionReply& reply) {
+  std::vector<uint32_t> groups = TRY(PeerGroups());
+  for (uint32_t& group : groups) group = caller.creds().ShownGroup(group);
   const std::string_view bytes(reinterpret_cast<const char*>(groups.data()),
                                groups.size() * sizeof(uint32_t));
   if (reply.room() < bytes.size()) {
@@ -136,7 +139,7 @@ Result<void> Socket::PeerGroupsOption(OptionReply& reply) {
   return {};
 }
 
-Result<void> Socket::GetSocketOption(int name, OptionReply& reply) {
+Result<void> Socket::GetSocketOption(vfs::Caller& caller, int name, OptionReply& reply) {
   const auto answer = [&reply](const auto& value) -> Result<void> {
     reply.Set(value);
     return {};
@@ -174,11 +177,13 @@ Result<void> Socket::GetSocketOption(int name, OptionReply& reply) {
     case SO_LINGER:
       return answer(options_.linger.load());
     case SO_PEERCRED: {
-      const ucred credentials = TRY(PeerCredentials());
-      return answer(credentials);
+      // Linux: cred_to_ucred.
+      constexpr ucred kNobody = {.pid = 0, .uid = auth::kNoId, .gid = auth::kNoId};
+      const std::optional<Sender> peer = TRY(PeerCredentials());
+      return answer(peer ? peer->SeenBy(caller) : kNobody);
     }
     case SO_PEERGROUPS:
-      return PeerGroupsOption(reply);
+      return PeerGroupsOption(caller, reply);
     default:
       return Fail(ENOPROTOOPT);
   }

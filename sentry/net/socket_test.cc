@@ -20,19 +20,19 @@ class SlowSocket final : public Socket {
   SlowSocket(NetNamespace& space, uint32_t flags)
       : Socket(space.anon_fs().SharedInode("[slow]"), AF_INET, SOCK_STREAM, 0, flags),
         space_(&space) {}
-  Result<void> Bind(const SocketCaller&, const Address&) override { return {}; }
+  Result<void> Bind(vfs::Caller&, const Address&) override { return {}; }
   Result<void> Listen(vfs::Caller&, int) override { return {}; }
   Result<void> Shutdown(int) override { return {}; }
   Result<Address> LocalName() override { return Address(); }
   Result<Address> PeerName() override { return Address(); }
-  Result<void> TryConnect(const SocketCaller&, const Address&, ConnectWait&) override {
+  Result<void> TryConnect(vfs::Caller&, const Address&, ConnectWait&) override {
     if (connected) return Fail(EISCONN);
     BeginConnect();
     begun = true;
     return Fail(EINPROGRESS);
   }
   Result<Ref<Socket>> TryAccept(vfs::Caller&, uint32_t) override { return Fail(EAGAIN); }
-  Result<size_t> TrySend(const SocketCaller&, SendRequest&) override { return Fail(EAGAIN); }
+  Result<size_t> TrySend(vfs::Caller&, SendRequest&) override { return Fail(EAGAIN); }
   Result<Received> TryReceive(vfs::Caller&, mm::IoSequence&, int) override { return Fail(EAGAIN); }
   sched::WaitQueue* Waiters() override { return &waiters_; }
 
@@ -69,15 +69,15 @@ struct SocketTest : UnixTest {
 TEST_F(SocketTest, ANonblockingConnectIsUnderWayUntilItEnds) {
   OnFiber([this] {
     Ref<SlowSocket> socket = Slow(O_NONBLOCK);
-    EXPECT_EQ(CodeOf(socket->Connect(Who(), {})), EINPROGRESS);
-    EXPECT_EQ(CodeOf(socket->Connect(Who(), {})), EALREADY);
+    EXPECT_EQ(CodeOf(socket->Connect(caller, {})), EINPROGRESS);
+    EXPECT_EQ(CodeOf(socket->Connect(caller, {})), EALREADY);
     EXPECT_EQ(Option(*socket, SO_ERROR), 0);
     socket->End(ECONNREFUSED);
     EXPECT_EQ(Option(*socket, SO_ERROR), ECONNREFUSED);
     EXPECT_EQ(Option(*socket, SO_ERROR), 0);
-    EXPECT_EQ(CodeOf(socket->Connect(Who(), {})), EINPROGRESS);
+    EXPECT_EQ(CodeOf(socket->Connect(caller, {})), EINPROGRESS);
     socket->End(0);
-    EXPECT_EQ(CodeOf(socket->Connect(Who(), {})), EISCONN);
+    EXPECT_EQ(CodeOf(socket->Connect(caller, {})), EISCONN);
   });
 }
 
@@ -85,7 +85,7 @@ TEST_F(SocketTest, ABlockingConnectTellsHowItEnded) {
   for (const int error : {0, ECONNREFUSED}) {
     Ref<SlowSocket> socket = Slow(0);
     OnFibersOf(
-        2, [&] { EXPECT_EQ(CodeOf(socket->Connect(Who(), {})), error); },
+        2, [&] { EXPECT_EQ(CodeOf(socket->Connect(caller, {})), error); },
         [&] {
           while (!socket->begun) sched::Yield();
           socket->End(error);
@@ -98,8 +98,8 @@ TEST_F(SocketTest, AConnectThatTakesTooLongGoesOn) {
   OnFiber([this] {
     Ref<SlowSocket> socket = Slow(0);
     EXPECT_EQ(SetTimeout(*socket, SO_SNDTIMEO, 1000), 0);
-    EXPECT_EQ(CodeOf(socket->Connect(Who(), {})), EINPROGRESS);
-    EXPECT_EQ(CodeOf(socket->Connect(Who(), {})), EALREADY);
+    EXPECT_EQ(CodeOf(socket->Connect(caller, {})), EINPROGRESS);
+    EXPECT_EQ(CodeOf(socket->Connect(caller, {})), EALREADY);
     socket->End(0);
     EXPECT_EQ(Option(*socket, SO_ERROR), 0);
   });
@@ -118,9 +118,9 @@ TEST_F(SocketTest, AnOptionIsCutToTheRoomThereIs) {
 
     caller.credentials.groups = {5, 6, 7};
     Ref<Socket> server = New(SOCK_STREAM);
-    EXPECT_TRUE(server->Bind(Who(), Abstract("groups")));
+    EXPECT_TRUE(server->Bind(caller, Abstract("groups")));
     EXPECT_TRUE(server->Listen(caller, 1));
-    EXPECT_TRUE(socket->Connect(Who(), Abstract("groups")));
+    EXPECT_TRUE(socket->Connect(caller, Abstract("groups")));
     OptionReply small(8);
     EXPECT_EQ(CodeOf(socket->GetOption(caller, SOL_SOCKET, SO_PEERGROUPS, small)), ERANGE);
     EXPECT_EQ(small.size(), 12U);

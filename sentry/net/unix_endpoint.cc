@@ -16,7 +16,7 @@ constexpr vfs::EventMask kWritable = EPOLLOUT | EPOLLWRNORM | EPOLLWRBAND;
 UnixEndpoint::UnixEndpoint(UnixNamespace& space, int type) : space_(space), type_(type) {}
 UnixEndpoint::~UnixEndpoint() = default;
 
-void UnixEndpoint::MakePair(UnixEndpoint& a, UnixEndpoint& b, const ucred& credentials) {
+void UnixEndpoint::MakePair(UnixEndpoint& a, UnixEndpoint& b, const Sender& credentials) {
   for (auto [end, other] : {std::pair(&a, &b), std::pair(&b, &a)}) {
     MutexLock lock(end->mutex_);
     end->state_ = State::kConnected;
@@ -103,7 +103,7 @@ UnixName UnixEndpoint::name() {
 }
 
 // Linux: unix_listen.
-Result<void> UnixEndpoint::Listen(int backlog, const ucred& credentials,
+Result<void> UnixEndpoint::Listen(int backlog, const Sender& credentials,
                                   std::vector<uint32_t> groups) {
   if (!connection_oriented()) return Fail(EOPNOTSUPP);
   {
@@ -127,10 +127,10 @@ Result<void> UnixEndpoint::CanTakeConnection() {
 
 // Linux: unix_stream_connect. The client is connected first and taken back if the listener went
 // away meanwhile.
-Result<void> UnixEndpoint::ConnectFrom(UnixEndpoint& client, const ucred& credentials,
+Result<void> UnixEndpoint::ConnectFrom(UnixEndpoint& client, const Sender& credentials,
                                        std::vector<uint32_t> groups) {
   auto end = MakeRef<UnixEndpoint>(space_, type_);
-  std::optional<ucred> listener_credentials;
+  std::optional<Sender> listener_credentials;
   std::vector<uint32_t> listener_groups;
   UnixName name;
   {
@@ -230,10 +230,9 @@ bool UnixEndpoint::listening() {
   return state_ == State::kListening;
 }
 
-Result<ucred> UnixEndpoint::peer_credentials() {
+std::optional<Sender> UnixEndpoint::peer_credentials() {
   MutexLock lock(mutex_);
-  constexpr uint32_t kNobody = ~uint32_t{0};
-  return peer_credentials_.value_or(ucred{.pid = 0, .uid = kNobody, .gid = kNobody});
+  return peer_credentials_;
 }
 
 std::vector<uint32_t> UnixEndpoint::peer_groups() {

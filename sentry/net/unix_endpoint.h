@@ -30,7 +30,7 @@ class UnixEndpoint final : public RefCountedAny {
   std::atomic<int>& send_buffer() { return send_buffer_; }
   std::atomic<bool>& pass_credentials() { return pass_credentials_; }
 
-  static void MakePair(UnixEndpoint& a, UnixEndpoint& b, const ucred& credentials);
+  static void MakePair(UnixEndpoint& a, UnixEndpoint& b, const Sender& credentials);
   void Close();
 
   // -- names --
@@ -39,10 +39,10 @@ class UnixEndpoint final : public RefCountedAny {
   UnixName name();
 
   // -- connections --
-  Result<void> Listen(int backlog, const ucred& credentials, std::vector<uint32_t> groups);
+  Result<void> Listen(int backlog, const Sender& credentials, std::vector<uint32_t> groups);
   // Connects `client` (a stream or seqpacket socket) to this listening endpoint. ECONNREFUSED,
   // EAGAIN (backlog full), EISCONN, EINVAL.
-  Result<void> ConnectFrom(UnixEndpoint& client, const ucred& credentials,
+  Result<void> ConnectFrom(UnixEndpoint& client, const Sender& credentials,
                            std::vector<uint32_t> groups);
   Result<Ref<UnixEndpoint>> Accept();
   // Datagram sockets; null disconnects. EPERM.
@@ -50,7 +50,7 @@ class UnixEndpoint final : public RefCountedAny {
   Ref<UnixEndpoint> peer();
   bool connected();
   bool listening();
-  Result<ucred> peer_credentials();
+  std::optional<Sender> peer_credentials();
   std::vector<uint32_t> peer_groups();
   void Shutdown(int mask);  // 1: receive, 2: send
   int TakeError();
@@ -60,7 +60,7 @@ class UnixEndpoint final : public RefCountedAny {
     mm::IoSequence& data;
     Control& control;  // its files go with the first packet
     FileSender sender;
-    ucred own;  // go along if either end has asked for credentials
+    Sender own;  // go along if either end has asked for credentials
   };
   // One packet, or as much of a stream as fits. EPIPE, EAGAIN, EMSGSIZE, EFAULT, ...
   Result<size_t> SendStream(Outgoing message);
@@ -92,7 +92,7 @@ class UnixEndpoint final : public RefCountedAny {
   using PacketPtr = std::unique_ptr<Packet>;
   enum class State : uint8_t { kUnconnected, kListening, kConnected, kClosed };
 
-  ucred CredentialsFor(const Outgoing& message, UnixEndpoint& to) const;
+  Sender CredentialsFor(const Outgoing& message, UnixEndpoint& to) const;
   Result<PacketPtr> MakePacket(Outgoing& message, size_t size, UnixEndpoint& to);
   // Into this endpoint's queue, or why not.
   Result<void> Enqueue(PacketPtr packet, UnixEndpoint& from);
@@ -132,7 +132,7 @@ class UnixEndpoint final : public RefCountedAny {
       false;  // in the abstract table; accepted sockets only tell it
   vfs::Path node_ GUARDED_BY(mutex_);
   Ref<UnixEndpoint> peer_ GUARDED_BY(mutex_);
-  std::optional<ucred> peer_credentials_ GUARDED_BY(mutex_);
+  std::optional<Sender> peer_credentials_ GUARDED_BY(mutex_);
   std::vector<uint32_t> peer_groups_ GUARDED_BY(mutex_);
   std::deque<PacketPtr> queue_ GUARDED_BY(mutex_);
   std::deque<Ref<UnixEndpoint>> pending_ GUARDED_BY(mutex_);   // to be accepted

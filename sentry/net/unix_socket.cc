@@ -12,16 +12,6 @@
 namespace skep::net {
 namespace {
 
-ucred EffectiveOf(vfs::Caller& caller) {
-  const auth::Credentials& creds = caller.creds();
-  return {.pid = caller.ThreadGroupId(), .uid = creds.euid, .gid = creds.egid};
-}
-
-ucred RealOf(vfs::Caller& caller) {
-  const auth::Credentials& creds = caller.creds();
-  return {.pid = caller.ThreadGroupId(), .uid = creds.uid, .gid = creds.gid};
-}
-
 bool IsUnspecified(const Address& address) {
   return address.size >= sizeof(sa_family_t) && address.family() == AF_UNSPEC;
 }
@@ -57,24 +47,23 @@ UnixSocket::~UnixSocket() {
 }
 
 // Linux: unix_find_other.
-Result<Ref<UnixEndpoint>> UnixSocket::Find(const SocketCaller& caller, const UnixName& name) {
+Result<Ref<UnixEndpoint>> UnixSocket::Find(vfs::Caller& caller, const UnixName& name) {
   if (name.kind == UnixName::Kind::kAbstract) {
     Ref<UnixEndpoint> found = end_->space().Find(type(), name.text);
     if (!found) return Fail(ECONNREFUSED);
     return found;
   }
-  vfs::Walker walker(caller.caller, *caller.fs);
+  vfs::Walker walker(caller, *caller.fs_context());
   const vfs::Path path = TRY(walker.Resolve(name.text, {}));
-  TRY(walker.Access(path, vfs::kMayWrite, caller.caller.creds()));
+  TRY(walker.Access(path, vfs::kMayWrite, caller.creds()));
   if (path.inode()->type() != S_IFSOCK) return Fail(ECONNREFUSED);
-  const Ref<RefCountedAny> attached = path.inode()->attachment();
-  auto* endpoint = dynamic_cast<UnixEndpoint*>(attached.get());
-  if (endpoint == nullptr) return Fail(ECONNREFUSED);
+  Ref<UnixEndpoint> endpoint = path.inode()->attachment<UnixEndpoint>();
+  if (!endpoint) return Fail(ECONNREFUSED);
   if (endpoint->type() != type()) return Fail(EPROTOTYPE);
-  return Ref<UnixEndpoint>(endpoint);
+  return endpoint;
 }
 
-Result<void> UnixSocket::Bind(const SocketCaller& caller, const Address& address) {
+Result<void> UnixSocket::Bind(vfs::Caller& caller, const Address& address) {
   UnixName name = TRY(ParseUnixName(address));
   if (name.kind == UnixName::Kind::kPath) return BindPath(caller, std::move(name));
   if (name.kind == UnixName::Kind::kUnnamed && end_->name().kind != UnixName::Kind::kUnnamed) {
@@ -83,12 +72,12 @@ Result<void> UnixSocket::Bind(const SocketCaller& caller, const Address& address
   return end_->SetName(std::move(name));
 }
 
-Result<void> UnixSocket::BindPath(const SocketCaller& caller, UnixName name) {
+Result<void> UnixSocket::BindPath(vfs::Caller& caller, UnixName name) {
   if (end_->name().kind != UnixName::Kind::kUnnamed) return Fail(EINVAL);
-  vfs::Walker walker(caller.caller, *caller.fs);
+  vfs::Walker walker(caller, *caller.fs_context());
   // Linux: unix_bind_bsd: fchmod of the socket counts.
   const vfs::Attributes own = TRY(inode()->GetAttributes());
-  const uint32_t mode = S_IFSOCK | (own.mode & 07777 & ~caller.fs->umask());
+  const uint32_t mode = S_IFSOCK | (own.mode & 07777 & ~caller.fs_context()->umask());
   Result<vfs::Path> node = walker.MakeNode(name.text, mode);
   if (!node) return Fail(node.error().code() == EEXIST ? EADDRINUSE : node.error().code());
   TRY(end_->SetName(std::move(name)));
@@ -96,7 +85,7 @@ Result<void> UnixSocket::BindPath(const SocketCaller& caller, UnixName name) {
   return {};
 }
 
-Result<void> UnixSocket::TryConnect(const SocketCaller& caller, const Address& address,
+Result<void> UnixSocket::TryConnect(vfs::Caller& caller, const Address& address,
                                     ConnectWait& wait) {
   if (!end_->connection_oriented() && IsUnspecified(address)) return end_->SetPeer({});
   const UnixName name = TRY(ParseUnixName(address));
@@ -109,11 +98,11 @@ Result<void> UnixSocket::TryConnect(const SocketCaller& caller, const Address& a
   // EAGAIN: its backlog is full.
   wait.holder = other;
   wait.queue = &other->waiters();
-  return other->ConnectFrom(*end_, EffectiveOf(caller.caller), caller.caller.creds().groups);
+  return other->ConnectFrom(*end_, Sender::EffectiveOf(caller), caller.creds().groups);
 }
 
 Result<void> UnixSocket::Listen(vfs::Caller& caller, int backlog) {
-  return end_->Listen(backlog, EffectiveOf(caller), caller.creds().groups);
+  return end_->Listen(backlog, Sender::EffectiveOf(caller), caller.creds().groups);
 }
 
 Result<void> UnixSocket::Shutdown(int how) {
@@ -141,22 +130,22 @@ Result<Ref<Socket>> UnixSocket::TryAccept(vfs::Caller& caller, uint32_t flags) {
   return Ref<Socket>(std::move(socket));
 }
 
-Result<size_t> UnixSocket::TrySend(const SocketCaller& caller, SendRequest& request) {
+Result<size_t> UnixSocket::TrySend(vfs::Caller& caller, SendRequest& request) {
   if ((request.flags & MSG_OOB) != 0) return Fail(EOPNOTSUPP);
   const Result<size_t> sent = Dispatch(caller, request);
   const bool signals = end_->is_stream() && (request.flags & MSG_NOSIGNAL) == 0;
-  if (!sent && sent.error().code() == EPIPE && signals) caller.caller.SignalSelf(SIGPIPE);
+  if (!sent && sent.error().code() == EPIPE && signals) caller.SignalSelf(SIGPIPE);
   return sent;
 }
 
-Result<size_t> UnixSocket::Dispatch(const SocketCaller& caller, SendRequest& request) {
-  const auth::Credentials& creds = caller.caller.creds();
-  const bool exempt = creds.Has(CAP_SYS_RESOURCE) || creds.Has(CAP_SYS_ADMIN);
+Result<size_t> UnixSocket::Dispatch(vfs::Caller& caller, SendRequest& request) {
+  const auth::Credentials& creds = caller.creds();
+  const bool exempt = creds.HasInFirst(CAP_SYS_RESOURCE) || creds.HasInFirst(CAP_SYS_ADMIN);
   const UnixEndpoint::Outgoing message{
       request.data,
       request.control,
-      {.user = creds.uid, .limit = exempt ? ~uint64_t{0} : caller.file_limit},
-      RealOf(caller.caller)};
+      {.user = creds.uid, .limit = exempt ? ~uint64_t{0} : caller.FileLimit()},
+      Sender::RealOf(caller)};
   if (type() == SOCK_STREAM) {
     if (!request.address.empty()) return Fail(end_->connected() ? EISCONN : EOPNOTSUPP);
     return end_->SendStream(message);
@@ -204,7 +193,7 @@ Result<SocketPair> MakeUnixPair(NetNamespace& space, vfs::Caller& caller, int ty
   const int kind = TRY(TypeOf(type, protocol));
   auto a = MakeRef<UnixEndpoint>(space.unix_names(), kind);
   auto b = MakeRef<UnixEndpoint>(space.unix_names(), kind);
-  UnixEndpoint::MakePair(*a, *b, EffectiveOf(caller));
+  UnixEndpoint::MakePair(*a, *b, Sender::EffectiveOf(caller));
   return SocketPair{MakeRef<UnixSocket>(space, NewPath(space, caller), std::move(a), flags),
                     MakeRef<UnixSocket>(space, NewPath(space, caller), std::move(b), flags)};
 }

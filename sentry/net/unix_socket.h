@@ -13,16 +13,15 @@ class UnixSocket final : public Socket {
   UnixSocket(NetNamespace& space, vfs::Path path, Ref<UnixEndpoint> endpoint, uint32_t flags);
   ~UnixSocket() override;
 
-  Result<void> Bind(const SocketCaller& caller, const Address& address) override;
-  Result<void> TryConnect(const SocketCaller& caller, const Address& address,
-                          ConnectWait& wait) override;
+  Result<void> Bind(vfs::Caller& caller, const Address& address) override;
+  Result<void> TryConnect(vfs::Caller& caller, const Address& address, ConnectWait& wait) override;
   Result<void> Listen(vfs::Caller& caller, int backlog) override;
   Result<void> Shutdown(int how) override;
   Result<Address> LocalName() override;
   Result<Address> PeerName() override;
 
   Result<Ref<Socket>> TryAccept(vfs::Caller& caller, uint32_t flags) override;
-  Result<size_t> TrySend(const SocketCaller& caller, SendRequest& request) override;
+  Result<size_t> TrySend(vfs::Caller& caller, SendRequest& request) override;
   Result<Received> TryReceive(vfs::Caller& caller, mm::IoSequence& to, int flags) override;
 
   vfs::EventMask Poll(vfs::EventMask wanted) override { return end_->Poll(wanted); }
@@ -32,7 +31,7 @@ class UnixSocket final : public Socket {
  protected:
   int TakeError() override { return end_->TakeError(); }
   bool IsListening() override { return end_->listening(); }
-  Result<ucred> PeerCredentials() override { return end_->peer_credentials(); }
+  Result<std::optional<Sender>> PeerCredentials() override { return end_->peer_credentials(); }
   Result<std::vector<uint32_t>> PeerGroups() override;
   NetNamespace& net_namespace() override { return *space_; }
   Result<uint64_t> FamilyIoctl(vfs::Caller& caller, uint64_t command, uint64_t argument) override;
@@ -42,9 +41,9 @@ class UnixSocket final : public Socket {
   }
 
  private:
-  Result<Ref<UnixEndpoint>> Find(const SocketCaller& caller, const UnixName& name);
-  Result<void> BindPath(const SocketCaller& caller, UnixName name);
-  Result<size_t> Dispatch(const SocketCaller& caller, SendRequest& request);
+  Result<Ref<UnixEndpoint>> Find(vfs::Caller& caller, const UnixName& name);
+  Result<void> BindPath(vfs::Caller& caller, UnixName name);
+  Result<size_t> Dispatch(vfs::Caller& caller, SendRequest& request);
 
   const Ref<NetNamespace> space_;
   const Ref<UnixEndpoint> end_;

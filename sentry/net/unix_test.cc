@@ -85,27 +85,27 @@ TEST_F(UnixTest, StreamConnections) {
     EXPECT_EQ(CodeOf(server->Listen(caller, 1)), EINVAL);  // no name yet
     EXPECT_EQ(CodeOf(server->Accept(caller, 0)), EINVAL);
     EXPECT_EQ(CodeOf(Send(*server, "x", 0, Abstract("s"))), EOPNOTSUPP);
-    EXPECT_EQ(CodeOf(client->Connect(Who(), Abstract("s"))), ECONNREFUSED);
-    EXPECT_EQ(CodeOf(server->Bind(Who(), Abstract("s"))), 0);
-    EXPECT_EQ(CodeOf(server->Bind(Who(), Abstract("t"))), EINVAL);
-    EXPECT_EQ(CodeOf(New(SOCK_STREAM)->Bind(Who(), Abstract("s"))), EADDRINUSE);
-    EXPECT_EQ(CodeOf(New(SOCK_DGRAM)->Bind(Who(), Abstract("s"))), 0);
-    EXPECT_EQ(CodeOf(client->Connect(Who(), Abstract("s"))), ECONNREFUSED);  // not listening
+    EXPECT_EQ(CodeOf(client->Connect(caller, Abstract("s"))), ECONNREFUSED);
+    EXPECT_EQ(CodeOf(server->Bind(caller, Abstract("s"))), 0);
+    EXPECT_EQ(CodeOf(server->Bind(caller, Abstract("t"))), EINVAL);
+    EXPECT_EQ(CodeOf(New(SOCK_STREAM)->Bind(caller, Abstract("s"))), EADDRINUSE);
+    EXPECT_EQ(CodeOf(New(SOCK_DGRAM)->Bind(caller, Abstract("s"))), 0);
+    EXPECT_EQ(CodeOf(client->Connect(caller, Abstract("s"))), ECONNREFUSED);  // not listening
     EXPECT_EQ(CodeOf(server->Listen(caller, 0)), 0);
     EXPECT_EQ(server->Poll(~0U), 0U);
     EXPECT_EQ(CodeOf(server->Accept(caller, 0)), EAGAIN);
-    EXPECT_EQ(CodeOf(client->Connect(Who(), Abstract("s"))), 0);
-    EXPECT_EQ(CodeOf(late->Connect(Who(), Abstract("s"))), EAGAIN);  // the backlog is full
+    EXPECT_EQ(CodeOf(client->Connect(caller, Abstract("s"))), 0);
+    EXPECT_EQ(CodeOf(late->Connect(caller, Abstract("s"))), EAGAIN);  // the backlog is full
     EXPECT_TRUE(TryWrite(caller, *client, "early"));
     Ref<Socket> accepted = server->Accept(caller, 0).value();
-    EXPECT_EQ(CodeOf(client->Connect(Who(), Abstract("s"))), EISCONN);
+    EXPECT_EQ(CodeOf(client->Connect(caller, Abstract("s"))), EISCONN);
     EXPECT_EQ(CodeOf(Send(*client, "x", 0, Abstract("s"))), EISCONN);
     EXPECT_EQ(TryRead(caller, *accepted, 9).value(), "early");
     EXPECT_EQ(client->PeerName().value(), Abstract("s"));
     EXPECT_EQ(accepted->LocalName().value(), Abstract("s"));
     EXPECT_EQ(accepted->PeerName().value().size, 2U);
     EXPECT_EQ(CodeOf(late->PeerName()), ENOTCONN);
-    EXPECT_EQ(CodeOf(late->Connect(Who(), Abstract("s"))), 0);
+    EXPECT_EQ(CodeOf(late->Connect(caller, Abstract("s"))), 0);
     server = {};  // what was not accepted is reset
     EXPECT_EQ(CodeOf(TryRead(caller, *late, 1)), ECONNRESET);
     EXPECT_EQ(TryRead(caller, *late, 1).value(), "");
@@ -120,7 +120,7 @@ TEST_F(UnixTest, StreamConnections) {
 TEST_F(UnixTest, ConnectAndAcceptSleep) {
   for (const int workers : {1, 2}) {
     Ref<Socket> server = New(SOCK_STREAM, 0);
-    EXPECT_TRUE(server->Bind(Who(), Abstract("sleepy")));
+    EXPECT_TRUE(server->Bind(caller, Abstract("sleepy")));
     EXPECT_TRUE(server->Listen(caller, 0));
     constexpr int kClients = 20;
     std::vector<std::move_only_function<void()>> bodies;
@@ -135,7 +135,7 @@ TEST_F(UnixTest, ConnectAndAcceptSleep) {
       bodies.push_back([this] {
         TestCaller mine;
         Ref<Socket> client = New(SOCK_STREAM, 0);
-        EXPECT_TRUE(client->Connect({mine, nullptr}, Abstract("sleepy")));
+        EXPECT_TRUE(client->Connect(mine, Abstract("sleepy")));
         EXPECT_TRUE(Send(*client, "hello"));
         std::string text(3, '\0');
         EXPECT_EQ(Receive(*client, text, MSG_WAITALL)->size, 3U);
@@ -150,8 +150,8 @@ TEST_F(UnixTest, DatagramsKeepTheirBounds) {
   OnFiber([this] {
     Ref<Socket> a = New(SOCK_DGRAM), b = New(SOCK_DGRAM);
     EXPECT_EQ(CodeOf(TryWrite(caller, *a, "x")), ENOTCONN);
-    EXPECT_TRUE(a->Bind(Who(), Abstract("a")));
-    EXPECT_TRUE(b->Bind(Who(), Abstract("b")));
+    EXPECT_TRUE(a->Bind(caller, Abstract("a")));
+    EXPECT_TRUE(b->Bind(caller, Abstract("b")));
     EXPECT_EQ(Send(*a, "longer", 0, Abstract("b")).value(), 6U);
     EXPECT_EQ(Send(*a, "", 0, Abstract("b")).value(), 0U);
     std::string text(4, '\0');
@@ -163,12 +163,12 @@ TEST_F(UnixTest, DatagramsKeepTheirBounds) {
     EXPECT_EQ(Receive(*b, text)->size, 0U);
     EXPECT_EQ(CodeOf(Receive(*b, text)), EAGAIN);
     // b talks to a only: others may not send to it.
-    EXPECT_TRUE(b->Connect(Who(), Abstract("a")));
+    EXPECT_TRUE(b->Connect(caller, Abstract("a")));
     Ref<Socket> c = New(SOCK_DGRAM);
-    EXPECT_EQ(CodeOf(c->Connect(Who(), Abstract("b"))), EPERM);
+    EXPECT_EQ(CodeOf(c->Connect(caller, Abstract("b"))), EPERM);
     EXPECT_EQ(CodeOf(Send(*c, "x", 0, Abstract("b"))), EPERM);
     // a's queue takes eleven from strangers; the twelfth waits.
-    EXPECT_TRUE(c->Connect(Who(), Abstract("a")));
+    EXPECT_TRUE(c->Connect(caller, Abstract("a")));
     int count = 0;
     while (TryWrite(caller, *c, "x")) ++count;
     EXPECT_EQ(count, 11);
@@ -214,7 +214,7 @@ TEST_F(UnixTest, FilesTravel) {
     ASSERT_EQ(received.control.files.size(), 2U);
     auto table = MakeRef<vfs::FdTable>();
     constexpr size_t kRoomForOne = CMSG_LEN(sizeof(int));
-    ControlReply reply(std::move(received.control), true, *table, 1024, 32 + kRoomForOne, 0);
+    ControlReply reply(caller, std::move(received.control), true, *table, 32 + kRoomForOne, 0);
     EXPECT_EQ(reply.flags(), MSG_CTRUNC);
     EXPECT_EQ(table->Get(0).error().code(), EBADF);
     std::move(reply).Commit();

@@ -27,13 +27,11 @@ struct UnixTest : ::testing::Test {
   SocketPair Pair(int type, uint32_t flags = O_NONBLOCK) {
     return MakeUnixPair(*space, caller, type, 0, flags).value();
   }
-  uint64_t file_limit = ~uint64_t{0};
-  SocketCaller Who() { return {caller, nullptr, file_limit}; }
   Result<size_t> Send(Socket& socket, std::string_view text, int flags = 0, Address to = {},
                       Control control = {}) {
     mm::IoSequence data = mm::IoSequence::FromKernel(std::as_bytes(std::span(text)));
     SendRequest request{data, std::move(to), std::move(control), flags};
-    return socket.Send(Who(), request);
+    return socket.Send(caller, request);
   }
   Result<Received> Receive(Socket& socket, std::string& text, int flags = 0) {
     mm::IoSequence to = mm::IoSequence::FromKernel(std::as_writable_bytes(std::span(text)));

@@ -9,7 +9,6 @@ namespace skep::net {
 namespace {
 
 constexpr int kReceive = 1, kSend = 2;
-constexpr uint32_t kOverflowId = 65534;  // /proc/sys/kernel/overflowuid
 constexpr vfs::EventMask kReadable = EPOLLIN | EPOLLRDNORM | EPOLLRDBAND;
 constexpr vfs::EventMask kWritable = EPOLLOUT | EPOLLWRNORM | EPOLLWRBAND;
 constexpr size_t kStreamChunk = 32 << 10;
@@ -20,10 +19,6 @@ constexpr size_t kPacketMargin = 32;      // Linux: unix_dgram_sendmsg refuses m
 size_t ChargeFor(size_t bytes) {
   constexpr size_t kHead = 256, kShared = 320, kLeast = 512, kUnit = 64;
   return kHead + std::max(kLeast, (bytes + kShared + kUnit - 1) / kUnit * kUnit);
-}
-
-bool SameSender(const ucred& a, const ucred& b) {
-  return a.pid == b.pid && a.uid == b.uid && a.gid == b.gid;
 }
 
 }  // namespace
@@ -58,10 +53,10 @@ bool UnixEndpoint::Writable() const {
 
 // Linux: maybe_add_creds. Of a connection that nobody has accepted yet, it is not known whether it
 // will ask.
-ucred UnixEndpoint::CredentialsFor(const Outgoing& message, UnixEndpoint& to) const {
+Sender UnixEndpoint::CredentialsFor(const Outgoing& message, UnixEndpoint& to) const {
   if (message.control.credentials) return *message.control.credentials;
   if (pass_credentials_.load() || to.pass_credentials_.load() || !to.has_file()) return message.own;
-  return {.pid = 0, .uid = kOverflowId, .gid = kOverflowId};
+  return {};
 }
 
 Result<UnixEndpoint::PacketPtr> UnixEndpoint::MakePacket(Outgoing& message, size_t size,
@@ -235,12 +230,12 @@ Result<Received> UnixEndpoint::ReceiveStream(mm::IoSequence& to, int flags) {
     if (packet == nullptr) {
       if (received.size != 0 || index != 0) return received;
       Result<Received> end = NothingToReceive(flags);
-      if (end) end->control.credentials = ucred{};  // as Linux, which has read no message
+      if (end) end->control.credentials = Sender{{}, 0, 0};  // as Linux, which has read no message
       return end;
     }
     const bool first = received.size == 0;
     if (!first && pass_credentials_.load() &&
-        !SameSender(*received.control.credentials, *packet->control.credentials)) {
+        received.control.credentials != packet->control.credentials) {
       return received;
     }
     const size_t size = std::min(packet->left(), to.size());

@@ -111,7 +111,7 @@ Result<void> Chroot(Task& task, Path address) {
   const std::string path = TRY(CopyInPath(task, address));
   const vfs::Path found = TRY(WalkerFor(task).Resolve(path, {.directory = true}));
   TRY(EnterDirectory(task, found));
-  if (!task.creds().Has(CAP_SYS_CHROOT)) return Fail(EPERM);
+  if (!task.creds().HasInOwn(CAP_SYS_CHROOT)) return Fail(EPERM);
   task.fs->SetRoot(found);
   return {};
 }
@@ -138,7 +138,7 @@ Result<void> Mknodat(Task& task, Fd dir, Path address, FileMode mode, uint64_t d
       break;
     case S_IFCHR:
     case S_IFBLK:
-      if (!task.creds().Has(CAP_MKNOD)) return Fail(EPERM);
+      if (!task.creds().HasInFirst(CAP_MKNOD)) return Fail(EPERM);
       break;
     case S_IFDIR:
       return Fail(EPERM);
@@ -181,12 +181,26 @@ Result<void> Rename(Task& task, Path from, Path to) {
   return Renameat2(task, kCwd, from, kCwd, to, 0);
 }
 
-Result<void> Linkat(Task& task, Fd from_dir, Path from, Fd to_dir, Path to, int32_t flags) {
-  if ((flags & ~(AT_SYMLINK_FOLLOW | AT_EMPTY_PATH)) != 0) return Fail(EINVAL);
-  if ((flags & AT_EMPTY_PATH) != 0 && !task.creds().Has(CAP_DAC_READ_SEARCH)) return Fail(ENOENT);
+// A descriptor alone names a file for whoever opened it, not for those whom it was passed to
+// (Linux: path_init, LOOKUP_LINKAT_EMPTY).
+Result<vfs::Path> ResolveLinked(Task& task, Fd dir, Path address, int32_t flags) {
+  const std::string path = TRY(CopyInPath(task, address));
+  vfs::Walker walker = TRY(WalkerAt(task, dir, path));
+  if ((flags & AT_EMPTY_PATH) != 0 && dir.value != AT_FDCWD && !path.starts_with('/')) {
+    const Ref<vfs::File> file = TRY(task.files->GetAny(dir.value));
+    const auth::UserNamespace* space = file->opener ? file->opener->user_namespace.get() : nullptr;
+    if (file->opener != task.shared_creds() && !task.creds().HasIn(space, CAP_DAC_READ_SEARCH)) {
+      return Fail(ENOENT);
+    }
+  }
   const auto follow =
       (flags & AT_SYMLINK_FOLLOW) != 0 ? vfs::FollowFinal::kYes : vfs::FollowFinal::kNo;
-  const vfs::Path existing = TRY(ResolveAt(task, from_dir, from, flags, follow));
+  return walker.Resolve(path, {.follow = follow, .empty_path = (flags & AT_EMPTY_PATH) != 0});
+}
+
+Result<void> Linkat(Task& task, Fd from_dir, Path from, Fd to_dir, Path to, int32_t flags) {
+  if ((flags & ~(AT_SYMLINK_FOLLOW | AT_EMPTY_PATH)) != 0) return Fail(EINVAL);
+  const vfs::Path existing = TRY(ResolveLinked(task, from_dir, from, flags));
   const std::string new_path = TRY(CopyInPath(task, to));
   vfs::Walker walker = TRY(WalkerAt(task, to_dir, new_path));
   return walker.Link(existing, new_path);
@@ -223,10 +237,10 @@ Result<int64_t> Readlink(Task& task, Path path, UserPtr<char> to, int32_t size) 
 
 // Mounts are the sandbox's configuration; guests cannot change them yet.
 Result<void> MountCall(Task& task, Path, Path, Path, uint64_t, UserPtr<void>) {
-  return Fail(task.creds().Has(CAP_SYS_ADMIN) ? EOPNOTSUPP : EPERM);
+  return Fail(task.fs->mounts()->MayChange(task.creds()) ? EOPNOTSUPP : EPERM);
 }
 Result<void> Umount2(Task& task, Path, int32_t) {
-  return Fail(task.creds().Has(CAP_SYS_ADMIN) ? EOPNOTSUPP : EPERM);
+  return Fail(task.fs->mounts()->MayChange(task.creds()) ? EOPNOTSUPP : EPERM);
 }
 
 constexpr Row kRows[] = {

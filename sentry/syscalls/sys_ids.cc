@@ -17,19 +17,32 @@ namespace {
 
 using auth::Credentials;
 
-constexpr uint32_t kNoId = 0xffffffff;
+using auth::kNoId;
 
-Result<uint32_t> GetUid(Task& task) { return task.creds().uid; }
-Result<uint32_t> GetEuid(Task& task) { return task.creds().euid; }
-Result<uint32_t> GetGid(Task& task) { return task.creds().gid; }
-Result<uint32_t> GetEgid(Task& task) { return task.creds().egid; }
+Result<uint32_t> GetUid(Task& task) { return task.creds().ShownUser(task.creds().uid); }
+Result<uint32_t> GetEuid(Task& task) { return task.creds().ShownUser(task.creds().euid); }
+Result<uint32_t> GetGid(Task& task) { return task.creds().ShownGroup(task.creds().gid); }
+Result<uint32_t> GetEgid(Task& task) { return task.creds().ShownGroup(task.creds().egid); }
+
+// An id that a guest names, or kNoId for "as it is"; EINVAL: its user namespace does not map it.
+Result<uint32_t> UserOrKeep(const Credentials& creds, uint32_t id) {
+  const uint32_t user = id == kNoId ? kNoId : creds.KernelUser(id);
+  if (user == kNoId && id != kNoId) return Fail(EINVAL);
+  return user;
+}
+Result<uint32_t> GroupOrKeep(const Credentials& creds, uint32_t id) {
+  const uint32_t group = id == kNoId ? kNoId : creds.KernelGroup(id);
+  if (group == kNoId && id != kNoId) return Fail(EINVAL);
+  return group;
+}
 
 // Linux: kernel/sys.c, in its order of checks.
-Result<void> SetUid(Task& task, uint32_t uid) {
-  if (uid == kNoId) return Fail(EINVAL);
+Result<void> SetUid(Task& task, uint32_t id) {
   const Credentials& old = task.creds();
+  const uint32_t uid = old.KernelUser(id);
+  if (uid == kNoId) return Fail(EINVAL);
   Credentials changed = old;
-  if (old.Has(CAP_SETUID)) {
+  if (old.HasInOwn(CAP_SETUID)) {
     changed.uid = changed.suid = uid;
   } else if (uid != old.uid && uid != old.suid) {
     return Fail(EPERM);
@@ -40,11 +53,12 @@ Result<void> SetUid(Task& task, uint32_t uid) {
   return {};
 }
 
-Result<void> SetGid(Task& task, uint32_t gid) {
-  if (gid == kNoId) return Fail(EINVAL);
+Result<void> SetGid(Task& task, uint32_t id) {
   const Credentials& old = task.creds();
+  const uint32_t gid = old.KernelGroup(id);
+  if (gid == kNoId) return Fail(EINVAL);
   Credentials changed = old;
-  if (old.Has(CAP_SETGID)) {
+  if (old.HasInOwn(CAP_SETGID)) {
     changed.gid = changed.sgid = gid;
   } else if (gid != old.gid && gid != old.sgid) {
     return Fail(EPERM);
@@ -56,7 +70,9 @@ Result<void> SetGid(Task& task, uint32_t gid) {
 
 Result<void> SetReuid(Task& task, uint32_t ruid, uint32_t euid) {
   const Credentials& old = task.creds();
-  const bool privileged = old.Has(CAP_SETUID);
+  ruid = TRY(UserOrKeep(old, ruid));
+  euid = TRY(UserOrKeep(old, euid));
+  const bool privileged = old.HasInOwn(CAP_SETUID);
   Credentials changed = old;
   if (ruid != kNoId) {
     changed.uid = ruid;
@@ -75,7 +91,9 @@ Result<void> SetReuid(Task& task, uint32_t ruid, uint32_t euid) {
 
 Result<void> SetRegid(Task& task, uint32_t rgid, uint32_t egid) {
   const Credentials& old = task.creds();
-  const bool privileged = old.Has(CAP_SETGID);
+  rgid = TRY(GroupOrKeep(old, rgid));
+  egid = TRY(GroupOrKeep(old, egid));
+  const bool privileged = old.HasInOwn(CAP_SETGID);
   Credentials changed = old;
   if (rgid != kNoId) {
     if (rgid != old.gid && rgid != old.egid && !privileged) return Fail(EPERM);
@@ -93,7 +111,10 @@ Result<void> SetRegid(Task& task, uint32_t rgid, uint32_t egid) {
 
 Result<void> SetResuid(Task& task, uint32_t ruid, uint32_t euid, uint32_t suid) {
   const Credentials& old = task.creds();
-  if (!old.Has(CAP_SETUID)) {
+  ruid = TRY(UserOrKeep(old, ruid));
+  euid = TRY(UserOrKeep(old, euid));
+  suid = TRY(UserOrKeep(old, suid));
+  if (!old.HasInOwn(CAP_SETUID)) {
     for (uint32_t id : {ruid, euid, suid}) {
       if (id != kNoId && id != old.uid && id != old.euid && id != old.suid) return Fail(EPERM);
     }
@@ -110,7 +131,10 @@ Result<void> SetResuid(Task& task, uint32_t ruid, uint32_t euid, uint32_t suid) 
 
 Result<void> SetResgid(Task& task, uint32_t rgid, uint32_t egid, uint32_t sgid) {
   const Credentials& old = task.creds();
-  if (!old.Has(CAP_SETGID)) {
+  rgid = TRY(GroupOrKeep(old, rgid));
+  egid = TRY(GroupOrKeep(old, egid));
+  sgid = TRY(GroupOrKeep(old, sgid));
+  if (!old.HasInOwn(CAP_SETGID)) {
     for (uint32_t id : {rgid, egid, sgid}) {
       if (id != kNoId && id != old.gid && id != old.egid && id != old.sgid) return Fail(EPERM);
     }
@@ -126,24 +150,25 @@ Result<void> SetResgid(Task& task, uint32_t rgid, uint32_t egid, uint32_t sgid) 
 
 Result<void> GetResuid(Task& task, UserPtr<uint32_t> r, UserPtr<uint32_t> e, UserPtr<uint32_t> s) {
   const Credentials& c = task.creds();
-  TRY(task.mm->CopyOut(r, c.uid));
-  TRY(task.mm->CopyOut(e, c.euid));
-  return task.mm->CopyOut(s, c.suid);
+  TRY(task.mm->CopyOut(r, c.ShownUser(c.uid)));
+  TRY(task.mm->CopyOut(e, c.ShownUser(c.euid)));
+  return task.mm->CopyOut(s, c.ShownUser(c.suid));
 }
 
 Result<void> GetResgid(Task& task, UserPtr<uint32_t> r, UserPtr<uint32_t> e, UserPtr<uint32_t> s) {
   const Credentials& c = task.creds();
-  TRY(task.mm->CopyOut(r, c.gid));
-  TRY(task.mm->CopyOut(e, c.egid));
-  return task.mm->CopyOut(s, c.sgid);
+  TRY(task.mm->CopyOut(r, c.ShownGroup(c.gid)));
+  TRY(task.mm->CopyOut(e, c.ShownGroup(c.egid)));
+  return task.mm->CopyOut(s, c.ShownGroup(c.sgid));
 }
 
-Result<uint32_t> SetFsuid(Task& task, uint32_t uid) {
+Result<uint32_t> SetFsuid(Task& task, uint32_t id) {
   const Credentials& old = task.creds();
-  const uint32_t before = old.fsuid;
+  const uint32_t uid = old.KernelUser(id);
+  const uint32_t before = old.ShownUser(old.fsuid);
   const bool allowed = uid == old.uid || uid == old.euid || uid == old.suid || uid == old.fsuid ||
-                       old.Has(CAP_SETUID);
-  if (uid == kNoId || !allowed || uid == before) return before;
+                       old.HasInOwn(CAP_SETUID);
+  if (uid == kNoId || !allowed || uid == old.fsuid) return before;
   Credentials changed = old;
   changed.fsuid = uid;
   auth::AfterFsuidChange(old, changed);
@@ -151,18 +176,20 @@ Result<uint32_t> SetFsuid(Task& task, uint32_t uid) {
   return before;
 }
 
-Result<uint32_t> SetFsgid(Task& task, uint32_t gid) {
+Result<uint32_t> SetFsgid(Task& task, uint32_t id) {
   const Credentials& old = task.creds();
-  const uint32_t before = old.fsgid;
+  const uint32_t gid = old.KernelGroup(id);
+  const uint32_t before = old.ShownGroup(old.fsgid);
   const bool allowed = gid == old.gid || gid == old.egid || gid == old.sgid || gid == old.fsgid ||
-                       old.Has(CAP_SETGID);
+                       old.HasInOwn(CAP_SETGID);
   if (gid == kNoId || !allowed) return before;
   ChangeCredentials(task, [&](Credentials& c) { c.fsgid = gid; });
   return before;
 }
 
 Result<int32_t> GetGroups(Task& task, int32_t size, UserPtr<uint32_t> list) {
-  const std::vector<uint32_t> groups = task.creds().groups;
+  std::vector<uint32_t> groups = task.creds().groups;
+  for (uint32_t& group : groups) group = task.creds().ShownGroup(group);
   if (size < 0) return Fail(EINVAL);
   const auto count = static_cast<int32_t>(groups.size());
   if (size == 0) return count;
@@ -173,11 +200,14 @@ Result<int32_t> GetGroups(Task& task, int32_t size, UserPtr<uint32_t> list) {
 
 Result<void> SetGroups(Task& task, int32_t size, UserPtr<const uint32_t> list) {
   constexpr int32_t kGroupsMax = 65536;
-  if (!task.creds().Has(CAP_SETGID)) return Fail(EPERM);
+  if (!task.creds().HasInOwn(CAP_SETGID)) return Fail(EPERM);
   if (size < 0 || size > kGroupsMax) return Fail(EINVAL);
   std::vector<uint32_t> groups(static_cast<size_t>(size));
   TRY(task.mm->CopyInArray(list, std::span(groups)));
-  if (std::find(groups.begin(), groups.end(), kNoId) != groups.end()) return Fail(EINVAL);
+  for (uint32_t& group : groups) {
+    group = task.creds().KernelGroup(group);
+    if (group == kNoId) return Fail(EINVAL);
+  }
   std::sort(groups.begin(), groups.end());
   ChangeCredentials(task, [&](Credentials& c) { c.groups = groups; });
   return {};
@@ -238,7 +268,7 @@ Result<void> Capset(Task& task, UserPtr<AbiCapHeader> address, UserPtr<const Abi
                  inheritable = join(&AbiCapData::inheritable);
   const Credentials& old = task.creds();
   // Linux: cap_capset.
-  if (!old.Has(CAP_SETPCAP) && (inheritable & ~(old.inheritable | old.permitted)) != 0)
+  if (!old.HasInOwn(CAP_SETPCAP) && (inheritable & ~(old.inheritable | old.permitted)) != 0)
     return Fail(EPERM);
   if ((inheritable & ~(old.inheritable | old.bounding)) != 0) return Fail(EPERM);
   if ((permitted & ~old.permitted) != 0 || (effective & ~permitted) != 0) return Fail(EPERM);
@@ -264,14 +294,17 @@ Result<void> Prlimit64(Task& task, int32_t pid, uint32_t resource, UserPtr<const
     const bool same = mine.uid == theirs.euid && mine.uid == theirs.suid &&
                       mine.uid == theirs.uid && mine.gid == theirs.egid &&
                       mine.gid == theirs.sgid && mine.gid == theirs.gid;
-    if (target != &task && !same && !mine.Has(CAP_SYS_RESOURCE)) return Fail(EPERM);
+    if (target != &task && !same && !mine.HasIn(theirs.user_namespace.get(), CAP_SYS_RESOURCE)) {
+      return Fail(EPERM);
+    }
     if (resource >= RLIM_NLIMITS) return Fail(EINVAL);
     before = target->group->limits.Get(static_cast<int>(resource));
     if (!limit.is_null()) {
       if (wanted.rlim_cur > wanted.rlim_max) return Fail(EINVAL);
       if (resource == RLIMIT_NOFILE && wanted.rlim_max > static_cast<rlim_t>(kMaxFds))
         return Fail(EPERM);
-      if (wanted.rlim_max > before.rlim_max && !mine.Has(CAP_SYS_RESOURCE)) return Fail(EPERM);
+      if (wanted.rlim_max > before.rlim_max && !mine.HasInFirst(CAP_SYS_RESOURCE))
+        return Fail(EPERM);
       target->group->limits.Set(static_cast<int>(resource), wanted);
       if (resource == RLIMIT_CPU) kernel::WatchCpuTime(*target->group);
     }

@@ -223,7 +223,7 @@ Result<int64_t> PipeSizeCall(Task& task, vfs::File& file, int32_t command, uint6
   if (pipe == nullptr) return Fail(EBADF);
   if (command == F_GETPIPE_SZ) return static_cast<int64_t>(pipe->pipe().Capacity());
   const uint64_t size = TRY(pipe->pipe().SetCapacity(static_cast<uint32_t>(argument),
-                                                     task.creds().Has(CAP_SYS_RESOURCE)));
+                                                     task.creds().HasInFirst(CAP_SYS_RESOURCE)));
   return static_cast<int64_t>(size);
 }
 

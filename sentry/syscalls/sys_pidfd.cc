@@ -28,7 +28,7 @@ Result<void> PidfdSendSignal(Task& task, Fd fd, SignalNumber signo, UserPtr<cons
                              uint32_t flags) {
   if (flags != 0) return Fail(EINVAL);
   const Ref<ThreadGroup> group = TRY(kernel::ProcessOf(*task.files, fd.value));
-  siginfo_t sent = kernel::MakeInfoFrom(task, *group, signo.value, SI_USER);
+  siginfo_t sent = {};
   if (!info.is_null()) {
     sent = TRY(task.mm->CopyIn(info));
     if (sent.si_signo != signo.value) return Fail(EINVAL);
@@ -40,6 +40,7 @@ Result<void> PidfdSendSignal(Task& task, Fd fd, SignalNumber signo, UserPtr<cons
   if (signo.value < 0 || signo.value > kernel::kSignals) return Fail(EINVAL);
   TRY(kernel::MayKill(task, *group, signo.value));
   if (signo.value == 0) return {};
+  if (info.is_null()) sent = kernel::MakeInfoFrom(task, *group, signo.value, SI_USER);
   return kernel::SendToGroup(*group, sent);
 }
 

@@ -332,7 +332,7 @@ bool MaySetSecurebits(const auth::Credentials& creds, uint64_t wanted) {
   const uint64_t old = creds.securebits | (creds.keep_caps ? kKeepCapsBit : 0);
   if ((wanted & ~(kBits | kLocks)) != 0) return false;
   if (((old & kLocks) >> 1 & (old ^ wanted)) != 0 || (old & kLocks & ~wanted) != 0) return false;
-  return creds.Has(CAP_SETPCAP);
+  return creds.HasInOwn(CAP_SETPCAP);
 }
 
 Result<int32_t> PrctlCapabilities(Task& task, int32_t option, uint64_t a) {
@@ -340,7 +340,7 @@ Result<int32_t> PrctlCapabilities(Task& task, int32_t option, uint64_t a) {
   switch (option) {
     case PR_SET_MM:
       // Linux: prctl_set_mm, of which nothing is offered to those who have the capability.
-      return Fail(creds.Has(CAP_SYS_RESOURCE) ? EINVAL : EPERM);
+      return Fail(creds.HasInFirst(CAP_SYS_RESOURCE) ? EINVAL : EPERM);
     case PR_GET_KEEPCAPS:
       return creds.keep_caps ? 1 : 0;
     case PR_SET_KEEPCAPS:
@@ -362,7 +362,7 @@ Result<int32_t> PrctlCapabilities(Task& task, int32_t option, uint64_t a) {
       if (a > CAP_LAST_CAP) return Fail(EINVAL);
       return (creds.bounding >> a & 1) != 0 ? 1 : 0;
     case PR_CAPBSET_DROP:
-      if (!creds.Has(CAP_SETPCAP)) return Fail(EPERM);
+      if (!creds.HasInOwn(CAP_SETPCAP)) return Fail(EPERM);
       if (a > CAP_LAST_CAP) return Fail(EINVAL);
       ChangeCredentials(
           task, [&](auth::Credentials& changed) { changed.bounding &= ~(uint64_t{1} << a); });

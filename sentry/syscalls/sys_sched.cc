@@ -41,16 +41,19 @@ void ForEachNamed(Task& task, Whom whom, uint32_t who, Visit visit) REQUIRES(tas
   });
 }
 
-// 0 is the caller's own group or real user id.
+// 0 is the caller's own group or real user id. Of a user: the kernel's number.
 uint32_t Named(const Task& task, Whom whom, int32_t who) REQUIRES(tasks) {
+  if (whom == Whom::kUser) {
+    return who == 0 ? task.creds().uid : task.creds().KernelUser(static_cast<uint32_t>(who));
+  }
   if (who != 0) return static_cast<uint32_t>(who);
-  if (whom == Whom::kUser) return task.creds().uid;
   return static_cast<uint32_t>(task.NumberOf(*task.group->process_group->id()));
 }
 
 // ioprio_set(2) takes user id 0 for what it says.
 uint32_t IoNamed(const Task& task, Whom whom, int32_t who) REQUIRES(tasks) {
-  return whom == Whom::kUser ? static_cast<uint32_t>(who) : Named(task, whom, who);
+  if (whom == Whom::kUser) return task.creds().KernelUser(static_cast<uint32_t>(who));
+  return Named(task, whom, who);
 }
 
 uint64_t AllCpus(Task& task) {
@@ -111,7 +114,9 @@ Result<void> SetScheduler(Task& task, Task& target, int32_t policy, int32_t prio
   if (wakes_from_idle && !kernel::MayLowerNice(target, task.creds(), target.nice)) {
     return Fail(EPERM);
   }
-  if (target.sched_reset_on_fork && !reset && !task.creds().Has(CAP_SYS_NICE)) return Fail(EPERM);
+  if (target.sched_reset_on_fork && !reset && !task.creds().HasInFirst(CAP_SYS_NICE)) {
+    return Fail(EPERM);
+  }
   target.sched_policy = policy;
   target.sched_reset_on_fork = reset;
   return {};
@@ -191,7 +196,7 @@ Result<void> SetNice(Task& task, Task& target, int nice, Result<void> so_far) RE
   const auth::Credentials& mine = task.creds();
   const auth::Credentials& theirs = *target.credentials.Get();
   const bool same = mine.euid == theirs.uid || mine.euid == theirs.euid;
-  if (!same && !mine.Has(CAP_SYS_NICE)) return Fail(EPERM);
+  if (!same && !mine.HasIn(theirs.user_namespace.get(), CAP_SYS_NICE)) return Fail(EPERM);
   if (nice < target.nice && !kernel::MayLowerNice(target, mine, nice)) return Fail(EACCES);
   TRY(kernel::MaySchedule(target, mine));
   target.nice = nice;
@@ -230,7 +235,7 @@ constexpr int kPriorityValues = 8;  // of a class: 0 is the highest
 Result<void> CheckIoPriority(const auth::Credentials& creds, int32_t value) {
   switch (IOPRIO_PRIO_CLASS(value)) {
     case IOPRIO_CLASS_RT:
-      if (!creds.Has(CAP_SYS_ADMIN) && !creds.Has(CAP_SYS_NICE)) return Fail(EPERM);
+      if (!creds.HasInFirst(CAP_SYS_ADMIN) && !creds.HasInFirst(CAP_SYS_NICE)) return Fail(EPERM);
       return {};
     case IOPRIO_CLASS_BE:
     case IOPRIO_CLASS_IDLE:
@@ -246,11 +251,10 @@ Result<void> CheckIoPriority(const auth::Credentials& creds, int32_t value) {
 // Linux: set_task_ioprio.
 Result<void> SetIoPriority(Task& task, Task& target, int32_t value) REQUIRES(tasks) {
   const auth::Credentials& mine = task.creds();
-  const uint32_t theirs = target.credentials.Get()->uid;
-  const bool same = theirs == mine.euid || theirs == mine.uid;
-  if (!same && !mine.Has(CAP_SYS_NICE)) return Fail(EPERM);
-  const bool more = (target.credentials.Get()->permitted & ~mine.permitted) != 0;
-  if (more && !mine.Has(CAP_SYS_NICE)) return Fail(EPERM);
+  const auth::Credentials& theirs = *target.credentials.Get();
+  const bool same = theirs.uid == mine.euid || theirs.uid == mine.uid;
+  const bool more = (theirs.permitted & ~mine.permitted) != 0;
+  if ((!same || more) && !mine.HasIn(theirs.user_namespace.get(), CAP_SYS_NICE)) return Fail(EPERM);
   target.io_priority = static_cast<uint16_t>(value);
   return {};
 }

@@ -30,8 +30,6 @@ Result<SocketFile> SocketOf(Task& task, Fd fd) {
 
 net::NetNamespace& NetOf(Task& task) { return task.namespaces->net->sockets(); }
 
-net::SocketCaller CallerOf(Task& task) { return {task, task.fs.get(), task.Limit(RLIMIT_NOFILE)}; }
-
 // Linux: move_addr_to_kernel.
 Result<net::Address> CopyInAddress(Task& task, UserPtr<const uint8_t> from, int32_t size) {
   if (size < 0 || static_cast<size_t>(size) > net::kMaxAddress) return Fail(EINVAL);
@@ -85,13 +83,13 @@ Result<void> Socketpair(Task& task, int32_t family, int32_t type, int32_t protoc
 Result<void> Bind(Task& task, Fd fd, UserPtr<const uint8_t> address, int32_t size) {
   const SocketFile s = TRY(SocketOf(task, fd));
   const net::Address name = TRY(CopyInAddress(task, address, size));
-  return s.socket.Bind(CallerOf(task), name);
+  return s.socket.Bind(task, name);
 }
 
 Result<void> Connect(Task& task, Fd fd, UserPtr<const uint8_t> address, int32_t size) {
   const SocketFile s = TRY(SocketOf(task, fd));
   const net::Address name = TRY(CopyInAddress(task, address, size));
-  return s.socket.Connect(CallerOf(task), name);
+  return s.socket.Connect(task, name);
 }
 
 Result<void> Listen(Task& task, Fd fd, int32_t backlog) {
@@ -136,7 +134,7 @@ Result<int64_t> Sendto(Task& task, Fd fd, UserPtr<void> data, uint64_t size, uin
   const SocketFile s = TRY(SocketOf(task, fd));
   net::SendRequest request{.data = io, .flags = static_cast<int>(flags)};
   if (!address.is_null()) request.address = TRY(CopyInAddress(task, address, address_size));
-  const size_t n = TRY(s.socket.Send(CallerOf(task), request));
+  const size_t n = TRY(s.socket.Send(task, request));
   return static_cast<int64_t>(n);
 }
 
@@ -155,13 +153,7 @@ Result<net::Control> CopyInControl(Task& task, const AbiMsghdr& message) {
   std::string bytes(message.control_size, '\0');
   const auto room = std::as_writable_bytes(std::span(bytes));
   if (task.mm->CopyIn(UserAddr{message.control}, room).fault != 0) return Fail(EFAULT);
-  net::Control control = TRY(net::ParseControl(task, *task.files, bytes));
-  // Linux: __scm_send.
-  if (control.credentials && control.credentials->pid != task.ThreadGroupId()) {
-    kernel::TasksLock lock(task.kernel);
-    if (task.pid_namespace().FindTask(control.credentials->pid) == nullptr) return Fail(ESRCH);
-  }
-  return control;
+  return net::ParseControl(task, *task.files, bytes);
 }
 
 Result<int64_t> SendOne(Task& task, net::Socket& socket, const AbiMsghdr& message, uint32_t flags) {
@@ -173,7 +165,7 @@ Result<int64_t> SendOne(Task& task, net::Socket& socket, const AbiMsghdr& messag
                                         static_cast<int32_t>(message.name_size)));
   }
   request.control = TRY(CopyInControl(task, message));
-  const size_t n = TRY(socket.Send(CallerOf(task), request));
+  const size_t n = TRY(socket.Send(task, request));
   return static_cast<int64_t>(n);
 }
 
@@ -191,8 +183,8 @@ Result<int64_t> ReceiveOne(Task& task, net::Socket& socket, UserPtr<AbiMsghdr> a
   }
   // Without a buffer there is room for nothing, whatever its size is said to be.
   const uint64_t room = message.control == 0 ? 0 : message.control_size;
-  net::ControlReply control(std::move(received.control), socket.passes_credentials(), *task.files,
-                            task.Limit(RLIMIT_NOFILE), room, static_cast<int>(flags));
+  net::ControlReply control(task, std::move(received.control), socket.passes_credentials(),
+                            *task.files, room, static_cast<int>(flags));
   const auto reply = std::as_bytes(std::span(control.bytes()));
   if (task.mm->CopyOut(UserAddr{message.control}, reply).fault != 0) return Fail(EFAULT);
   std::move(control).Commit();

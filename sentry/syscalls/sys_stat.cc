@@ -18,15 +18,15 @@ namespace {
 
 timespec ToTimespec(const vfs::Timestamp& t) { return {t.sec, static_cast<long>(t.nsec)}; }
 
-struct stat ToStat(const vfs::Attributes& a) {
+struct stat ToStat(const Task& task, const vfs::Attributes& a) {
   struct stat out;
   memset(&out, 0, sizeof out);
   out.st_dev = makedev(a.dev_major, a.dev_minor);
   out.st_ino = a.ino;
   out.st_nlink = a.nlink;
   out.st_mode = a.mode;
-  out.st_uid = vfs::ShownId(a.uid);
-  out.st_gid = vfs::ShownId(a.gid);
+  out.st_uid = task.creds().ShownUser(a.uid);
+  out.st_gid = task.creds().ShownGroup(a.gid);
   out.st_rdev = makedev(a.rdev_major, a.rdev_minor);
   out.st_size = static_cast<off_t>(a.size);
   out.st_blksize = static_cast<blksize_t>(a.blksize);
@@ -44,7 +44,7 @@ Result<vfs::Attributes> AttributesOf(const vfs::Path& path) {
 
 Result<void> StatPath(Task& task, const vfs::Path& path, UserPtr<struct stat> out) {
   const vfs::Attributes attributes = TRY(AttributesOf(path));
-  return task.mm->CopyOut(out, ToStat(attributes));
+  return task.mm->CopyOut(out, ToStat(task, attributes));
 }
 
 vfs::FollowFinal FollowUnless(int32_t flags, int32_t nofollow) {
@@ -95,8 +95,8 @@ Result<void> StatxCall(Task& task, Fd dir, Path path, int32_t flags, uint32_t ma
   out.stx_mask = STATX_BASIC_STATS | STATX_BTIME;
   out.stx_blksize = a.blksize;
   out.stx_nlink = a.nlink;
-  out.stx_uid = vfs::ShownId(a.uid);
-  out.stx_gid = vfs::ShownId(a.gid);
+  out.stx_uid = task.creds().ShownUser(a.uid);
+  out.stx_gid = task.creds().ShownGroup(a.gid);
   out.stx_mode = static_cast<uint16_t>(a.mode);
   out.stx_ino = a.ino;
   out.stx_size = a.size;
@@ -121,7 +121,7 @@ Result<void> Faccessat2(Task& task, Fd dir, Path path, int32_t mode, int32_t fla
     creds.fsuid = creds.uid;
     creds.fsgid = creds.gid;
     if ((creds.securebits & SECBIT_NO_SETUID_FIXUP) == 0) {
-      creds.effective = creds.uid == 0 ? creds.permitted : 0;
+      creds.effective = creds.uid == creds.KernelUser(0) ? creds.permitted : 0;
     }
   }
   const vfs::Path found =
@@ -189,15 +189,20 @@ Result<void> Fchmod(Task& task, Fd fd, FileMode mode) {
   return WalkerFor(task).Chmod(file->path(), mode.value & 07777);
 }
 
-std::optional<uint32_t> IdOrKeep(uint32_t id) {
-  return id == 0xffffffff ? std::nullopt : std::optional<uint32_t>(id);
+// Linux: chown_common. EINVAL: ids that the caller's user namespace does not map.
+Result<void> ChownPath(Task& task, const vfs::Path& path, uint32_t uid, uint32_t gid) {
+  std::optional<uint32_t> user, group;
+  if (uid != auth::kNoId) user = task.creds().KernelUser(uid);
+  if (gid != auth::kNoId) group = task.creds().KernelGroup(gid);
+  if (user == auth::kNoId || group == auth::kNoId) return Fail(EINVAL);
+  return WalkerFor(task).Chown(path, user, group);
 }
 
 Result<void> Fchownat(Task& task, Fd dir, Path path, uint32_t uid, uint32_t gid, int32_t flags) {
   if ((flags & ~(AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH)) != 0) return Fail(EINVAL);
   const vfs::Path found =
       TRY(ResolveAt(task, dir, path, flags, FollowUnless(flags, AT_SYMLINK_NOFOLLOW)));
-  return WalkerFor(task).Chown(found, IdOrKeep(uid), IdOrKeep(gid));
+  return ChownPath(task, found, uid, gid);
 }
 
 Result<void> Chown(Task& task, Path path, uint32_t uid, uint32_t gid) {
@@ -208,7 +213,7 @@ Result<void> Lchown(Task& task, Path path, uint32_t uid, uint32_t gid) {
 }
 Result<void> Fchown(Task& task, Fd fd, uint32_t uid, uint32_t gid) {
   const Ref<vfs::File> file = TRY(task.files->Get(fd.value));
-  return WalkerFor(task).Chown(file->path(), IdOrKeep(uid), IdOrKeep(gid));
+  return ChownPath(task, file->path(), uid, gid);
 }
 
 struct WantedTimes {

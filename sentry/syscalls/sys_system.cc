@@ -29,7 +29,7 @@ Result<void> Uname(Task& task, UserPtr<utsname> address) {
 }
 
 Result<std::string> CopyInName(Task& task, UserPtr<const char> name, int32_t size) {
-  if (!task.creds().HasIn(task.namespaces->uts->owner(), CAP_SYS_ADMIN)) return Fail(EPERM);
+  if (!task.creds().HasIn(&task.namespaces->uts->owner(), CAP_SYS_ADMIN)) return Fail(EPERM);
   if (size < 0 || size > 64) return Fail(EINVAL);
   std::string text(static_cast<size_t>(size), '\0');
   TRY(task.mm->CopyInArray(name, std::span<char>(text)));
@@ -81,18 +81,17 @@ Result<int64_t> Getrandom(Task& task, UserPtr<uint8_t> out, uint64_t size, uint3
   return static_cast<int64_t>(done);
 }
 
-// The kernel log of the sandbox is empty; reading needs the capability Linux asks for.
 // Linux: do_syslog. The log is empty, and kernel.dmesg_restrict is 1.
 Result<int32_t> Syslog(Task& task, int32_t type, UserPtr<char>, int32_t) {
   constexpr int32_t kSizeBuffer = 10;
-  if (!task.creds().Has(CAP_SYSLOG)) return Fail(EPERM);
+  if (!task.creds().HasInFirst(CAP_SYSLOG)) return Fail(EPERM);
   if (type < 0 || type > kSizeBuffer) return Fail(EINVAL);
   if (type == kSizeBuffer) return 1 << 14;
   return 0;
 }
 
 Result<void> Reboot(Task& task, uint32_t magic, uint32_t magic2, uint32_t, uint64_t) {
-  if (!task.creds().Has(CAP_SYS_BOOT)) return Fail(EPERM);
+  if (!task.creds().HasIn(&task.pid_namespace().owner(), CAP_SYS_BOOT)) return Fail(EPERM);
   if (magic != 0xfee1dead ||
       (magic2 != 672274793 && magic2 != 85072278 && magic2 != 369367448 && magic2 != 537993216)) {
     return Fail(EINVAL);

@@ -10,6 +10,18 @@ Ref<FsContext> FsContext::Clone() const {
   return MakeRef<FsContext>(mounts_, root_, cwd_, umask_);
 }
 
+Ref<FsContext> FsContext::CloneMounts(uint64_t number, Ref<auth::UserNamespace> owner) const {
+  Path root, cwd;
+  uint32_t umask = 0;
+  {
+    MutexLock lock(mutex_);
+    root = root_, cwd = cwd_, umask = umask_;
+  }
+  Path* const moved[] = {&root, &cwd};
+  Ref<MountNamespace> copy = mounts_->Clone(number, std::move(owner), moved);
+  return MakeRef<FsContext>(std::move(copy), std::move(root), std::move(cwd), umask);
+}
+
 Path FsContext::root() const {
   MutexLock lock(mutex_);
   return root_;

@@ -12,6 +12,9 @@ class FsContext : public RefCounted<FsContext> {
  public:
   FsContext(Ref<MountNamespace> mounts, Path root, Path cwd, uint32_t umask);
   Ref<FsContext> Clone() const;  // clone without CLONE_FS
+  // A copy in a copy of the mount namespace: the same places, in mounts of its own (Linux:
+  // copy_mnt_ns).
+  Ref<FsContext> CloneMounts(uint64_t number, Ref<auth::UserNamespace> owner) const;
 
   Path root() const;
   Path cwd() const;

@@ -51,7 +51,7 @@ Result<void> Inode::RemoveFileCapabilities() { return {}; }
 
 Result<void> Inode::CheckPermission(const auth::Credentials& creds, int mask) {
   // The answer for a privileged search, whatever the mode is.
-  if (IsDir() && (mask & kMayWrite) == 0 && creds.Has(CAP_DAC_READ_SEARCH)) return {};
+  if (IsDir() && (mask & kMayWrite) == 0 && creds.HasInFirst(CAP_DAC_READ_SEARCH)) return {};
   const Attributes attributes = TRY(GetAttributes());
   const Result<void> by_mode = GenericPermission(attributes, creds, mask);
   if (!MayHaveAcl(attributes, creds) || CapabilitiesGrant(attributes, creds, mask)) return by_mode;
@@ -91,7 +91,7 @@ Result<void> Inode::DenyWriteAccess() {
 
 void Inode::AllowWriteAccess() { writers_.fetch_add(1); }
 
-Ref<RefCountedAny> Inode::attachment() {
+Ref<RefCountedAny> Inode::attached() const {
   MutexLock lock(mutex_);
   return attachment_;
 }

@@ -1,5 +1,6 @@
 #include "sentry/vfs/mount.h"
 
+#include <linux/capability.h>
 #include <sys/mount.h>
 #include <algorithm>
 #include <unordered_map>
@@ -31,11 +32,12 @@ Path Mount::point() const {
   return Path(parent_, point_);
 }
 
-MountNamespace::MountNamespace(uint64_t number)
-    : number_(number), state_(std::make_unique<State>()) {}
+MountNamespace::MountNamespace(uint64_t number, Ref<auth::UserNamespace> owner)
+    : number_(number), owner_(std::move(owner)), state_(std::make_unique<State>()) {}
 
-MountNamespace::MountNamespace(Ref<FileSystem> root, uint64_t flags, uint64_t number)
-    : MountNamespace(number) {
+MountNamespace::MountNamespace(Ref<FileSystem> root, uint64_t flags, uint64_t number,
+                               Ref<auth::UserNamespace> owner)
+    : MountNamespace(number, std::move(owner)) {
   Ref<Dentry> dentry = root->root();
   MutexLock lock(mutex_);
   Attach(Ref<Mount>(new Mount(std::move(root), std::move(dentry), flags, state_->next_id++)), {});
@@ -65,8 +67,13 @@ void MountNamespace::Attach(const Ref<Mount>& mount, const Path& point) {
   state_->mounts.push_back(mount);
 }
 
-Ref<MountNamespace> MountNamespace::Clone(uint64_t number, std::span<Path* const> paths) const {
-  Ref<MountNamespace> copy(new MountNamespace(number));
+bool MountNamespace::MayChange(const auth::Credentials& creds) const {
+  return creds.HasIn(owner_.get(), CAP_SYS_ADMIN);
+}
+
+Ref<MountNamespace> MountNamespace::Clone(uint64_t number, Ref<auth::UserNamespace> owner,
+                                          std::span<Path* const> paths) const {
+  Ref<MountNamespace> copy(new MountNamespace(number, std::move(owner)));
   std::vector<Path> old;  // let go of outside the lock
   std::unordered_map<const Mount*, Ref<Mount>> copies;
   MutexLock lock(mutex_);

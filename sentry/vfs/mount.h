@@ -14,11 +14,14 @@ namespace skep::vfs {
 
 class MountNamespace : public RefCounted<MountNamespace> {
  public:
-  // `number`: as /proc/<pid>/ns/mnt shows it.
-  explicit MountNamespace(Ref<FileSystem> root, uint64_t flags = 0, uint64_t number = 0);
+  // `number`: as /proc/<pid>/ns/mnt shows it. `owner`: in which changes ask for CAP_SYS_ADMIN;
+  // null: the kernel's first.
+  explicit MountNamespace(Ref<FileSystem> root, uint64_t flags = 0, uint64_t number = 0,
+                          Ref<auth::UserNamespace> owner = {});
   ~MountNamespace();
   Path root() const;
   uint64_t number() const { return number_; }
+  bool MayChange(const auth::Credentials& creds) const;  // Linux: may_mount
 
   // Mounts fs over `at`. The root of what is mounted; `subtree`: bind (none: the file system's
   // root).
@@ -28,7 +31,8 @@ class MountNamespace : public RefCounted<MountNamespace> {
 
   // A copy of the whole tree (Linux: copy_mnt_ns). `paths` in mounts of this one are moved to their
   // copies: the root and the working directory of whoever asks.
-  Ref<MountNamespace> Clone(uint64_t number, std::span<Path* const> paths) const;
+  Ref<MountNamespace> Clone(uint64_t number, Ref<auth::UserNamespace> owner,
+                            std::span<Path* const> paths) const;
 
   // The topmost mount on `path`, repeatedly; or `path` itself.
   Path Cross(Path path) const;
@@ -37,11 +41,12 @@ class MountNamespace : public RefCounted<MountNamespace> {
  private:
   friend class Mount;
   struct State;
-  explicit MountNamespace(uint64_t number);  // without a mount
+  MountNamespace(uint64_t number, Ref<auth::UserNamespace> owner);  // without a mount
   void Attach(const Ref<Mount>& mount, const Path& point) REQUIRES(mutex_);
   Path CrossLocked(Path path) const REQUIRES(mutex_);
 
   const uint64_t number_;
+  const Ref<auth::UserNamespace> owner_;
   mutable Mutex mutex_{LockRank::kMounts};
   std::unique_ptr<State> state_ GUARDED_BY(mutex_);
 };

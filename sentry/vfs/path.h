@@ -120,22 +120,26 @@ class Inode : public RefCounted<Inode> {
   bool linkable() const { return linkable_.load(std::memory_order_relaxed); }
   void SetLinkable(bool on) { linkable_.store(on, std::memory_order_relaxed); }
 
-  // Set by the kernel for named sockets and FIFOs: what connect/open finds behind this inode.
-  Ref<RefCountedAny> attachment();
+  // What connect and open find behind a named socket and a FIFO; null: nothing of this type.
+  template <class T>
+  Ref<T> attachment() {
+    return Ref<T>(dynamic_cast<T*>(attached().get()));
+  }
   void SetAttachment(Ref<RefCountedAny> object);
 
  private:
+  Ref<RefCountedAny> attached() const;
+
   FileSystem& fs_;
   const uint64_t ino_;
   const uint32_t type_;
   // tidy: allow(guards) the names in a directory, whose file system says where they are
   sched::SleepLock directory_lock_{LockRank::kDirectory};
-  // tidy: allow(guards) what each file system's inode keeps
   mutable Mutex mutex_{LockRank::kInode};
   std::atomic<FileLocks*> locks_{nullptr};
   std::atomic<int> writers_{0};  // < 0: that many deny writing
   std::atomic<bool> linkable_{false}, superseded_{false};
-  Ref<RefCountedAny> attachment_;
+  Ref<RefCountedAny> attachment_ GUARDED_BY(mutex_);
 };
 
 inline constexpr int kMayExec = 1, kMayWrite = 2, kMayRead = 4;

@@ -23,22 +23,30 @@ Result<void> GenericPermission(const Attributes& attributes, const auth::Credent
 bool CapabilitiesGrant(const Attributes& attributes, const auth::Credentials& creds, int mask) {
   mask &= kMayRead | kMayWrite | kMayExec;
   if (attributes.IsDir()) {
-    if ((mask & kMayWrite) == 0 && creds.Has(CAP_DAC_READ_SEARCH)) return true;
-    return creds.Has(CAP_DAC_OVERRIDE);
+    if ((mask & kMayWrite) == 0 && IsCapableOver(attributes, creds, CAP_DAC_READ_SEARCH))
+      return true;
+    return IsCapableOver(attributes, creds, CAP_DAC_OVERRIDE);
   }
-  if (mask == kMayRead && creds.Has(CAP_DAC_READ_SEARCH)) return true;
+  if (mask == kMayRead && IsCapableOver(attributes, creds, CAP_DAC_READ_SEARCH)) return true;
   const bool executable = (attributes.mode & 0111) != 0;
-  return ((mask & kMayExec) == 0 || executable) && creds.Has(CAP_DAC_OVERRIDE);
+  return ((mask & kMayExec) == 0 || executable) &&
+         IsCapableOver(attributes, creds, CAP_DAC_OVERRIDE);
+}
+
+bool IsCapableOver(const Attributes& attributes, const auth::Credentials& creds, int capability) {
+  return creds.HasOver(attributes.uid, attributes.gid, capability);
 }
 
 bool IsOwnerOrCapable(const Attributes& attributes, const auth::Credentials& creds) {
-  return attributes.uid == creds.fsuid || creds.Has(CAP_FOWNER);
+  if (attributes.uid == creds.fsuid) return true;
+  return creds.HasInOwn(CAP_FOWNER) && creds.MapsUser(attributes.uid);
 }
 
 uint32_t PrivilegeBits(const Attributes& attributes, const auth::Credentials& creds) {
   uint32_t bits = attributes.mode & S_ISUID;
   if ((attributes.mode & S_ISGID) != 0) {
-    const bool may_keep = creds.InGroup(attributes.gid) || creds.Has(CAP_FSETID);
+    const bool may_keep =
+        creds.InGroup(attributes.gid) || IsCapableOver(attributes, creds, CAP_FSETID);
     if ((attributes.mode & S_IXGRP) != 0 || !may_keep) bits |= S_ISGID;
   }
   return bits;
@@ -47,7 +55,7 @@ uint32_t PrivilegeBits(const Attributes& attributes, const auth::Credentials& cr
 Result<void> RemovePrivileges(Inode& inode, const auth::Credentials& creds) {
   if (inode.type() != S_IFREG) return {};
   TRY(inode.RemoveFileCapabilities());
-  if (creds.Has(CAP_FSETID)) return {};
+  if (creds.HasInFirst(CAP_FSETID)) return {};
   const Attributes attributes = TRY(inode.GetAttributes());
   const uint32_t lost = PrivilegeBits(attributes, creds);
   if (lost == 0) return {};
@@ -65,7 +73,7 @@ Inode::NewNode NewNodeIn(const Attributes& directory, const auth::Credentials& c
   if ((mode & S_IFMT) == S_IFDIR) {
     node.mode |= S_ISGID;
   } else if ((mode & kSetgidExec) == kSetgidExec && !creds.InGroup(node.gid) &&
-             !creds.Has(CAP_FSETID)) {
+             !IsCapableOver(directory, creds, CAP_FSETID)) {
     node.mode &= ~uint32_t{S_ISGID};
   }
   return node;
@@ -74,7 +82,8 @@ Inode::NewNode NewNodeIn(const Attributes& directory, const auth::Credentials& c
 bool StickyForbids(const Attributes& directory, const Attributes& victim,
                    const auth::Credentials& creds) {
   if ((directory.mode & S_ISVTX) == 0) return false;
-  return victim.uid != creds.fsuid && directory.uid != creds.fsuid && !creds.Has(CAP_FOWNER);
+  return victim.uid != creds.fsuid && directory.uid != creds.fsuid &&
+         !IsCapableOver(victim, creds, CAP_FOWNER);
 }
 
 Result<void> CheckNewSize(Caller& caller, const Inode& inode, uint64_t old_size, uint64_t size) {

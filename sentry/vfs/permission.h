@@ -23,7 +23,9 @@ bool MayHaveAcl(const Attributes& attributes, const auth::Credentials& creds);
 // EACCES, also for a value that is none.
 Result<void> AclPermission(std::string_view acl, const Attributes& attributes,
                            const auth::Credentials& creds, int mask);
-// The owner, or CAP_FOWNER (Linux: inode_owner_or_capable).
+// Linux: capable_wrt_inode_uidgid.
+bool IsCapableOver(const Attributes& attributes, const auth::Credentials& creds, int capability);
+// The owner, or CAP_FOWNER where the owner has a name (Linux: inode_owner_or_capable).
 bool IsOwnerOrCapable(const Attributes& attributes, const auth::Credentials& creds);
 // What of S_ISUID and S_ISGID a file loses when its contents or owner change (Linux:
 // setattr_should_drop_suidgid without the CAP_FSETID test).

@@ -78,14 +78,14 @@ TEST(MayHaveAcl, NotForTheOwnerNorWithoutMask) {
 TEST(UnmappedIds, BelongToNobody) {
   Attributes file = File(0640);
   file.uid = file.gid = kUnmappedId;
-  const auth::Credentials nobody = User(kOverflowId, kOverflowId);
+  const auth::Credentials nobody = User(auth::kOverflowId, auth::kOverflowId);
   EXPECT_EQ(Code(GenericPermission(file, nobody, kMayRead)), EACCES);
   EXPECT_FALSE(IsOwnerOrCapable(file, nobody));
   Attributes sticky = File(01777);
   sticky.mode = S_IFDIR | 01777;
   sticky.uid = kUnmappedId;
   EXPECT_TRUE(StickyForbids(sticky, file, nobody));
-  EXPECT_EQ(ShownId(file.uid), kOverflowId);
+  EXPECT_EQ(nobody.ShownUser(file.uid), auth::kOverflowId);
 }
 
 }  // namespace

@@ -68,7 +68,7 @@ class TestCaller : public Caller, public JobControlCaller {
  public:
   const auth::Credentials& creds() const override { return credentials; }
   mm::UserMemory& memory() override { return memory_; }
-  int ThreadGroupId() const override { return process; }
+  Ref<ProcessId> Process() const override { return TestProcessId::Of(process); }
   int NumberOf(const ProcessId& id) const override { return TestProcessId::NumberOf(id); }
   JobControlCaller* job_control() override { return this; }
   Ref<ProcessId> ProcessGroupId() const override { return TestProcessId::Of(group); }
@@ -85,8 +85,10 @@ class TestCaller : public Caller, public JobControlCaller {
   }
   void SignalSelf(int signo) override { signals.push_back(signo); }
   uint64_t FileSizeLimit() const override { return ~uint64_t{0}; }
+  uint64_t FileLimit() const override { return file_limit; }
 
   auth::Credentials credentials;
+  uint64_t file_limit = ~uint64_t{0};
   int process = 10, group = 10, session = 10;
   int ignored = 0;
   bool orphaned = false;

@@ -16,6 +16,8 @@
 
 namespace skep::vfs {
 
+class FsContext;  // vfs/fs_context.h
+
 struct Timestamp {
   int64_t sec = 0;
   uint32_t nsec = 0;
@@ -25,11 +27,8 @@ struct Timestamp {
 // The wall clock, as inodes' times are stamped with it.
 Timestamp CurrentTime();
 
-// The owner or group of a host file whose id has no counterpart here (Linux: INVALID_UID):
-// nobody's, so no task's id equals it. Guests are shown kOverflowId, as Linux shows them.
-inline constexpr uint32_t kUnmappedId = UINT32_MAX;
-inline constexpr uint32_t kOverflowId = 65534;
-inline constexpr uint32_t ShownId(uint32_t id) { return id == kUnmappedId ? kOverflowId : id; }
+// The owner or group of a host file whose id has no counterpart here.
+inline constexpr uint32_t kUnmappedId = auth::kNoId;
 
 // What stat and statx answer. mode includes the type (S_IFMT).
 struct Attributes {
@@ -91,15 +90,25 @@ class Caller {
     return std::make_shared<const auth::Credentials>(creds());
   }
   virtual mm::UserMemory& memory() = 0;
-  virtual void SignalSelf(int signo) = 0;      // SIGPIPE, SIGXFSZ
-  virtual uint64_t FileSizeLimit() const = 0;  // RLIMIT_FSIZE
+  virtual void SignalSelf(int signo) = 0;                      // SIGPIPE, SIGXFSZ
+  virtual uint64_t FileSizeLimit() const = 0;                  // RLIMIT_FSIZE
+  virtual uint64_t FileLimit() const { return ~uint64_t{0}; }  // RLIMIT_NOFILE
+  // Its root and working directory; null: it has none, and names no paths.
+  virtual const FsContext* fs_context() const { return nullptr; }
 
-  virtual int ThreadGroupId() const = 0;  // in its pid namespace
+  virtual Ref<ProcessId> Process() const { return {}; }  // null: the caller is no task
+  // The process or thread with a number as the caller sees it; ESRCH: there is none.
+  virtual Result<Ref<ProcessId>> FindProcess(int number) const {
+    (void)number;
+    return Fail(ESRCH);
+  }
   // As the caller's pid namespace numbers that process; 0: it cannot be seen from there.
   virtual int NumberOf(const ProcessId& id) const {
     (void)id;
     return 0;
   }
+  // Of its pid namespace; null: the kernel's first.
+  virtual const auth::UserNamespace* PidNamespaceOwner() const { return nullptr; }
   // Null: the caller is no task (boot, an overlay).
   virtual JobControlCaller* job_control() { return nullptr; }
 

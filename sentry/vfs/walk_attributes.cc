@@ -36,7 +36,9 @@ Result<void> Walker::Chmod(const Path& path, uint32_t mode) {
   const Attributes attributes = TRY(inode.GetAttributes());
   if (!IsOwnerOrCapable(attributes, creds())) return Fail(EPERM);
   mode &= 07777;
-  if (!creds().InGroup(attributes.gid) && !creds().Has(CAP_FSETID)) mode &= ~uint32_t{S_ISGID};
+  if (!creds().InGroup(attributes.gid) && !IsCapableOver(attributes, creds(), CAP_FSETID)) {
+    mode &= ~uint32_t{S_ISGID};
+  }
   AttributeChange change;
   change.mode = mode;
   return inode.SetAttributes(change);
@@ -47,7 +49,7 @@ namespace {
 // Linux: chown_ok and chgrp_ok.
 Result<void> MayChown(const Attributes& attributes, std::optional<uint32_t> uid,
                       std::optional<uint32_t> gid, const auth::Credentials& creds) {
-  if (creds.Has(CAP_CHOWN)) return {};
+  if (IsCapableOver(attributes, creds, CAP_CHOWN)) return {};
   const bool owner = creds.fsuid == attributes.uid;
   if (uid && !(owner && *uid == attributes.uid)) return Fail(EPERM);
   if (gid && !(owner && (*gid == attributes.gid || creds.InGroup(*gid)))) return Fail(EPERM);
@@ -72,7 +74,8 @@ Result<void> Walker::Chown(const Path& path, std::optional<uint32_t> uid,
     if (lost != 0) {
       if (!IsOwnerOrCapable(attributes, creds())) return Fail(EPERM);
       change.mode = attributes.mode & 07777 & ~lost;
-      if (!creds().InGroup(gid.value_or(attributes.gid)) && !creds().Has(CAP_FSETID)) {
+      if (!creds().InGroup(gid.value_or(attributes.gid)) &&
+          !IsCapableOver(attributes, creds(), CAP_FSETID)) {
         *change.mode &= ~uint32_t{S_ISGID};
       }
     }
@@ -107,7 +110,7 @@ Result<void> Walker::Truncate(const Path& path, uint64_t size) {
   TRY(CheckNewSize(caller_, inode, attributes.size, size));
   AttributeChange change;
   change.size = size;
-  if (!creds().Has(CAP_FSETID)) {
+  if (!creds().HasInFirst(CAP_FSETID)) {
     const uint32_t lost = PrivilegeBits(attributes, creds());
     if (lost != 0) change.mode = attributes.mode & 07777 & ~lost;
   }

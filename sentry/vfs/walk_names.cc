@@ -55,7 +55,7 @@ Result<Path> Walker::MakeAt(std::string_view path, uint32_t mode, uint32_t rdev_
   TRY(created.MayCreate());
   const bool device = (mode & S_IFMT) == S_IFCHR || (mode & S_IFMT) == S_IFBLK;
   const bool whiteout = (mode & S_IFMT) == S_IFCHR && rdev_major == 0 && rdev_minor == 0;
-  if (device && !whiteout && !creds().Has(CAP_MKNOD)) return Fail(EPERM);
+  if (device && !whiteout && !creds().HasInFirst(CAP_MKNOD)) return Fail(EPERM);
   Inode::NewNode node = TRY(created.Node(mode));
   node.rdev_major = rdev_major;
   node.rdev_minor = rdev_minor;

@@ -65,7 +65,11 @@ Result<void> Walker::MayOpen(const Path& path, const OpenFlags& open) {
 
 Result<Ref<File>> Walker::FinishOpen(const Path& path, const OpenFlags& open) {
   Inode& inode = *path.inode();
-  if (open.Has(O_PATH)) return Ref<File>(MakeRef<PathFile>(path, open.OfFile()));
+  if (open.Has(O_PATH)) {
+    auto named = MakeRef<PathFile>(path, open.OfFile());
+    named->opener = caller_.shared_creds();
+    return Ref<File>(std::move(named));
+  }
   const bool regular = inode.type() == S_IFREG;
   const bool counted = regular && open.Writes();
   if (counted) TRY(inode.TakeWriteAccess());
@@ -102,7 +106,7 @@ Result<Ref<File>> Walker::OpenFound(const Path& path, const OpenFlags& open, boo
   AttributeChange change;
   change.size = 0;
   const Attributes attributes = TRY(inode.GetAttributes());
-  if (!creds().Has(CAP_FSETID)) {
+  if (!creds().HasInFirst(CAP_FSETID)) {
     if (const uint32_t lost = PrivilegeBits(attributes, creds())) {
       change.mode = attributes.mode & 07777 & ~lost;
     }

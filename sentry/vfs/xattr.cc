@@ -17,14 +17,16 @@ constexpr std::string_view kUserPrefix = "user.";
 
 // Linux: cap_convert_nscap, cap_inode_setxattr, cap_inode_removexattr. Unlike Linux, an empty value
 // of security.capability needs the capability too: it makes a program unusable.
-Result<void> MayChangeSecurity(std::string_view name, const std::string_view* value,
+Result<void> MayChangeSecurity(Inode& inode, std::string_view name, const std::string_view* value,
                                const auth::Credentials& creds) {
   const bool capabilities = name == auth::kFileCapabilitiesXattr;
   if (capabilities && value != nullptr && !value->empty() && !auth::IsFileCapabilities(*value)) {
     return Fail(EINVAL);
   }
-  if (!creds.Has(capabilities ? CAP_SETFCAP : CAP_SYS_ADMIN)) return Fail(EPERM);
-  return {};
+  // No file system here is mounted from another user namespace than the first.
+  if (!capabilities) return creds.HasInFirst(CAP_SYS_ADMIN) ? Result<void>() : Fail(EPERM);
+  const Attributes attributes = TRY(inode.GetAttributes());
+  return IsCapableOver(attributes, creds, CAP_SETFCAP) ? Result<void>() : Fail(EPERM);
 }
 
 // The namespaces whose rules Linux's vfs knows; the file system knows the rest.
@@ -53,11 +55,11 @@ Result<void> XattrPermission(Inode& inode, std::string_view name, const std::str
   // As a file system without ACLs answers: nothing here would keep them and the mode in step.
   if (name.starts_with(kAclPrefix)) return Fail(EOPNOTSUPP);
   if (name.starts_with(kSecurityPrefix)) {
-    return write ? MayChangeSecurity(name, value, creds) : Result<void>();
+    return write ? MayChangeSecurity(inode, name, value, creds) : Result<void>();
   }
   if (name.starts_with("system.")) return {};
   if (name.starts_with(kTrustedPrefix)) {
-    if (!creds.Has(CAP_SYS_ADMIN)) return Fail(write ? EPERM : ENODATA);
+    if (!creds.HasInFirst(CAP_SYS_ADMIN)) return Fail(write ? EPERM : ENODATA);
     return {};
   }
   if (name.starts_with(kUserPrefix)) return MayUseUser(inode, creds, mask);
@@ -66,13 +68,20 @@ Result<void> XattrPermission(Inode& inode, std::string_view name, const std::str
 
 Result<std::string> Walker::GetXattr(const Path& path, std::string_view name) {
   TRY(XattrPermission(*path.inode(), name, nullptr, creds(), kMayRead));
-  return path.inode()->GetXattr(name);
+  std::string value = TRY(path.inode()->GetXattr(name));
+  if (name != auth::kFileCapabilitiesXattr) return value;
+  return auth::FileCapabilitiesShown(value, creds());
 }
 
 Result<void> Walker::SetXattr(const Path& path, std::string_view name, std::string_view value,
                               int flags) {
   TRY(WantWrite(path));
   TRY(XattrPermission(*path.inode(), name, &value, creds(), kMayWrite));
+  if (name == auth::kFileCapabilitiesXattr && !value.empty() && !creds().HasInFirst(CAP_SETFCAP)) {
+    // They hold where the user is root, not in the first user namespace (Linux: cap_convert_nscap).
+    const std::string stored = TRY(auth::FileCapabilitiesFor(value, creds()));
+    return path.inode()->SetXattr(name, stored, flags);
+  }
   return path.inode()->SetXattr(name, value, flags);
 }
 
@@ -84,7 +93,7 @@ Result<void> Walker::RemoveXattr(const Path& path, std::string_view name) {
 
 Result<std::vector<std::string>> Walker::ListXattrs(const Path& path) {
   std::vector<std::string> names = TRY(path.inode()->ListXattrs());
-  const bool trusted = creds().Has(CAP_SYS_ADMIN);
+  const bool trusted = creds().HasInFirst(CAP_SYS_ADMIN);
   std::erase_if(names, [&](const std::string& name) {
     return name.starts_with(kAclPrefix) || (!trusted && name.starts_with(kTrustedPrefix));
   });

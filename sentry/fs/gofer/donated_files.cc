@@ -20,7 +20,7 @@ constexpr size_t kDefaultLimit = 1024;  // the host does not tell
 }  // namespace
 
 bool DonatedFiles::IsFavoured(const auth::Credentials& user) {
-  return user.euid == 0 || user.Has(CAP_SYS_ADMIN);
+  return user.euid == 0 || user.HasInFirst(CAP_SYS_ADMIN);
 }
 
 size_t DonatedFiles::BudgetOfHost() {

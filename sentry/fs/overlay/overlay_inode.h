@@ -115,7 +115,6 @@ class KernelCaller final : public vfs::Caller {
   KernelCaller();
   const auth::Credentials& creds() const override { return creds_; }
   mm::UserMemory& memory() override;  // CHECKs: there is none
-  int ThreadGroupId() const override { return 0; }
   void SignalSelf(int) override {}
   uint64_t FileSizeLimit() const override { return ~uint64_t{0}; }
 

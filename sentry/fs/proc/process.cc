@@ -18,7 +18,7 @@ constexpr TaskFile kTexts[] = {
     {"comm", 0644, CommText, StoreComm},
     {"coredump_filter", 0444, CoredumpFilterText, nullptr, kAnybody, In::kProcess},
     {"cpuset", 0444, CpusetText},
-    {"gid_map", 0644, IdMapText, StoreIdMap},
+    {"gid_map", 0644, GroupMapText, StoreIdMap},
     {"io", 0400, IoText},
     {"limits", 0444, LimitsText},
     {"loginuid", 0444, NoIdText},
@@ -29,7 +29,7 @@ constexpr TaskFile kTexts[] = {
     {"oom_score", 0444, OomScoreText},
     {"oom_score_adj", 0644, OomScoreAdjText, StoreOomScoreAdj},
     {"personality", 0400, PersonalityText},
-    {"projid_map", 0644, IdMapText, StoreIdMap},
+    {"projid_map", 0644, ProjectMapText, StoreIdMap},
     {"sched", 0444, SchedText},
     {"schedstat", 0444, SchedstatText},
     {"sessionid", 0444, NoIdText},
@@ -40,7 +40,7 @@ constexpr TaskFile kTexts[] = {
     {"statm", 0444, StatmText},
     {"status", 0444, StatusText},
     {"timerslack_ns", 0666, TimerSlackText, StoreTimerSlack, kAnybody, In::kProcess},
-    {"uid_map", 0644, IdMapText, StoreIdMap},
+    {"uid_map", 0644, UserMapText, StoreIdMap},
     {"wchan", 0444, WchanText},
 };
 

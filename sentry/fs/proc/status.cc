@@ -81,15 +81,19 @@ const char* StateName(char state) {
   }
 }
 
-void AppendIds(std::string& text, const TaskInfo& s) {
+void AppendIds(std::string& text, const TaskInfo& s, const auth::Credentials& reader) {
   Append(text, "Name:\t{}\nUmask:\t{:04o}\nState:\t{}\nTgid:\t{}\nNgid:\t0\n", EscapedName(s.comm),
          s.umask, StateName(s.state), s.tgid);
   Append(text, "Pid:\t{}\nPPid:\t{}\nTracerPid:\t0\n", s.tid, s.parent);
   const auth::Credentials& c = *s.creds;
-  Append(text, "Uid:\t{}\t{}\t{}\t{}\nGid:\t{}\t{}\t{}\t{}\n", c.uid, c.euid, c.suid, c.fsuid,
-         c.gid, c.egid, c.sgid, c.fsgid);
+  Append(text, "Uid:\t{}\t{}\t{}\t{}\nGid:\t{}\t{}\t{}\t{}\n", reader.ShownUser(c.uid),
+         reader.ShownUser(c.euid), reader.ShownUser(c.suid), reader.ShownUser(c.fsuid),
+         reader.ShownGroup(c.gid), reader.ShownGroup(c.egid), reader.ShownGroup(c.sgid),
+         reader.ShownGroup(c.fsgid));
   Append(text, "FDSize:\t{}\nGroups:\t", s.fd_slots);
-  for (size_t i = 0; i < c.groups.size(); ++i) Append(text, "{}{}", i == 0 ? "" : " ", c.groups[i]);
+  for (size_t i = 0; i < c.groups.size(); ++i) {
+    Append(text, "{}{}", i == 0 ? "" : " ", reader.ShownGroup(c.groups[i]));
+  }
   Append(text, " \nNStgid:\t{}\nNSpid:\t{}\nNSpgid:\t{}\nNSsid:\t{}\n", s.tgid, s.tid, s.pgid,
          s.sid);
 }
@@ -204,7 +208,7 @@ Result<TaskInfo> TakeTaskInfo(const TaskView& view, bool descriptors) {
 Result<std::string> StatusText(const TaskView& view) {
   const TaskInfo s = TRY(TakeTaskInfo(view, true));
   std::string text;
-  AppendIds(text, s);
+  AppendIds(text, s, view.opener());
   AppendMemory(text, s);
   AppendSignals(text, s);
   text += "Speculation_Store_Bypass:\tunknown\nSpeculationIndirectBranch:\tunknown\n";

@@ -70,8 +70,8 @@ kernel::Task* RunningTask() {
 }
 
 vfs::Path RootOf(vfs::Caller& caller) {
-  kernel::Task* task = TaskOf(caller);
-  return task != nullptr && task->fs ? task->fs->root() : vfs::Path();
+  const vfs::FsContext* fs = caller.fs_context();
+  return fs != nullptr ? fs->root() : vfs::Path();
 }
 
 int NumberOf(std::string_view name) {
@@ -95,8 +95,8 @@ void SetOwner(const Subject& subject, uint32_t mode, vfs::Attributes& attributes
   const bool open_directory = mode == (S_IFDIR | 0555);
   if (!open_directory && (!task->mm.Get() || task->mm.Get()->dumpable != mm::Dumpable::kUser))
     return;
-  attributes.uid = task->credentials->euid;
-  attributes.gid = task->credentials->egid;
+  attributes.uid = task->credentials.Get()->euid;
+  attributes.gid = task->credentials.Get()->egid;
 }
 
 }  // namespace skep::fs

@@ -47,7 +47,8 @@ Result<void> SetOomScoreAdj(const TaskView& view, int value) {
   kernel::Task* task = view.subject.Find();
   if (task == nullptr) return Fail(ESRCH);
   int& adj = task->group->oom_score_adj;
-  if (value < std::min(adj, 0) && !view.caller.creds().Has(CAP_SYS_RESOURCE)) return Fail(EACCES);
+  if (value < std::min(adj, 0) && !view.caller.creds().HasInFirst(CAP_SYS_RESOURCE))
+    return Fail(EACCES);
   adj = value;
   return {};
 }
@@ -157,9 +158,43 @@ Result<std::string> IoText(const TaskView& view) {
       "read_bytes: 0\nwrite_bytes: 0\ncancelled_write_bytes: 0\n");
 }
 
-Result<std::string> IdMapText(const TaskView&) {
-  return std::string("         0          0 4294967295\n");
+namespace {
+
+constexpr const char* kWholeMap = "         0          0 4294967295\n";
+
+// Linux: uid_m_show. The right side is as the reader's namespace has it; in the task's own
+// namespace it is as the parent has it.
+Result<std::string> IdMapText(const TaskView& view,
+                              const auth::IdMap& (auth::UserNamespace::*map)() const) {
+  Ref<auth::UserNamespace> space;
+  {
+    TasksLock lock(*view.subject.kernel);
+    const kernel::Task* task = view.subject.Find();
+    if (task == nullptr) return Fail(ESRCH);
+    space = task->credentials.Get()->user_namespace;
+  }
+  if (space->parent() == nullptr) return std::string(kWholeMap);
+  const auth::UserNamespace* lower = view.opener().user_namespace.get();
+  if (lower == space.get()) lower = space->parent();
+  std::string text;
+  for (const auth::IdMap::Extent& extent : ((*space).*map)().extents()) {
+    const bool whole = lower == nullptr || lower->parent() == nullptr;
+    const uint32_t on_the_right =
+        whole ? extent.kernel_first : ((*lower).*map)().FromKernel(extent.kernel_first);
+    Append(text, "{:>10} {:>10} {:>10}\n", extent.first, on_the_right, extent.count);
+  }
+  return text;
 }
+
+}  // namespace
+
+Result<std::string> UserMapText(const TaskView& view) {
+  return IdMapText(view, &auth::UserNamespace::users);
+}
+Result<std::string> GroupMapText(const TaskView& view) {
+  return IdMapText(view, &auth::UserNamespace::groups);
+}
+Result<std::string> ProjectMapText(const TaskView&) { return std::string(kWholeMap); }
 Result<void> StoreIdMap(const TaskView&, std::string_view) { return Fail(EPERM); }
 Result<std::string> SetgroupsText(const TaskView&) { return std::string("allow\n"); }
 
@@ -173,21 +208,23 @@ Result<std::string> PersonalityText(const TaskView& view) {
 
 namespace {
 
-// The thread that reads or writes is the one that the file is about.
-bool IsRunning(const Subject& subject) {
-  const kernel::Task* running = RunningTask();
-  TasksLock lock(*subject.kernel);
-  return running != nullptr && running == subject.Find();
+// The task, for itself and for who may schedule it (Linux: timerslack_ns_write).
+Result<kernel::Task*> TaskToTime(const TaskView& view) REQUIRES(tasks) {
+  kernel::Task* task = view.subject.Find();
+  if (task == nullptr) return Fail(ESRCH);
+  const auth::Credentials& theirs = *task->credentials.Get();
+  if (task != RunningTask() &&
+      !view.caller.creds().HasIn(theirs.user_namespace.get(), CAP_SYS_NICE)) {
+    return Fail(EPERM);
+  }
+  return task;
 }
 
 }  // namespace
 
 Result<std::string> TimerSlackText(const TaskView& view) {
-  const bool own = IsRunning(view.subject);
-  if (!own && !view.caller.creds().Has(CAP_SYS_NICE)) return Fail(EPERM);
   TasksLock lock(*view.subject.kernel);
-  const kernel::Task* task = view.subject.Find();
-  if (task == nullptr) return Fail(ESRCH);
+  const kernel::Task* task = TRY(TaskToTime(view));
   return fmt::format("{}\n", task->timer_slack_ns);
 }
 
@@ -195,11 +232,8 @@ Result<void> StoreTimerSlack(const TaskView& view, std::string_view text) {
   constexpr uint64_t kDefaultSlack = 50'000;
   const std::optional<int64_t> value = ParseNumber(text);
   if (!value || *value < 0) return Fail(EINVAL);
-  const bool own = IsRunning(view.subject);
-  if (!own && !view.caller.creds().Has(CAP_SYS_NICE)) return Fail(EPERM);
   TasksLock lock(*view.subject.kernel);
-  kernel::Task* task = view.subject.Find();
-  if (task == nullptr) return Fail(ESRCH);
+  kernel::Task* task = TRY(TaskToTime(view));
   task->timer_slack_ns = *value == 0 ? kDefaultSlack : static_cast<uint64_t>(*value);
   return {};
 }
