@@ -149,7 +149,8 @@ def layer_of(path, layers):
     return found
 
 
-def check_layers(path, lines, layers, report):
+def check_layers(path, lines, layers, report, used=None):
+    """Notes in `used` what each folder includes: {folder: set of folders and files}."""
     own = layer_of(path, layers)
     for number, line in enumerate(lines, 1):
         match = re.match(r'\s*#\s*include\s*"([^"]+)"', line)
@@ -163,8 +164,40 @@ def check_layers(path, lines, layers, report):
         folder = layer_of(target, layers)
         if not own or not folder or folder == own:
             continue
+        if used is not None:
+            used.setdefault(own, set()).update((folder, target))
         if folder not in layers[own] and target not in layers[own]:
             report.add(path, number, f"{own} may not include {folder} (tools/layers.txt)")
+
+
+def check_unused_layers(layers, used, report):
+    """What nobody includes need not be allowed."""
+    for folder, allowed in sorted(layers.items()):
+        if folder.startswith("tests/"):  # which reach everywhere
+            continue
+        for word in sorted(allowed - used.get(folder, set())):
+            report.add("tools/layers.txt", 1, f"{folder} does not include {word}: take it out")
+
+
+def below(folder, layers):
+    """All that a folder may include, and what that includes, and so on."""
+    found, todo = set(), [folder]
+    while todo:
+        word = todo.pop()
+        if word not in found:
+            found.add(word)
+            todo.extend(layers.get(layer_of(word, layers) if word.endswith(".h") else word, ()))
+    return found | {layer_of(word, layers) for word in found}
+
+
+def check_libraries(path, text, layers, report, folder_of):
+    """A library links what lies below its folder. `folder_of`: {library: folder}."""
+    own = layer_of(path, layers)
+    for match in re.finditer(r"skep_library\((\w+)[^)]*?\bDEPS\s+([^)]*)\)", text):
+        for word in re.split(r"TEST_DEPS", match.group(2))[0].split():
+            folder = layer_of(folder_of.get(word, "") + "/", layers)
+            if folder and folder not in below(own, layers):
+                report.add(path, 1, f"{match.group(1)} links {word}, which is not below {own}")
 
 
 # --- forms ----------------------------------------------------------------------------------------
@@ -441,7 +474,7 @@ def source_words(root, files):
     return words
 
 
-def check_file(path, root, layers, words, report, known=None):
+def check_file(path, root, layers, words, report, known=None, used=None):
     full = os.path.join(root, path)
     if os.path.islink(full):
         return
@@ -469,7 +502,7 @@ def check_file(path, root, layers, words, report, known=None):
             check_todo(path, lines, report)
     if path.endswith(CPP):
         code = strip_cpp(text)
-        check_layers(path, lines, layers, report)
+        check_layers(path, lines, layers, report, used)
         check_functions(path, code, report)
         check_try(path, code, report)
         check_bans(path, lines, code, report)
@@ -497,6 +530,18 @@ def repository_files(root):
                   if name and os.path.lexists(os.path.join(root, name)))
 
 
+def check_all_libraries(files, root, layers, report):
+    texts = {}
+    for path in files:
+        if path.endswith("/CMakeLists.txt"):
+            with open(os.path.join(root, path), encoding="utf-8") as file:
+                texts[path] = file.read()
+    folder_of = {name: os.path.dirname(path) for path, text in texts.items()
+                 for name in re.findall(r"skep_library\((\w+)", text)}
+    for path, text in texts.items():
+        check_libraries(path, text, layers, report, folder_of)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--root", default=os.path.dirname(os.path.dirname(
@@ -514,8 +559,12 @@ def main():
     words = source_words(options.root, every)
     known = KnownFiles(every)
     files = options.files or every
+    used = {}
     for path in files:
-        check_file(path, options.root, layers, words, report, known)
+        check_file(path, options.root, layers, words, report, known, used)
+    if not options.files:
+        check_unused_layers(layers, used, report)
+        check_all_libraries(every, options.root, layers, report)
     for problem in report.problems:
         print(problem, file=sys.stderr)
     print(f"tidy: {len(files)} files, {len(report.problems)} problems")

@@ -68,6 +68,29 @@ class Layers(TidyTest):
     def test_relative_include(self):
         self.rejects("sentry/mm/a.cc", '#include "a.h"\n', "from the root")
 
+    def test_a_permission_that_nobody_uses(self):
+        layers = tidy.parse_layers("base:\nb: base\nc: base b\ntests/d: b\n")
+        report = tidy.Report()
+        tidy.check_unused_layers(layers, {"b": {"base"}, "c": {"base"}}, report)
+        self.assertEqual(len(report.problems), 1)
+        self.assertIn("c does not include b", report.problems[0])
+
+    def test_includes_are_noted(self):
+        used = {}
+        tidy.check_layers("sentry/mm/a.cc", ['#include "base/a.h"'], tidy.parse_layers(LAYERS),
+                          tidy.Report(), used)
+        self.assertEqual(used, {"sentry/mm": {"base", "base/a.h"}})
+
+    def test_a_library_that_links_upwards(self):
+        folders = {"mm": "sentry/mm", "kernel": "sentry/kernel", "base": "base"}
+        for text, count in (("skep_library(mm DEPS base)", 0), ("skep_library(mm)", 0),
+                            ("skep_library(mm DEPS kernel base)", 1),
+                            ("skep_library(mm DEPS base TEST_DEPS kernel)", 0)):
+            report = tidy.Report()
+            tidy.check_libraries("sentry/mm/CMakeLists.txt", text, tidy.parse_layers(LAYERS),
+                                 report, folders)
+            self.assertEqual(len(report.problems), count, text)
+
     def test_malformed_layers(self):
         for text in ("base\n", "a: + b\nb:\n", "a: nowhere\n"):
             with self.assertRaises(ValueError):
