@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/check.h"
+#include "sentry/sched/fiber.h"
 #include "sentry/vfs/blocking.h"
 
 namespace skep::anon {
@@ -13,6 +14,8 @@ constexpr uint32_t kPrivateBits = EPOLLWAKEUP | EPOLLONESHOT | EPOLLET | EPOLLEX
 constexpr uint32_t kExclusiveOk =
     EPOLLIN | EPOLLOUT | EPOLLERR | EPOLLHUP | EPOLLWAKEUP | EPOLLET | EPOLLEXCLUSIVE;
 constexpr int kMaxNests = 4;                   // Linux: EP_MAX_NESTS
+// Items that are looked at while nobody else runs. No call answers more events than that.
+constexpr size_t kCollectStep = 4096;
 constexpr size_t kMaxItems = size_t{1} << 20;  // of one epoll; Linux: max_user_watches
 
 }  // namespace
@@ -105,7 +108,16 @@ Epoll::Epoll(vfs::Path path, EpollNesting& nesting)
     : File(std::move(path), O_RDWR), nesting_(nesting) {}
 
 Epoll::~Epoll() {
-  for (auto& [key, item] : items_) Detach(*item);
+  while (!items_.empty()) {
+    const auto first = items_.begin();
+    Detach(*first->second);
+    {
+      MutexLock lock(ready_mutex_);
+      if (first->second->ready) UnlinkReady(*first->second);
+    }
+    items_.erase(first);
+    if (HoldsNoMutex()) (void)sched::YieldIfLong();  // there may be a million
+  }
 }
 
 void Epoll::MakeReady(Item& item, bool wake) {
@@ -295,17 +307,29 @@ vfs::EventMask Epoll::PollItem(Item& item) {
   return item.file->Poll(wanted & ~kPrivateBits) & wanted & ~kPrivateBits;
 }
 
+// Looks at the items that are in the ready list now, a part at a time: until some are ready.
+std::vector<epoll_event> Epoll::Collect(size_t max) {
+  size_t left = 0;
+  {
+    MutexLock lock(ready_mutex_);
+    left = ready_count_;
+  }
+  std::vector<epoll_event> found;
+  while (left != 0 && found.empty()) {
+    const size_t part = std::min(left, kCollectStep);
+    found = CollectFirst(part, max);
+    left -= part;
+    if (!sched::YieldIfLong()) break;
+  }
+  return found;
+}
+
 // Linux: ep_send_events. An item that stays ready and is level-triggered goes to the end of the
 // list.
-std::vector<epoll_event> Epoll::Collect(size_t max) {
+std::vector<epoll_event> Epoll::CollectFirst(size_t left, size_t max) {
   std::vector<epoll_event> found;
   MutexLock lock(mutex_);
   FreeDead();
-  size_t left = 0;
-  {
-    MutexLock ready_lock(ready_mutex_);
-    left = ready_count_;
-  }
   for (; left != 0 && found.size() < max; --left) {
     Item* item = PopReady();
     if (item == nullptr) break;

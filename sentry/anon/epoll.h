@@ -65,6 +65,7 @@ class Epoll final : public vfs::File {
   void UnlinkReady(Item& item) REQUIRES(ready_mutex_);
   bool HasReady();
   std::vector<epoll_event> Collect(size_t max) EXCLUDES(mutex_);
+  std::vector<epoll_event> CollectFirst(size_t left, size_t max);
   // Within a wait queue's wake-up, or without locks.
   void WakeWaiters();
 

@@ -120,9 +120,8 @@ void ChangeIdentity(Task& task, const loader::Program& program, const Identity& 
 
 void CloseOnExec(Task& task) {
   if (task.files.Mine().shared()) ReplaceFiles(task, task.files->Clone());
-  for (Ref<vfs::File>& file : task.files->RemoveIf([](int, bool cloexec) { return cloexec; })) {
-    (void)vfs::FinishClose(task, *task.files, *file);
-  }
+  FinishCloses(task, *task.files,
+               task.files->RemoveIf([](int, bool cloexec) { return cloexec; }));
 }
 
 Result<void> ReplaceMemory(Task& task) {

@@ -274,6 +274,14 @@ void LeaveFutexes(Task& task) {
   (void)task.kernel.futexes.Wake({words, mm::UserAddr{clear}, false}, 1, ~0u);
 }
 
+void FinishCloses(Task& task, vfs::FdTable& table, std::vector<Ref<vfs::File>> files) {
+  for (Ref<vfs::File>& file : files) {
+    (void)vfs::FinishClose(task, table, *file);
+    file = {};
+    (void)sched::YieldIfLong();  // all are closed, whoever was killed
+  }
+}
+
 void ReleaseFiles(Task& task) {
   Ref<vfs::FdTable> files;
   {
@@ -282,9 +290,7 @@ void ReleaseFiles(Task& task) {
     files = hold.Release();
   }
   if (!files) return;
-  for (Ref<vfs::File>& file : files->RemoveIf([](int, bool) { return true; })) {
-    (void)vfs::FinishClose(task, *files, *file);
-  }
+  FinishCloses(task, *files, files->RemoveIf([](int, bool) { return true; }));
 }
 
 void ReplaceFiles(Task& task, Ref<vfs::FdTable> own) {

@@ -21,6 +21,8 @@ void ExitGroup(Task& task, int code);
 void LeaveFutexes(Task& task);
 // Leaves the old memory and wakes vfork's parent. Exit and execve.
 void ReleaseMemory(Task& task);
+// What close(2) does with files that are no longer in `table`.
+void FinishCloses(Task& task, vfs::FdTable& table, std::vector<Ref<vfs::File>> files);
 // Drops the task's reference to its descriptors; closes them if it was the last.
 void ReleaseFiles(Task& task);
 // The same, and has these from now on.

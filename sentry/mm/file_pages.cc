@@ -18,6 +18,7 @@ constexpr uint64_t kFirstChunk = 1 << 20;
 constexpr uint64_t kLargestChunk = 1 << 30;
 constexpr uint64_t kWriteStep = 1 << 20;  // bytes claimed at a time
 constexpr uint64_t kReadStep = 1 << 20;
+constexpr uint64_t kFreeStep = uint64_t{16} << 20;
 constexpr uint64_t kEndOfTime = uint64_t{1} << 63;
 
 }  // namespace
@@ -26,6 +27,7 @@ FilePages::FilePages(MemoryFile& memory, Budget* budget) : memory_(memory), budg
 
 FilePages::~FilePages() {
   CHECK(mappings_.empty());
+  if (HoldsNoMutex()) FreeInSteps({0, kEndOfTime});
   Uncharge(data_.total());
 }
 
@@ -97,6 +99,23 @@ void FilePages::Free(Range pages) {
       memory_.Punch({offset, offset + part.size()});
     }
     ++it;
+  }
+}
+
+// As Free, a part at a time; others run in between. It is finished also for who was killed.
+void FilePages::FreeInSteps(Range pages) {
+  for (uint64_t at = pages.start;;) {
+    {
+      MutexLock lock(mutex_);
+      at = std::max(at, data_.NextFrom(at).start);
+      if (at >= pages.end || pages.end - at <= kFreeStep || data_.NextFrom(at).empty()) {
+        Free(pages);  // with the chunks, of which little is left
+        return;
+      }
+      Free({at, at + kFreeStep});
+      at += kFreeStep;
+    }
+    (void)sched::YieldIfLong();
   }
 }
 
@@ -211,10 +230,7 @@ Result<void> FilePages::Truncate(uint64_t new_size) {
   size_.store(new_size, std::memory_order_release);
   const Range beyond{PageCeil(new_size), kEndOfTime};
   Unmap(beyond, true);
-  {
-    MutexLock lock(mutex_);
-    Free(beyond);
-  }
+  FreeInSteps(beyond);
   ZeroBytes({new_size, PageCeil(new_size)});
   return {};
 }
@@ -239,8 +255,7 @@ Result<void> FilePages::PunchHole(Range range) {
   ZeroBytes({whole.end, range.end});
   if (whole.empty()) return {};
   Unmap(whole, false);
-  MutexLock lock(mutex_);
-  Free(whole);
+  FreeInSteps(whole);
   return {};
 }
 

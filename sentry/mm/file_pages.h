@@ -94,6 +94,7 @@ class FilePages : public Mappable {
   Result<void> Claim(Range pages, From from) REQUIRES(mutex_);
   void Uncharge(uint64_t bytes);
   void Free(Range pages) REQUIRES(mutex_);
+  void FreeInSteps(Range pages) EXCLUDES(mutex_);
   Part PartAt(const Chunks::value_type& chunk, Range range) REQUIRES(mutex_);
   Part PartForRead(Range range);
   Result<Part> PartForWrite(Range range);

@@ -22,10 +22,7 @@ Ref<MemoryManager> MemoryManager::Make(MemoryFile& memory) {
 MemoryManager::~MemoryManager() {
   Deactivate();
   Batch batch;
-  {
-    MutexLock lock(state_->vmas_lock);
-    state_->Remove({0, kGuestAddressEnd}, batch);
-  }
+  state_->RemoveAll(batch);
   state_->homes.clear();
   (void)state_->Commit(batch);
 }
@@ -95,6 +92,7 @@ Result<arena::HostContext> MemoryManager::NewContext(platform::Engine& engine,
 void MemoryManager::Deactivate() {
   SleepLockHold hold(state_->mmap_lock);
   if (space_) {
+    state_->UnmapLarge();
     const arena::HostScope host;
     const std::unique_ptr<platform::AddressSpace> space = HostTable::Get().Remove(space_);
     space_ = {};
@@ -109,6 +107,17 @@ void MemoryManager::Deactivate() {
   (void)state_->Commit(batch);
 }
 
+// Before the space goes, or is emptied at once: the host would work through all page tables while
+// nobody else runs.
+void MemoryManager::State::UnmapLarge() {
+  if (!active()) return;
+  Batch batch;
+  for (const auto& [start, segment] : segments) {
+    if (segment.mapped && segment.size() > kUnmapStep) batch.Unmap(segment.range());
+  }
+  if (!batch.ops.empty() && TakeAwayInSteps(batch).error != 0) KillSpace();
+}
+
 void MemoryManager::KillGuests() {
   SleepLockHold hold(state_->mmap_lock);
   if (state_->alive()) state_->KillSpace();
@@ -117,10 +126,11 @@ void MemoryManager::KillGuests() {
 Result<void> MemoryManager::Clear() {
   SleepLockHold hold(state_->mmap_lock);
   State& state = *state_;
+  state.UnmapLarge();
   Batch batch;
+  state.RemoveAll(batch);
   {
     MutexLock lock(state.vmas_lock);
-    state.Remove({0, kGuestAddressEnd}, batch);
     state.brk_start = state.brk = 0;
     state.homes.clear();
     state.ahead.Clear();

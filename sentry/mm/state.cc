@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "base/check.h"
+#include "base/host_call.h"
 #include "sentry/arena/arena.h"
 #include "sentry/sched/fiber.h"
 
@@ -55,6 +56,22 @@ void Batch::Protect(Range range, int prot) {
 
 // -- Commit --
 
+namespace {
+
+// Gives pages back a part at a time; others run in between. It is finished also for who was killed.
+template <class F>
+void InSteps(Range pages, const F& give_back) {
+  for (uint64_t at = pages.start; at < pages.end; at += kPunchStep) {
+    give_back(Range{at, std::min(pages.end, at + kPunchStep)});
+    (void)sched::YieldIfLong();
+  }
+}
+
+// What the host looks through page tables for.
+uint64_t BytesTakenAway(const MapOp& op) { return op.kind == MapOp::Kind::kMap ? 0 : op.size; }
+
+}  // namespace
+
 int MemoryManager::State::Commit(Batch& batch) {
   ++generation;
   peak_virtual = std::max(peak_virtual, vmas.total_bytes());
@@ -63,9 +80,12 @@ int MemoryManager::State::Commit(Batch& batch) {
       note.file->AddMapping(mm, note.addresses, note.offset);
     } else {
       note.file->RemoveMapping(mm, note.addresses, note.offset);
+      (void)sched::YieldIfLong();  // a file may have many mappings
     }
   }
-  for (const Batch::Punched& part : batch.punched) part.extent->file().Punch(part.offsets);
+  for (const Batch::Punched& part : batch.punched) {
+    InSteps(part.offsets, [&](Range step) { part.extent->file().Punch(step); });
+  }
   int error = 0;
   if (!batch.ops.empty() && active()) {
     if (memory.limit().set()) LimitPopulation(batch);
@@ -98,6 +118,42 @@ platform::AddressSpace::Applied MemoryManager::State::Apply(std::span<const plat
   return space->Apply(ops);
 }
 
+// Applies the batch. Where much is unmapped or protected the host works for a while: then a part at
+// a time, so that others may run. `batch` has the parts afterwards.
+platform::AddressSpace::Applied MemoryManager::State::TakeAwayInSteps(Batch& batch) {
+  uint64_t bytes = 0;
+  for (const MapOp& op : batch.ops) bytes += BytesTakenAway(op);
+  if (bytes <= kUnmapStep) return Apply(batch.ops);
+  std::vector<MapOp> rest;
+  rest.swap(batch.ops);
+  std::reverse(rest.begin(), rest.end());
+  uint64_t step = kUnmapStep;
+  while (!rest.empty()) {
+    const size_t first = batch.ops.size();
+    for (uint64_t left = step; left != 0 && !rest.empty();) {
+      MapOp& op = rest.back();
+      MapOp part = op;
+      part.size = BytesTakenAway(op) == 0 ? op.size : std::min(op.size, left);
+      left -= BytesTakenAway(part);
+      batch.ops.push_back(part);
+      op.start += part.size;
+      op.size -= part.size;
+      if (op.size == 0) rest.pop_back();
+    }
+    const uint64_t before = host::MonotonicNs();
+    const platform::AddressSpace::Applied applied = Apply(std::span(batch.ops).subspan(first));
+    if (applied.error != 0) {
+      batch.ops.insert(batch.ops.end(), rest.rbegin(), rest.rend());
+      return {first + applied.done, applied.error};
+    }
+    const uint64_t took = host::MonotonicNs() - before;
+    if (took < kShortStepNs) step *= 2;
+    if (took > kLongStepNs) step = std::max(PageFloor(step / 2), kPageSize);
+    (void)sched::YieldIfLong();
+  }
+  return {batch.ops.size(), 0};
+}
+
 // Large mappings are made first and populated afterwards, so that others may run meanwhile and a
 // kill ends it. (Mapped anew in pieces: the host merges these.) Populating is an offer: it has no
 // errors.
@@ -108,7 +164,7 @@ platform::AddressSpace::Applied MemoryManager::State::ApplyInSteps(Batch& batch)
     large.push_back(op);
     op.populate = false;
   }
-  const platform::AddressSpace::Applied applied = Apply(batch.ops);
+  const platform::AddressSpace::Applied applied = TakeAwayInSteps(batch);
   if (applied.error != 0) return applied;
   for (const platform::MapOp& op : large) {
     for (uint64_t done = 0; done < op.size; done += kPopulateStep) {
@@ -154,10 +210,13 @@ void MemoryManager::State::Release(Batch& batch) {
     const bool dies =
         first->extent && first->extent->RefCount() == static_cast<uint32_t>(last - first);
     for (; first != last; ++first) {
-      if (!dies && first->kind == Segment::Kind::kPrivate) {
-        first->extent->DropUse(first->offsets());
+      const bool apart = !dies || first->size() > kPunchStep;
+      if (apart && first->kind == Segment::Kind::kPrivate) {
+        InSteps(first->offsets(), [&](Range step) { first->extent->DropUse(step); });
       }
+      first->extent = {};
     }
+    (void)sched::YieldIfLong();
   }
   batch = {};
 }
@@ -236,6 +295,19 @@ void MemoryManager::State::Remove(Range range, Batch& batch) {
   segments.Take(range, batch.doomed);
   for (size_t i = first; i < batch.doomed.size(); ++i) {
     if (batch.doomed[i].mapped) batch.Unmap(batch.doomed[i].range());
+  }
+}
+
+void MemoryManager::State::RemoveAll(Batch& batch) {
+  for (;;) {
+    {
+      MutexLock lock(vmas_lock);
+      auto end = vmas.begin();
+      for (size_t i = 0; i < kRemoveStep && end != vmas.end(); ++i) ++end;
+      Remove({0, end == vmas.end() ? kGuestAddressEnd : end->second.start}, batch);
+      if (vmas.begin() == vmas.end()) return;
+    }
+    (void)sched::YieldIfLong();
   }
 }
 

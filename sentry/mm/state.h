@@ -38,6 +38,13 @@ inline constexpr int kMaxPieces = 64;  // of a file, mapped ahead of faults
 // So much of a mapping is populated, and so much is transferred, while nobody else runs.
 inline constexpr uint64_t kPopulateStep = uint64_t{4} << 20;
 inline constexpr size_t kTransferStep = 1 << 20;
+// The host is first told to take away this much of a mapping at a time; then more or less, as long
+// as each step takes it between kShortStepNs and kLongStepNs.
+inline constexpr uint64_t kUnmapStep = uint64_t{16} << 20;
+inline constexpr uint64_t kShortStepNs = 100'000, kLongStepNs = 400'000;
+// Pages that are given back, and mappings that are removed, while nobody else runs.
+inline constexpr uint64_t kPunchStep = uint64_t{16} << 20;
+inline constexpr size_t kRemoveStep = 1024;
 
 // What a change of the tree asks of the host, and what may go when the host has done it.
 struct Batch {
@@ -89,6 +96,8 @@ struct MemoryManager::State {
   void LimitPopulation(Batch& batch);
   platform::AddressSpace::Applied Apply(std::span<const platform::MapOp> ops);
   platform::AddressSpace::Applied ApplyInSteps(Batch& batch);
+  platform::AddressSpace::Applied TakeAwayInSteps(Batch& batch);
+  void UnmapLarge();
   void KillSpace();
 
   // -- the tree; under both locks (state.cc) --
@@ -96,6 +105,7 @@ struct MemoryManager::State {
   VmaSet::iterator MergeAt(uint64_t address, Batch& batch);
   void MergeAround(Range range, Batch& batch);
   void Remove(Range range, Batch& batch);
+  void RemoveAll(Batch& batch) EXCLUDES(vmas_lock);  // a part at a time
   void CopyHot(State& child, Batch& batch);
   void CopyHotPiece(Range piece, State& child, Batch& batch);
   void ForkVma(const Vma& vma, State& child, Batch& batch);

@@ -83,9 +83,7 @@ Result<void> CloseRange(Task& task, uint32_t first, uint32_t last, uint32_t flag
   const auto in_range = [&](int fd, bool) {
     return static_cast<uint32_t>(fd) >= first && static_cast<uint32_t>(fd) <= last;
   };
-  for (Ref<vfs::File>& file : task.files->RemoveIf(in_range)) {
-    (void)vfs::FinishClose(task, *task.files, *file);
-  }
+  kernel::FinishCloses(task, *task.files, task.files->RemoveIf(in_range));
   return {};
 }
 

@@ -4,6 +4,7 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
+#include <sys/wait.h>
 #include <time.h>
 
 #include <algorithm>
@@ -82,6 +83,93 @@ TEST_P(Fairness, BusyProcessesDoNotKeepABystanderFromRunning) {
 INSTANTIATE_TEST_SUITE_P(, Fairness, ::testing::Values(kMiB, 48 * kMiB), [](const auto& tested) {
   return std::to_string(tested.param >> 20) + "MiB";
 });
+
+// `prepare` makes what `work` gives back in one call. Meanwhile a bystander wakes up from its
+// sleeps again and again, at least once in ten tries.
+template <class Prepare, class Work>
+void ExpectOthersRunDuring(Prepare prepare, Work work) {
+  constexpr int kSleeps = 3;
+  const SharedPage shared;
+  int most = 0;
+  for (int tries = 0; tries < 10 && most < kSleeps; ++tries) {
+    shared->calls[0] = 0;
+    ChildProcess child([&] {
+      auto prepared = prepare();
+      shared->calls[0] = 1;
+      work(prepared);
+      shared->calls[0] = 2;
+      pause();
+    });
+    ASSERT_TRUE(WaitUntil([&] { return shared->calls[0] != 0; }, kLongMs));
+    int sleeps = 0;
+    while (shared->calls[0] == 1) {
+      SleepMs(1);
+      ++sleeps;
+    }
+    most = std::max(most, sleeps);
+    child.Kill(SIGKILL);
+    EXPECT_THAT(child.Wait(), KilledBy(SIGKILL));
+  }
+  EXPECT_GE(most, kSleeps) << "nobody else ran meanwhile, ten times of ten";
+  ExpectAlive();
+}
+
+constexpr size_t kMuch = 512 * kMiB;
+
+void* MapMuch() {
+  void* memory = mmap(nullptr, kMuch, PROT_READ | PROT_WRITE,
+                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+  if (memory == MAP_FAILED) _exit(3);
+  return memory;
+}
+
+TEST(Release, OthersRunWhileMuchMemoryIsUnmapped) {
+  ExpectOthersRunDuring(MapMuch, [](void* memory) { munmap(memory, kMuch); });
+}
+
+TEST(Release, OthersRunWhileMuchMemoryIsForgotten) {
+  ExpectOthersRunDuring(MapMuch, [](void* memory) { madvise(memory, kMuch, MADV_DONTNEED); });
+}
+
+TEST(Release, OthersRunWhileALargeFileIsCutShort) {
+  const auto fill = [] {
+    const int file = memfd_create("large", 0);
+    if (file < 0 || fallocate(file, 0, 0, kMuch) != 0) _exit(3);
+    void* memory = mmap(nullptr, kMuch, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+    if (memory == MAP_FAILED) _exit(3);
+    for (size_t at = 0; at < kMuch; at += 4096) static_cast<char*>(memory)[at] = 1;
+    munmap(memory, kMuch);
+    return file;
+  };
+  ExpectOthersRunDuring(fill, [](int file) { (void)!ftruncate(file, 0); });
+}
+
+// The process's end gives back the same.
+TEST(Release, OthersRunWhileALargeProcessEnds) {
+  constexpr int kSleeps = 3;
+  const SharedPage shared;
+  int most = 0;
+  for (int tries = 0; tries < 10 && most < kSleeps; ++tries) {
+    shared->calls[0] = 0;
+    ChildProcess child([&] {
+      MapMuch();
+      shared->calls[0] = 1;
+      _exit(7);
+    });
+    ASSERT_TRUE(WaitUntil([&] { return shared->calls[0] == 1; }, kLongMs));
+    int sleeps = 0;
+    siginfo_t info = {};
+    while (waitid(P_PID, static_cast<id_t>(child.pid()), &info, WEXITED | WNOHANG | WNOWAIT) == 0 &&
+           info.si_pid == 0) {
+      SleepMs(1);
+      ++sleeps;
+    }
+    most = std::max(most, sleeps);
+    EXPECT_THAT(child.Wait(), ExitsWith(7));
+  }
+  EXPECT_GE(most, kSleeps) << "nobody else ran meanwhile, ten times of ten";
+  ExpectAlive();
+}
 
 // A call on many bytes ends where a kill finds it: its last range is not reached. `call` is a
 // vector call that puts zeros into `ranges`.

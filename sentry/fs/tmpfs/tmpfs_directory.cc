@@ -54,6 +54,8 @@ TmpDirectory::~TmpDirectory() {
     if (inode && inode->IsDir() && inode->RefCount() == 1) {
       take(static_cast<TmpDirectory&>(*inode));
     }
+    inode = {};
+    if (HoldsNoMutex()) (void)sched::YieldIfLong();  // a whole tree may go with its mount
   }
 }
 
