@@ -136,7 +136,7 @@ kernel::KernelConfig KernelConfigOf(const BootConfig& config, platform::EngineKi
   auto pages = OrDie(config, loader::VdsoPages::Make(*kernel.memory));
   kernel.vdso_clock =
       std::make_unique<kernel::VdsoClock>(kernel.scheduler.clock(), std::move(pages));
-  kernel.anon_fs = MakeRef<vfs::AnonFs>(++kernel.last_dev_minor);
+  kernel.anon_fs = MakeRef<vfs::AnonFs>(kernel.NewDeviceMinor());
   kernel.anon_fs->SetSpecialFiles(MakeRef<AnonymousSpecialFiles>());
   kernel.hooks.syscall = &syscalls::Dispatch;
   sandbox->donated = MakeRef<fs::DonatedFiles>(fs::DonatedFiles::BudgetOfHost());

@@ -182,7 +182,7 @@ class Mounter {
     return PageFloor(kernel::TotalsOf(context_.kernel).total / 2);
   }
 
-  uint32_t NextMinor() { return ++context_.kernel.last_dev_minor; }
+  uint32_t NextMinor() { return context_.kernel.NewDeviceMinor(); }
 
   const MountContext& context_;
   kernel::Task& init_;

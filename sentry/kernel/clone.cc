@@ -131,11 +131,7 @@ void CopyRest(Task& parent, Task& child, const CloneRequest& request) {
   child.blocked.Set(parent.blocked.Get());
   child.credentials.Set(std::move(creds));
   child.comm = parent.comm;
-  child.nice = parent.nice;
-  child.io_priority = parent.io_priority;
-  child.sched_policy = parent.sched_policy;
-  if (parent.sched_reset_on_fork) child.nice = std::max(child.nice, 0);  // Linux: sched_fork
-  child.cpu_mask = parent.cpu_mask;
+  child.scheduling = parent.scheduling.ForChild();
 }
 
 Result<vfs::FdReservation> ReservePidfd(Task& parent, const CloneRequest& request) {
@@ -176,7 +172,7 @@ Result<void> Publish(Task& parent, Task& child, uint64_t flags) {
     ++group.live;
   }
   parent.too_many_processes = false;
-  ++kernel.forks;
+  kernel.NoteFork();
   return {};
 }
 
@@ -198,7 +194,7 @@ void MakeGuestThread(const Task& parent, Task& child) {
   if (made) child.context_ref = *made;
   child.saved_xsave = {};
   if (!made) Unpublish(child);
-  child.started.store(made ? 1 : -made.error().code(), std::memory_order_release);
+  child.start.SetReady(made ? 0 : made.error().code());
 }
 
 }  // namespace
@@ -239,13 +235,11 @@ Result<int> Clone(Task& parent, const CloneRequest& request) {
     }
   }
   Task* raw = child.get();
-  child->vfork_pending = (request.flags & CLONE_VFORK) != 0;
+  const bool lends = (request.flags & CLONE_VFORK) != 0;
+  if (lends) child->loan.Begin();
   auto fiber = sched::Fiber::Spawn(WorkerFor(parent, request.flags), [hold = child]() mutable {
     const Ref<Task> task = std::move(hold);
-    // Runs only once the parent has published it.
-    sched::WaitUntil(task->started_queue, sched::kAllEvents, std::nullopt,
-                     sched::Sleep::kUninterruptible, [&] { return task->may_start.load(); });
-    if (!task->abandoned) task->Main();
+    if (task->start.AwaitPermission()) task->Main();
   });
   if (!fiber) {
     abandon();
@@ -253,9 +247,7 @@ Result<int> Clone(Task& parent, const CloneRequest& request) {
   }
   raw->fiber = *fiber;
   if (auto published = Publish(parent, *raw, request.flags); !published) {
-    raw->abandoned = true;
-    raw->may_start = true;
-    raw->started_queue.Wake();
+    raw->start.GiveUp();
     abandon();
     return std::unexpected(published.error());
   }
@@ -270,18 +262,12 @@ Result<int> Clone(Task& parent, const CloneRequest& request) {
     (void)raw->mm->CopyOut(mm::UserPtr<int32_t>(request.child_tid), tid);
   }
   if ((request.flags & CLONE_VM) != 0) MakeGuestThread(parent, *raw);
-  raw->may_start = true;
-  raw->started_queue.Wake();
-  sched::WaitUntil(raw->started_queue, sched::kAllEvents, std::nullopt,
-                   sched::Sleep::kUninterruptible, [&] { return raw->started.load() != 0; });
-  if (const int started = raw->started.load(); started < 0) {
+  raw->start.Allow();
+  if (const int error = raw->start.AwaitReady(); error != 0) {
     // A stub that died while it was made: fork(2) knows no EIO.
-    return Fail(started == -EIO ? EAGAIN : -started);
+    return Fail(error == EIO ? EAGAIN : error);
   }
-  if ((request.flags & CLONE_VFORK) != 0) {
-    sched::WaitUntil(raw->vfork_queue, sched::kAllEvents, std::nullopt, sched::Sleep::kKillable,
-                     [&] { return !raw->vfork_pending.load(); });
-  }
+  if (lends) raw->loan.AwaitEnd();
   return tid;
 }
 

@@ -50,7 +50,7 @@ Container::~Container() = default;
 Result<Ref<Container>> Container::Make(Kernel& kernel, ContainerRequest request) {
   auto container = MakeRef<Container>(kernel, std::move(request));
   TasksLock lock(kernel);
-  if (!kernel.containers.try_emplace(container->id(), container).second) return Fail(EEXIST);
+  TRY(kernel.Register(container));
   return container;
 }
 
@@ -72,12 +72,12 @@ void Container::Forget(const StartedProcess& process) {
 Result<void> Container::AddTask() {
   if (pids_limit_ != 0 && task_count_ >= pids_limit_) return Fail(EAGAIN);
   ++task_count_;
-  ++kernel_.task_count;
+  kernel_.NoteTask();
   return {};
 }
 
 void Container::RemoveTask() {
-  --kernel_.task_count;
+  kernel_.NoteTaskGone();
   if (--task_count_ == 0) empty_queue_.WakeAll();
 }
 
@@ -91,11 +91,8 @@ Result<void> Container::Remove() {
   Ref<Container> self;
   TasksLock lock(kernel_);
   if (task_count_ != 0) return Fail(EBUSY);
-  const auto found = kernel_.containers.find(id_);
-  if (found == kernel_.containers.end() || found->second.get() != this) return {};
-  self = std::move(found->second);
-  started_.clear();
-  kernel_.containers.erase(found);
+  self = kernel_.Unregister(*this);
+  if (self) started_.clear();
   return {};
 }
 
@@ -174,11 +171,8 @@ Result<void> Container::Publish(Task& task, StartedProcess& started) {
 Result<Ref<StartedProcess>> Container::Start(const std::string& exec_id, ProcessRequest request) {
   auto started = MakeRef<StartedProcess>(*this, exec_id, request.job_control);
   Ref<Task> task = NewFirstTask(*this, request);
-  // The fiber may run on another thread before Spawn returns: it waits until it is published.
   auto body = [task, request = std::move(request)]() mutable {
-    sched::WaitUntil(task->started_queue, sched::kAllEvents, std::nullopt,
-                     sched::Sleep::kUninterruptible, [&] { return task->may_start.load(); });
-    if (!task->abandoned) RunFirst(*task, std::move(request));
+    if (task->start.AwaitPermission()) RunFirst(*task, std::move(request));
   };
   task->fiber = TRY(sched::Fiber::Spawn(kernel_.scheduler.worker(0), std::move(body)));
   Result<void> published;
@@ -186,9 +180,11 @@ Result<Ref<StartedProcess>> Container::Start(const std::string& exec_id, Process
     TasksLock lock(kernel_);
     published = Publish(*task, *started);
   }
-  task->abandoned = !published;
-  task->may_start = true;
-  task->started_queue.Wake();
+  if (published) {
+    task->start.Allow();
+  } else {
+    task->start.GiveUp();
+  }
   if (!published) return std::unexpected(published.error());
   return started;
 }

@@ -120,8 +120,7 @@ void ChangeIdentity(Task& task, const loader::Program& program, const Identity& 
 
 void CloseOnExec(Task& task) {
   if (task.files.Mine().shared()) ReplaceFiles(task, task.files->Clone());
-  FinishCloses(task, *task.files,
-               task.files->RemoveIf([](int, bool cloexec) { return cloexec; }));
+  FinishCloses(task, *task.files, task.files->RemoveIf([](int, bool cloexec) { return cloexec; }));
 }
 
 Result<void> ReplaceMemory(Task& task) {
@@ -205,7 +204,7 @@ Result<void> Commit(Task& task, const loader::Program& program, const Identity& 
   Kernel& kernel = task.kernel;
   DeleteAllTimers(*task.group);
   TRY(ReplaceMemory(task));
-  if (task.vfork_pending.exchange(false)) task.vfork_queue.Wake();
+  task.loan.End();
   ResetSignals(task);
   CloseOnExec(task);
   ChangeIdentity(task, program, identity);

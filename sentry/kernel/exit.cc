@@ -121,8 +121,7 @@ void EndStarted(ThreadGroup& group) REQUIRES(tasks) {
 void BecomeZombie(ThreadGroup& group) REQUIRES(tasks) {
   group.zombie = true;
   group.exit_watch.WakeAll();
-  group.stopped = false;
-  group.stop_signal = 0;
+  (void)group.stop.End();
   group.pending.Discard(SignalSet::All());
   const Ref<ProcessGroup> own = group.process_group;
   const bool orphaned_before = IsOrphaned(*own, nullptr);
@@ -206,16 +205,14 @@ bool Report(ThreadGroup& child, const WaitRequest& request, WaitedFor& out) REQU
   }
   out.usage = UsageOf(child);
   out.usage.Add(child.children_usage);
-  if ((request.options & WSTOPPED) != 0 && child.stopped && child.stop_unreported) {
-    out.status = child.stop_signal << 8 | 0x7f;
-    out.info = ChildInfo(child, CLD_STOPPED, child.stop_signal);
-    if (!keep) child.stop_unreported = false;
+  if ((request.options & WSTOPPED) != 0 && child.stop.ReportStop(keep)) {
+    out.status = child.stop.signal() << 8 | 0x7f;
+    out.info = ChildInfo(child, CLD_STOPPED, child.stop.signal());
     return true;
   }
-  if ((request.options & WCONTINUED) != 0 && child.continue_unreported) {
+  if ((request.options & WCONTINUED) != 0 && child.stop.ReportContinue(keep)) {
     out.status = 0xffff;
     out.info = ChildInfo(child, CLD_CONTINUED, SIGCONT);
-    if (!keep) child.continue_unreported = false;
     return true;
   }
   return false;
@@ -255,7 +252,7 @@ void ReleaseMemory(Task& task) {
     mm->Deactivate();
     if (mm->RefCount() > 1) (void)mm->Clear();
   }
-  if (task.vfork_pending.exchange(false)) task.vfork_queue.Wake();
+  task.loan.End();
 }
 
 void LeaveFutexes(Task& task) {
@@ -332,7 +329,7 @@ void ExitTask(Task& task) {
   SettleLastUsage(task);
   task.usage.max_rss = resident;
   group->dead_threads.Add(task.usage);
-  kernel.ended.Add(task.usage);
+  kernel.NoteEnd(task.usage);
   std::erase(group->threads, &task);
   if (!task.IsLeader()) task.pid->SetTask(nullptr);
   if (group->threads.empty()) {
@@ -340,13 +337,7 @@ void ExitTask(Task& task) {
   } else {
     // A stop may have waited for this thread; execve certainly does.
     group->exec_queue.Wake();
-    if (group->stop_signal != 0 && !group->stopped &&
-        std::all_of(group->threads.begin(), group->threads.end(),
-                    [](const Task* t) REQUIRES(tasks) { return t->stopped; })) {
-      group->stopped = true;
-      group->stop_unreported = true;
-      NotifyParentOfStop(*group, false);
-    }
+    CompleteStop(*group);
   }
   group->container->RemoveTask();
 }
@@ -382,12 +373,6 @@ Result<WaitedFor> WaitForChild(Task& task, const WaitRequest& request) {
   if (answer) return *answer;
   (void)end;
   return Fail(kRestartSys);
-}
-
-void WaitForThaw(Task& task) {
-  Kernel& kernel = task.kernel;
-  sched::WaitUntil(kernel.freeze_queue, sched::kAllEvents, std::nullopt,
-                   sched::Sleep::kUninterruptible, [&] { return !kernel.freezing.load(); });
 }
 
 }  // namespace skep::kernel

@@ -44,8 +44,4 @@ struct WaitedFor {
 // wait4 and waitid. ECHILD, kRestartSys.
 Result<WaitedFor> WaitForChild(Task& task, const WaitRequest& request);
 
-// Parks the fiber while the kernel freezes (checkpoint); returns when it goes on, perhaps in
-// another process (restore): the context is then made anew.
-void WaitForThaw(Task& task);
-
 }  // namespace skep::kernel

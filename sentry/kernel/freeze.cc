@@ -63,14 +63,13 @@ Result<void> OnEveryContext(Kernel& kernel, Result<void> (*each)(Task&)) {
 bool Freeze(Kernel& kernel, uint64_t timeout_ns) {
   {
     const arena::ArenaScope arena_heap;
-    // A task that is not in the list was published later, and sees `freezing`.
-    kernel.freezing.store(true);
+    // A task that is not in the list was published later, and sees the gate closed.
+    kernel.freeze_gate().Close();
     for (const Ref<Task>& task : AllTasks(kernel)) task->fiber->StopGuest();
   }
   if (kernel.scheduler.Quiesce(timeout_ns)) return true;
   const arena::ArenaScope arena_heap;
-  kernel.freezing.store(false);
-  kernel.freeze_queue.Wake();
+  kernel.freeze_gate().Open();
   return false;
 }
 
@@ -88,8 +87,7 @@ Result<void> RestoreContexts(Kernel& kernel) { return OnEveryContext(kernel, &Re
 void Thaw(Kernel& kernel) {
   kernel.scheduler.Thaw();
   const arena::ArenaScope arena_heap;
-  kernel.freezing.store(false);
-  kernel.freeze_queue.Wake();
+  kernel.freeze_gate().Open();
 }
 
 }  // namespace skep::kernel

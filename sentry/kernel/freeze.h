@@ -1,7 +1,7 @@
 // Bringing all guests of a kernel to rest for a checkpoint, and giving them their engine's objects
 // back after a restore (docs/design/arena.md). Called from a thread that is not a worker.
 //
-// Tasks that run their guest are stopped and park in WaitForThaw; tasks that sleep in a call stay
+// Tasks that run their guest are stopped and park at the gate; tasks that sleep in a call stay
 // where they are, and wake up there after a restore.
 #pragma once
 

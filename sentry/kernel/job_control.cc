@@ -74,7 +74,8 @@ bool IsOrphaned(const ProcessGroup& group, const ThreadGroup* ignored) {
 
 bool HasStopped(const ProcessGroup& group) {
   bool stopped = false;
-  group.ForEach([&](const ThreadGroup& g) REQUIRES(tasks) { stopped = stopped || g.stopped; });
+  group.ForEach([&](const ThreadGroup& g)
+                    REQUIRES(tasks) { stopped = stopped || g.stop.complete(); });
   return stopped;
 }
 

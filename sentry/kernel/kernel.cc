@@ -18,16 +18,29 @@ Kernel::Kernel(const KernelConfig& config_in)
     : config(config_in),
       scheduler(config_in.workers),
       signal_source(std::make_unique<KernelSignalSource>()),
-      boot_realtime_ns(host::RealtimeNs()),
-      boot_monotonic_ns(scheduler.clock().MonotonicNs()),
       // Linux: the numbers of the initial namespaces, PROC_USER_INIT_INO and PROC_PID_INIT_INO.
       user_namespace(MakeRef<auth::UserNamespace>(Ref<auth::UserNamespace>(), 0u, 0xeffffffdu)),
       pid_namespace(MakeRef<PidNamespace>(Ref<PidNamespace>(), user_namespace, 0xeffffffcu)),
+      boot_realtime_ns_(host::RealtimeNs()),
+      boot_monotonic_ns_(scheduler.clock().MonotonicNs()),
       in_flight_(MakeRef<net::InFlight>()),
       terminal_processes_(*this),
       terminals_(terminal_processes_) {}
 
 Kernel::~Kernel() = default;
+
+Result<void> Kernel::Register(const Ref<Container>& container) {
+  if (!containers_.try_emplace(container->id(), container).second) return Fail(EEXIST);
+  return {};
+}
+
+Ref<Container> Kernel::Unregister(const Container& container) {
+  const auto found = containers_.find(container.id());
+  if (found == containers_.end() || found->second.get() != &container) return {};
+  Ref<Container> taken = std::move(found->second);
+  containers_.erase(found);
+  return taken;
+}
 
 Ref<NetNamespace> Kernel::NewNetNamespace(const Ref<auth::UserNamespace>& owner) {
   return MakeRef<NetNamespace>(owner, NextNamespaceNumber(),
@@ -55,6 +68,13 @@ void Usage::Add(const Usage& o) {
   voluntary_switches += o.voluntary_switches;
   involuntary_switches += o.involuntary_switches;
   max_rss = std::max(max_rss, o.max_rss);
+}
+
+Scheduling Scheduling::ForChild() const {
+  Scheduling child = *this;
+  if (reset_on_fork) child.nice = std::max(nice, 0);
+  child.reset_on_fork = false;
+  return child;
 }
 
 Limits Limits::Default() {

@@ -12,6 +12,7 @@
 #include "sentry/anon/epoll.h"
 #include "sentry/anon/job_control.h"
 #include "sentry/ipc/futex.h"
+#include "sentry/kernel/guest_gates.h"
 #include "sentry/kernel/namespaces.h"
 #include "sentry/kernel/task.h"
 #include "sentry/mm/memory_file.h"
@@ -65,11 +66,8 @@ class Kernel {
   std::unique_ptr<VdsoClock> vdso_clock;
   std::unique_ptr<KernelSignalSource> signal_source;  // signalfd reads from it
   std::unique_ptr<StraceSink> strace;                 // null: off
-  uint64_t boot_realtime_ns = 0, boot_monotonic_ns = 0;
-  Ref<vfs::AnonFs> anon_fs;  // pipes, sockets, eventfds, ...
+  Ref<vfs::AnonFs> anon_fs;                           // pipes, sockets, eventfds, ...
   anon::EpollNesting epoll_nesting;
-  uint32_t last_dev_minor = 20;  // of anonymous devices (boot)
-  std::atomic<uint64_t> forks{0};
 
   // The first of each kind, which those of containers descend from. Every process of the kernel has
   // a number in pid_namespace; no guest is in it.
@@ -78,21 +76,29 @@ class Kernel {
   uint64_t NextNamespaceNumber() { return next_namespace_.fetch_add(1); }
   Ref<NetNamespace> NewNetNamespace(const Ref<auth::UserNamespace>& owner);
 
-  std::map<std::string, Ref<Container>> containers GUARDED_BY(tasks);  // by id
-  size_t task_count GUARDED_BY(tasks) = 0;
-  Usage ended GUARDED_BY(tasks);  // of all threads that are gone
+  uint64_t boot_realtime_ns() const { return boot_realtime_ns_; }
+  uint64_t boot_monotonic_ns() const { return boot_monotonic_ns_; }
+  uint32_t NewDeviceMinor() { return ++last_dev_minor_; }  // of an anonymous device
+
+  // EEXIST: there is one with this id.
+  Result<void> Register(const Ref<Container>& container) REQUIRES(tasks);
+  Ref<Container> Unregister(const Container& container) REQUIRES(tasks);  // null: it was not there
+
+  // Those that live, in all containers.
+  size_t task_count() const REQUIRES(tasks) { return task_count_; }
+  void NoteTask() REQUIRES(tasks) { ++task_count_; }
+  void NoteTaskGone() REQUIRES(tasks) { --task_count_; }
+  void NoteFork() { forks_.fetch_add(1, std::memory_order_relaxed); }
+  uint64_t forks() const { return forks_.load(std::memory_order_relaxed); }
+  // Of all threads that are gone.
+  const Usage& ended() const REQUIRES(tasks) { return ended_; }
+  void NoteEnd(const Usage& usage) REQUIRES(tasks) { ended_.Add(usage); }
 
   // Who controls which terminal. Terminals::processes() is the kernel's own.
   anon::Terminals& terminals() { return terminals_; }
 
-  // membarrier(2) (kernel/membarrier.h): how many wait in the queue for guests to stop once.
-  std::atomic<int> barriers_wanted{0};
-  sched::WaitQueue barrier_queue;
-
-  // Freezing (checkpoint, kernel/freeze.h): fibers that see it park in `freeze_queue` before their
-  // guest runs.
-  std::atomic<bool> freezing{false};
-  sched::WaitQueue freeze_queue;
+  GuestBarriers& barriers() { return barriers_; }
+  FreezeGate& freeze_gate() { return freeze_gate_; }
 
  private:
   friend class TasksLock;
@@ -108,6 +114,14 @@ class Kernel {
   };
 
   TasksMutex tasks_mutex_;
+  const uint64_t boot_realtime_ns_, boot_monotonic_ns_;
+  uint32_t last_dev_minor_ = 20;
+  std::map<std::string, Ref<Container>> containers_ GUARDED_BY(tasks);  // by id
+  size_t task_count_ GUARDED_BY(tasks) = 0;
+  Usage ended_ GUARDED_BY(tasks);
+  std::atomic<uint64_t> forks_{0};
+  GuestBarriers barriers_;
+  FreezeGate freeze_gate_;
   std::atomic<uint64_t> next_namespace_{0xf0000000};  // Linux: PROC_DYNAMIC_FIRST
   // One for all, since sockets may be sent from one network namespace to another.
   const Ref<net::InFlight> in_flight_;

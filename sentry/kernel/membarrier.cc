@@ -24,7 +24,7 @@ void Barrier(Task& caller, const mm::MemoryManager* mm) {
     uint64_t run;
   };
   std::vector<Running> running;
-  kernel.barriers_wanted.fetch_add(1, std::memory_order_seq_cst);
+  GuestBarriers::Waiter waiter(kernel.barriers());
   {
     TasksLock lock(kernel);
     kernel.pid_namespace->ForEachTask([&](Task& task) REQUIRES(tasks) {
@@ -34,14 +34,12 @@ void Barrier(Task& caller, const mm::MemoryManager* mm) {
     });
   }
   for (const Running& r : running) r.task->fiber->StopGuest();
-  sched::WaitUntil(kernel.barrier_queue, sched::kAllEvents, std::nullopt, sched::Sleep::kKillable,
-                   [&] {
-                     return std::all_of(running.begin(), running.end(), [](const Running& r) {
-                       return !r.task->in_guest.load(std::memory_order_seq_cst) ||
-                              r.task->guest_runs.load(std::memory_order_relaxed) != r.run;
-                     });
-                   });
-  kernel.barriers_wanted.fetch_sub(1, std::memory_order_seq_cst);
+  waiter.WaitUntil([&] {
+    return std::all_of(running.begin(), running.end(), [](const Running& r) {
+      return !r.task->in_guest.load(std::memory_order_seq_cst) ||
+             r.task->guest_runs.load(std::memory_order_relaxed) != r.run;
+    });
+  });
 }
 
 }  // namespace

@@ -73,7 +73,7 @@ platform::Registers* Task::LoadRegisters(platform::LoadXsave xsave) {
 }
 
 bool Task::Start() {
-  if (started.load(std::memory_order_acquire) < 0) return false;
+  if (start.failed()) return false;
   if (context_ref) {  // init, whose program is loaded already, or one that was made by its maker
     const arena::HostScope host;
     return context().MoveTo(fiber->worker().engine()).has_value();
@@ -93,8 +93,7 @@ bool Task::Start() {
   }
   saved_xsave = {};
   if (error != 0) Unpublish(*this);
-  started.store(error == 0 ? 1 : -error, std::memory_order_release);
-  started_queue.Wake();
+  start.SetReady(error);
   return error == 0;
 }
 
@@ -129,9 +128,7 @@ void Task::Main() {
   if (group->cpu_watch_wanted.load(std::memory_order_seq_cst)) ArmCpuTimer(*this);
   const bool lives = sched::RunGuest(c, *space) == sched::GuestEnd::kStopped;
   in_guest.store(false, std::memory_order_seq_cst);
-  if (kernel.barriers_wanted.load(std::memory_order_seq_cst) != 0) {
-    kernel.barrier_queue.WakeAll();
-  }
+  kernel.barriers().NoteStop();
   if (lives) CopyStop(c.stop(), last_stop);
   if (kernel.config.scrub_stacks) sched::ScrubStack();
   return lives;
@@ -139,7 +136,7 @@ void Task::Main() {
 
 bool Task::HasPendingWork() const {
   return work_pending.load(std::memory_order_seq_cst) || fiber->interrupted() || fiber->killed() ||
-         fiber->guest_stop_wanted() || kernel.freezing.load() ||
+         fiber->guest_stop_wanted() || kernel.freeze_gate().closed() ||
          (kernel.oom && kernel.oom->paused());
 }
 
@@ -246,8 +243,9 @@ bool Task::HandlePendingWork() {
     fiber->ClearInterrupt();
     work_pending.store(false, std::memory_order_seq_cst);
     if (fiber->killed()) return false;
-    if (kernel.freezing.load()) {
-      WaitForThaw(*this);
+    if (kernel.freeze_gate().closed()) {
+      // It goes on perhaps in another process (restore): the context is then made anew.
+      kernel.freeze_gate().Pass();
       continue;
     }
     if (kernel.oom && kernel.oom->paused()) {
@@ -258,7 +256,7 @@ bool Task::HandlePendingWork() {
     {
       TasksLock lock(kernel);
       if (group->exiting) return false;
-      stop = group->stop_signal != 0;
+      stop = group->stop.under_way();
     }
     if (stop) {
       SleepStopped(*this);

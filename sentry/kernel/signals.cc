@@ -40,17 +40,10 @@ void PrepareSignal(ThreadGroup& group, int signo) REQUIRES(tasks) {
   if (signo != SIGCONT) return;
   group.pending.Discard(kStopSignals);
   for (Task* t : group.threads) t->pending.Discard(kStopSignals);
-  if (group.stop_signal == 0) return;
-  const bool was_stopped = group.stopped;
-  group.stop_signal = 0;
-  group.stopped = false;
-  group.stop_unreported = false;
-  group.stop_queue.WakeAll();
+  if (!group.stop.under_way()) return;
+  const bool was_complete = group.stop.Continue();
   for (Task* t : group.threads) t->fiber->Unpark();
-  if (was_stopped) {
-    group.continue_unreported = true;
-    NotifyParentOfStop(group, true);
-  }
+  if (was_complete) NotifyParentOfStop(group, true);
 }
 
 // The default action of `signo` ends the process without a core and nothing catches it
@@ -86,7 +79,7 @@ void NotifyWork(Task& task) {
 bool HasDeliverable(const Task& task) {
   const SignalSet pending = task.pending.set() | task.group->pending.set();
   return !(pending & ~task.blocked.Get()).empty() || task.group->exiting ||
-         (task.group->stop_signal != 0 && !task.stopped);
+         (task.group->stop.under_way() && !task.stopped);
 }
 
 Result<void> SendToTask(Task& task, const siginfo_t& info) {
@@ -183,9 +176,7 @@ void StartGroupExit(ThreadGroup& group, int wait_status) {
     group.exiting = true;
     group.exit_status = wait_status;
   }
-  group.stop_signal = 0;
-  group.stopped = false;
-  group.stop_queue.WakeAll();
+  (void)group.stop.End();
   for (Task* t : group.threads) {
     t->work_pending.store(true, std::memory_order_seq_cst);
     if (t->fiber) t->fiber->Kill();
@@ -197,7 +188,7 @@ void NotifyParentOfStop(ThreadGroup& group, bool continued) {
   ThreadGroup* parent = group.parent;
   if (parent == nullptr) {
     if (group.started && group.started->job_control()) {
-      group.started->NoteStop(continued ? 0 : group.stop_signal);
+      group.started->NoteStop(continued ? 0 : group.stop.signal());
     }
     return;
   }
@@ -206,7 +197,7 @@ void NotifyParentOfStop(ThreadGroup& group, bool continued) {
     siginfo_t info = MakeInfo(SIGCHLD, continued ? CLD_CONTINUED : CLD_STOPPED);
     info.si_pid = parent->NumberOf(*group.pid);
     info.si_uid = UserOf(group, *parent);
-    info.si_status = continued ? SIGCONT : group.stop_signal;
+    info.si_status = continued ? SIGCONT : group.stop.signal();
     (void)SendToGroup(*parent, info);
   }
   parent->child_queue.WakeAll();
@@ -214,12 +205,18 @@ void NotifyParentOfStop(ThreadGroup& group, bool continued) {
 
 void StartGroupStop(Task& by, int signo) {
   ThreadGroup& group = *by.group;
-  if (group.exiting || group.stop_signal != 0) return;
-  group.stop_signal = signo;
-  group.continue_unreported = false;
+  if (group.exiting || group.stop.under_way()) return;
+  group.stop.Begin(signo);
   for (Task* t : group.threads) {
     if (t != &by) NotifyWork(*t);
   }
+}
+
+void CompleteStop(ThreadGroup& group) {
+  const bool all =
+      std::all_of(group.threads.begin(), group.threads.end(),
+                  [](const Task* t) REQUIRES(tasks) { return t->stopped || t->exited; });
+  if (all && group.stop.under_way() && group.stop.Complete()) NotifyParentOfStop(group, false);
 }
 
 void SleepStopped(Task& task) {
@@ -227,22 +224,17 @@ void SleepStopped(Task& task) {
   Kernel& kernel = task.kernel;
   {
     TasksLock lock(kernel);
-    if (group.stop_signal == 0 || group.exiting) return;
+    if (!group.stop.under_way() || group.exiting) return;
     task.stopped = true;
     task.state_letter = 'T';
-    const bool all =
-        std::all_of(group.threads.begin(), group.threads.end(),
-                    [](const Task* t) REQUIRES(tasks) { return t->stopped || t->exited; });
-    if (all && !group.stopped) {
-      group.stopped = true;
-      group.stop_unreported = true;
-      NotifyParentOfStop(group, false);
-    }
+    CompleteStop(group);
   }
-  sched::WaitUntil(group.stop_queue, sched::kAllEvents, std::nullopt, sched::Sleep::kKillable, [&] {
+  const auto ended = [&] {
     TasksLock lock(kernel);
-    return group.stop_signal == 0 || group.exiting;
-  });
+    return !group.stop.under_way() || group.exiting;
+  };
+  sched::WaitUntil(group.stop.sleepers(), sched::kAllEvents, std::nullopt, sched::Sleep::kKillable,
+                   ended);
   TasksLock lock(kernel);
   task.stopped = false;
   task.state_letter = 'R';

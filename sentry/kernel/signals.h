@@ -38,6 +38,8 @@ bool HasDeliverable(const Task& task) REQUIRES(tasks);
 
 // What a stop, continue or exit tells the parent.
 void NotifyParentOfStop(ThreadGroup& group, bool continued) REQUIRES(tasks);
+// If all threads sleep in a stop now, the parent is told.
+void CompleteStop(ThreadGroup& group) REQUIRES(tasks);
 // The calling task takes part in its group's stop: sleeps until continued or killed.
 void SleepStopped(Task& task);
 // A stop signal's default action.

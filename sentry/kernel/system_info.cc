@@ -28,7 +28,7 @@ MemoryTotals TotalsOf(Kernel& kernel) {
 }
 
 uint64_t UptimeNs(Kernel& kernel) {
-  return kernel.scheduler.clock().MonotonicNs() - kernel.boot_monotonic_ns;
+  return kernel.scheduler.clock().MonotonicNs() - kernel.boot_monotonic_ns();
 }
 
 }  // namespace skep::kernel

@@ -22,9 +22,11 @@
 #include "platform/platform.h"
 #include "sentry/arena/host_table.h"
 #include "sentry/auth/credentials.h"
+#include "sentry/kernel/group_stop.h"
 #include "sentry/kernel/limits.h"
 #include "sentry/kernel/pid.h"
 #include "sentry/kernel/signal.h"
+#include "sentry/kernel/task_start.h"
 #include "sentry/kernel/tasks_lock.h"
 #include "sentry/mm/memory_manager.h"
 #include "sentry/sched/fiber.h"
@@ -55,6 +57,18 @@ struct Usage {  // ns
   uint64_t minor_faults = 0, major_faults = 0, voluntary_switches = 0, involuntary_switches = 0;
   uint64_t max_rss = 0;  // bytes
   void Add(const Usage& o);
+};
+
+// What setpriority(2), sched_setscheduler(2), ioprio_set(2) and sched_setaffinity(2) have set. Kept
+// and told back; workers schedule guests.
+struct Scheduling {
+  int nice = 0;
+  int policy = 0;  // SCHED_OTHER, SCHED_BATCH or SCHED_IDLE
+  bool reset_on_fork = false;
+  uint16_t io_priority = 0;  // as ioprio_set(2) packs it
+  uint64_t cpu_mask = ~uint64_t{0};
+
+  Scheduling ForChild() const;  // Linux: sched_fork
 };
 
 class ThreadGroup final : public RefCounted<ThreadGroup> {
@@ -101,14 +115,9 @@ class ThreadGroup final : public RefCounted<ThreadGroup> {
   std::atomic<bool> zombie{false};
   bool reaped GUARDED_BY(tasks) = false;
 
-  // Group stop (Linux: signal_struct's group_stop_count, SIGNAL_STOP_*).
-  int stop_signal GUARDED_BY(tasks) = 0;               // 0: not stopping
-  bool stopped GUARDED_BY(tasks) = false;              // all threads have stopped
-  bool stop_unreported GUARDED_BY(tasks) = false;      // for wait4
-  bool continue_unreported GUARDED_BY(tasks) = false;  // for wait4
-  sched::WaitQueue stop_queue;                         // stopped threads sleep here
-  sched::WaitQueue child_queue;                        // wait4 sleeps here: a child changed state
-  sched::WaitQueue exec_queue;                         // execve waits for the other threads
+  GroupStop stop;
+  sched::WaitQueue child_queue;  // wait4 sleeps here: a child changed state
+  sched::WaitQueue exec_queue;   // execve waits for the other threads
 
   Ref<SignalHandlers> handlers GUARDED_BY(tasks);
   PendingSignals pending GUARDED_BY(tasks);  // of the group
@@ -204,16 +213,12 @@ class Task final : public vfs::Caller, public vfs::JobControlCaller, public RefC
 
   std::atomic<uint32_t> personality{0};
   std::atomic<uint64_t> timer_slack_ns{50000};
-  int nice GUARDED_BY(tasks) = 0;
-  int sched_policy GUARDED_BY(tasks) = 0;  // SCHED_OTHER, SCHED_BATCH or SCHED_IDLE
-  bool sched_reset_on_fork GUARDED_BY(tasks) = false;
-  uint16_t io_priority GUARDED_BY(tasks) = 0;  // as ioprio_set(2) packs it
-  uint64_t cpu_mask GUARDED_BY(tasks) = ~uint64_t{0};
+  Scheduling scheduling GUARDED_BY(tasks);
   PendingSignals pending GUARDED_BY(tasks);
   // sigtimedwait waits for these although they are blocked.
   SignalSet sigwait_set GUARDED_BY(tasks);
   std::array<char, 16> comm GUARDED_BY(tasks){};
-  bool stopped GUARDED_BY(tasks) = false;  // sleeps in a group stop
+  bool stopped GUARDED_BY(tasks) = false;  // sleeps in its group's stop
   bool exited GUARDED_BY(tasks) = false;
   std::vector<uint64_t> auxv GUARDED_BY(tasks);  // /proc/<pid>/auxv
   Usage usage GUARDED_BY(tasks);                 // as of the last SettleUsage (kernel/cpu_time.h)
@@ -226,9 +231,7 @@ class Task final : public vfs::Caller, public vfs::JobControlCaller, public RefC
   // It has let go of its robust and PI futexes and is about to be gone (Linux: futex_state).
   std::atomic<bool> left_futexes{false};
 
-  // vfork: the child wakes its parent when it releases the memory.
-  std::atomic<bool> vfork_pending{false};
-  sched::WaitQueue vfork_queue;
+  MemoryLoan loan;  // of a child of vfork
   std::atomic<bool> work_pending{false};
   std::atomic<char> state_letter{'R'};  // for /proc
 
@@ -274,11 +277,7 @@ class Task final : public vfs::Caller, public vfs::JobControlCaller, public RefC
   // The call has set all registers itself (rt_sigreturn, execve): rax is left alone.
   bool keep_registers = false;
 
-  // clone: 0 until the child's fiber has its memory and context; 1: it has; else -errno.
-  std::atomic<int> started{0};
-  sched::WaitQueue started_queue;
-  std::atomic<bool> may_start{false};  // the parent has published it
-  bool abandoned = false;              // ... or has given up on it (before may_start)
+  TaskStart start;
 
  private:
   bool Start();

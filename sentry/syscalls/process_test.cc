@@ -17,7 +17,7 @@ constexpr uint64_t kThread =
 
 size_t TaskCount(TestKernel& kernel) {
   kernel::TasksLock lock(kernel.kernel());
-  return kernel.kernel().task_count;
+  return kernel.kernel().task_count();
 }
 size_t PidCount(TestKernel& kernel) {
   kernel::TasksLock lock(kernel.kernel());

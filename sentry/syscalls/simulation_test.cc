@@ -227,7 +227,7 @@ class Simulation {
     EXPECT_EQ(init_.Get<int32_t>(out), put_ - taken_) << "seed " << seed_ << ": bytes were lost";
     ASSERT_EQ(init_.Run(SYS_read, {lock_, out, 8}), 8) << "seed " << seed_;
     kernel::TasksLock lock(kernel_.kernel());
-    EXPECT_EQ(kernel_.kernel().task_count, 1U) << "seed " << seed_;
+    EXPECT_EQ(kernel_.kernel().task_count(), 1U) << "seed " << seed_;
     EXPECT_EQ(kernel_.kernel().pid_namespace->size(), 1U) << "seed " << seed_;
   }
 

@@ -14,7 +14,7 @@ constexpr uint64_t kNsPerSecond = 1'000'000'000, kNsPerUs = 1000;
 
 // "[    7]   0.001234 ": the thread, and the seconds since the sandbox started.
 std::string Start(Task& task) {
-  const uint64_t ns = task.kernel.scheduler.clock().MonotonicNs() - task.kernel.boot_monotonic_ns;
+  const uint64_t ns = task.kernel.scheduler.clock().MonotonicNs() - task.kernel.boot_monotonic_ns();
   return fmt::format("[{:>5}] {:>3}.{:06} ", task.tid.load(), ns / kNsPerSecond,
                      ns % kNsPerSecond / kNsPerUs);
 }

@@ -72,7 +72,7 @@ Result<int32_t> SchedGetAffinity(Task& task, int32_t pid, uint32_t size, UserPtr
   {
     TasksLock lock(task.kernel);
     Task* target = TRY(Find(task, pid));
-    value = target->cpu_mask & AllCpus(task);
+    value = target->scheduling.cpu_mask & AllCpus(task);
   }
   TRY(task.mm->CopyOut(mask, value));
   return static_cast<int32_t>(sizeof value);
@@ -87,7 +87,7 @@ Result<void> SchedSetAffinity(Task& task, int32_t pid, uint32_t size,
   Task* target = TRY(Find(task, pid));
   TRY(kernel::MaySchedule(*target, task.creds()));
   if ((value & AllCpus(task)) == 0) return Fail(EINVAL);
-  target->cpu_mask = value;
+  target->scheduling.cpu_mask = value;
   return {};
 }
 
@@ -95,7 +95,7 @@ Result<int32_t> SchedGetScheduler(Task& task, int32_t pid) {
   if (pid < 0) return Fail(EINVAL);
   TasksLock lock(task.kernel);
   const Task* target = TRY(Find(task, pid));
-  return target->sched_policy | (target->sched_reset_on_fork ? SCHED_RESET_ON_FORK : 0);
+  return target->scheduling.policy | (target->scheduling.reset_on_fork ? SCHED_RESET_ON_FORK : 0);
 }
 
 // Linux: __sched_setscheduler. Real-time policies are refused, as where RLIMIT_RTPRIO is 0 and
@@ -110,15 +110,15 @@ Result<void> SetScheduler(Task& task, Task& target, int32_t policy, int32_t prio
   if (real_time ? priority < 1 || priority > 99 : priority != 0) return Fail(EINVAL);
   TRY(kernel::MaySchedule(target, task.creds()));
   if (real_time) return Fail(EPERM);
-  const bool wakes_from_idle = target.sched_policy == SCHED_IDLE && policy != SCHED_IDLE;
-  if (wakes_from_idle && !kernel::MayLowerNice(target, task.creds(), target.nice)) {
+  const bool wakes_from_idle = target.scheduling.policy == SCHED_IDLE && policy != SCHED_IDLE;
+  if (wakes_from_idle && !kernel::MayLowerNice(target, task.creds(), target.scheduling.nice)) {
     return Fail(EPERM);
   }
-  if (target.sched_reset_on_fork && !reset && !task.creds().HasInFirst(CAP_SYS_NICE)) {
+  if (target.scheduling.reset_on_fork && !reset && !task.creds().HasInFirst(CAP_SYS_NICE)) {
     return Fail(EPERM);
   }
-  target.sched_policy = policy;
-  target.sched_reset_on_fork = reset;
+  target.scheduling.policy = policy;
+  target.scheduling.reset_on_fork = reset;
   return {};
 }
 
@@ -145,8 +145,8 @@ Result<void> SchedSetParam(Task& task, int32_t pid, UserPtr<const int32_t> param
   const int32_t priority = TRY(task.mm->CopyIn(param));
   TasksLock lock(task.kernel);
   Task* target = TRY(Find(task, pid));
-  const int32_t reset = target->sched_reset_on_fork ? SCHED_RESET_ON_FORK : 0;
-  return SetScheduler(task, *target, target->sched_policy | reset, priority);
+  const int32_t reset = target->scheduling.reset_on_fork ? SCHED_RESET_ON_FORK : 0;
+  return SetScheduler(task, *target, target->scheduling.policy | reset, priority);
 }
 
 Result<int32_t> SchedGetPriorityMax(Task&, int32_t policy) {
@@ -178,12 +178,12 @@ Result<int32_t> GetPriority(Task& task, int32_t which, int32_t who) {
   TasksLock lock(task.kernel);
   if (which == PRIO_PROCESS) {
     const Task* target = TRY(Find(task, who));
-    return 20 - target->nice;
+    return 20 - target->scheduling.nice;
   }
   int best = -1;
   const Whom whom = which == PRIO_PGRP ? Whom::kGroup : Whom::kUser;
   ForEachNamed(task, whom, Named(task, whom, who), [&](const Task& target) REQUIRES(tasks) {
-    best = std::max(best, 20 - target.nice);
+    best = std::max(best, 20 - target.scheduling.nice);
     return true;
   });
   if (best < 0) return Fail(ESRCH);
@@ -197,9 +197,10 @@ Result<void> SetNice(Task& task, Task& target, int nice, Result<void> so_far) RE
   const auth::Credentials& theirs = *target.credentials.Get();
   const bool same = mine.euid == theirs.uid || mine.euid == theirs.euid;
   if (!same && !mine.HasIn(theirs.user_namespace.get(), CAP_SYS_NICE)) return Fail(EPERM);
-  if (nice < target.nice && !kernel::MayLowerNice(target, mine, nice)) return Fail(EACCES);
+  if (nice < target.scheduling.nice && !kernel::MayLowerNice(target, mine, nice))
+    return Fail(EACCES);
   TRY(kernel::MaySchedule(target, mine));
-  target.nice = nice;
+  target.scheduling.nice = nice;
   if (!so_far && so_far.error().code() == ESRCH) return {};
   return so_far;
 }
@@ -255,15 +256,16 @@ Result<void> SetIoPriority(Task& task, Task& target, int32_t value) REQUIRES(tas
   const bool same = theirs.uid == mine.euid || theirs.uid == mine.uid;
   const bool more = (theirs.permitted & ~mine.permitted) != 0;
   if ((!same || more) && !mine.HasIn(theirs.user_namespace.get(), CAP_SYS_NICE)) return Fail(EPERM);
-  target.io_priority = static_cast<uint16_t>(value);
+  target.scheduling.io_priority = static_cast<uint16_t>(value);
   return {};
 }
 
 // What a thread that was given none has: by its nice value (Linux: __get_task_ioprio).
 int32_t EffectiveIoPriority(const Task& target) REQUIRES(tasks) {
-  if (IOPRIO_PRIO_CLASS(target.io_priority) != IOPRIO_CLASS_NONE) return target.io_priority;
-  const int io_class = target.sched_policy == SCHED_IDLE ? IOPRIO_CLASS_IDLE : IOPRIO_CLASS_BE;
-  return IOPRIO_PRIO_VALUE(io_class, (target.nice + 20) / 5);
+  if (IOPRIO_PRIO_CLASS(target.scheduling.io_priority) != IOPRIO_CLASS_NONE)
+    return target.scheduling.io_priority;
+  const int io_class = target.scheduling.policy == SCHED_IDLE ? IOPRIO_CLASS_IDLE : IOPRIO_CLASS_BE;
+  return IOPRIO_PRIO_VALUE(io_class, (target.scheduling.nice + 20) / 5);
 }
 
 Result<int32_t> IoprioGet(Task& task, int32_t which, int32_t who) {
@@ -271,7 +273,7 @@ Result<int32_t> IoprioGet(Task& task, int32_t which, int32_t who) {
   TasksLock lock(task.kernel);
   if (which == IOPRIO_WHO_PROCESS) {
     const Task* target = TRY(Find(task, who));
-    return target->io_priority;
+    return target->scheduling.io_priority;
   }
   std::optional<int32_t> best;
   const Whom whom = which == IOPRIO_WHO_PGRP ? Whom::kGroup : Whom::kUser;
@@ -322,9 +324,9 @@ Result<void> SchedGetattr(Task& task, int32_t pid, UserPtr<void> out, uint32_t s
   {
     TasksLock lock(task.kernel);
     const Task* target = TRY(Find(task, pid));
-    attr.policy = static_cast<uint32_t>(target->sched_policy);
-    attr.flags = target->sched_reset_on_fork ? kResetOnFork : 0;
-    attr.nice = target->nice;
+    attr.policy = static_cast<uint32_t>(target->scheduling.policy);
+    attr.flags = target->scheduling.reset_on_fork ? kResetOnFork : 0;
+    attr.nice = target->scheduling.nice;
   }
   attr.size = std::min<uint32_t>(size, sizeof attr);
   TRY(CopyOutStruct(task, out, size, std::as_bytes(std::span(&attr, 1))));

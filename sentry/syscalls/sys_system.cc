@@ -58,7 +58,7 @@ Result<void> Sysinfo(Task& task, UserPtr<AbiSysinfo> out) {
   info.mem_unit = 1;
   {
     TasksLock lock(task.kernel);
-    info.procs = static_cast<uint16_t>(task.kernel.task_count);
+    info.procs = static_cast<uint16_t>(task.kernel.task_count());
   }
   return task.mm->CopyOut(out, info);
 }

@@ -187,7 +187,7 @@ class TestKernel {
     }
     EXPECT_TRUE(WaitFor([&] {
       kernel::TasksLock lock(*kernel_);
-      return kernel_->task_count == 0;
+      return kernel_->task_count() == 0;
     })) << "guests that do not die";
     init_ = {};
     OnFiber([] {});
@@ -241,7 +241,7 @@ class TestKernel {
   FakeContext* ContextOf(Task& task) {
     FakeContext* context = nullptr;
     OnFiber([&] {
-      if (task.started.load() != 1 && !task.context_ref) return;
+      if (!task.start.succeeded() && !task.context_ref) return;
       context = static_cast<FakeContext*>(arena::HostTable::Get().Get(task.context_ref));
     });
     return context;

@@ -34,7 +34,7 @@ Processes Count(ProcFs& fs) {
     count.system_ns += usage.system_ns;
     count.switches += usage.voluntary_switches + usage.involuntary_switches;
   };
-  add(kernel.ended);
+  add(kernel.ended());
   kernel.pid_namespace->ForEachGroup([&](kernel::ThreadGroup& group) REQUIRES(tasks) {
     for (kernel::Task* task : group.threads) {
       add(kernel::UsageOf(*task));
@@ -65,8 +65,7 @@ std::string StatText(ProcFs& fs) {
   line("cpu ", 1);
   for (uint64_t cpu = 0; cpu < cpus; ++cpu) line(fmt::format("cpu{}", cpu), cpus);
   Append(text, "intr 0\nctxt {}\nbtime {}\nprocesses {}\nprocs_running {}\nprocs_blocked 0\n",
-         count.switches, kernel.boot_realtime_ns / kSecondNs, kernel.forks.load() + 1,
-         count.running);
+         count.switches, kernel.boot_realtime_ns() / kSecondNs, kernel.forks() + 1, count.running);
   text += "softirq 0 0 0 0 0 0 0 0 0 0 0\n";
   return text;
 }

@@ -57,7 +57,7 @@ class RootDirectory final : public FixedDirectory {
   void Adjust(vfs::Attributes& attributes) override {
     FixedDirectory::Adjust(attributes);
     TasksLock lock(proc_.kernel());
-    attributes.nlink += static_cast<uint32_t>(proc_.kernel().task_count);
+    attributes.nlink += static_cast<uint32_t>(proc_.kernel().task_count());
   }
 
  private:
@@ -119,7 +119,7 @@ std::array<double, 3> ProcFs::SampleLoad(size_t running) {
   const double elapsed =
       static_cast<double>(
           now -
-          std::min(load_sampled_ns_ == 0 ? kernel_.boot_monotonic_ns : load_sampled_ns_, now)) /
+          std::min(load_sampled_ns_ == 0 ? kernel_.boot_monotonic_ns() : load_sampled_ns_, now)) /
       1e9;
   load_sampled_ns_ = now;
   for (size_t i = 0; i < load_.size(); ++i) {

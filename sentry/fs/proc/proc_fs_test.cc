@@ -59,7 +59,7 @@ struct ProcTest : ::testing::Test {
     Ref<kernel::Task> task = MakeRef<kernel::Task>(*kernel);
     task->group = MakeRef<kernel::ThreadGroup>(*kernel, container);
     kernel::ThreadGroup& group = *task->group;
-    group.start_ns = kernel->boot_monotonic_ns + static_cast<uint64_t>(pid) * 1'000'000'000;
+    group.start_ns = kernel->boot_monotonic_ns() + static_cast<uint64_t>(pid) * 1'000'000'000;
     auth::Credentials creds;
     creds.user_namespace = kernel->user_namespace;
     creds.uid = creds.euid = creds.suid = creds.fsuid = uid;

@@ -187,15 +187,15 @@ Result<TaskInfo> TakeTaskInfo(const TaskView& view, bool descriptors) {
   s.creds = task->credentials.Get();
   TakeUsage(s, subject, *task);
   TakeSignals(s, *task);
-  s.nice = task->nice;
+  s.nice = task->scheduling.nice;
   s.exit_signal = subject.thread && !task->IsLeader() ? -1 : group.exit_signal;
   s.exit_code = task->exited ? group.exit_status : 0;
   s.cpu = task->fiber && !task->exited ? task->fiber->worker().index() : 0;
   s.has_exec = group.has_exec;
   s.may_inspect = MayInspectTask(*task, view.opener(), TaskOf(view.caller)).has_value();
-  s.start_ns = group.start_ns - std::min(group.start_ns, kernel.boot_monotonic_ns);
+  s.start_ns = group.start_ns - std::min(group.start_ns, kernel.boot_monotonic_ns());
   const int cpus = view.fs.cpu_count();
-  s.cpu_mask = task->cpu_mask & (cpus >= 64 ? ~uint64_t{0} : (uint64_t{1} << cpus) - 1);
+  s.cpu_mask = task->scheduling.cpu_mask & (cpus >= 64 ? ~uint64_t{0} : (uint64_t{1} << cpus) - 1);
   s.rss_limit = group.limits.Soft(RLIMIT_RSS);
   s.pending_limit = group.limits.Soft(RLIMIT_SIGPENDING);
   s.has_fs = static_cast<bool>(task->fs);
