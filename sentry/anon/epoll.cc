@@ -13,7 +13,7 @@ namespace {
 constexpr uint32_t kPrivateBits = EPOLLWAKEUP | EPOLLONESHOT | EPOLLET | EPOLLEXCLUSIVE;
 constexpr uint32_t kExclusiveOk =
     EPOLLIN | EPOLLOUT | EPOLLERR | EPOLLHUP | EPOLLWAKEUP | EPOLLET | EPOLLEXCLUSIVE;
-constexpr int kMaxNests = 4;                   // Linux: EP_MAX_NESTS
+constexpr int kMaxNests = 4;  // Linux: EP_MAX_NESTS
 // Items that are looked at while nobody else runs. No call answers more events than that.
 constexpr size_t kCollectStep = 4096;
 constexpr size_t kMaxItems = size_t{1} << 20;  // of one epoll; Linux: max_user_watches
