@@ -9,6 +9,7 @@ namespace skep::platform {
 namespace {
 
 constexpr uint64_t kTickNs = 1'000'000;
+constexpr int kLetGoAtOnce = 4;
 
 void SetAffinity(pid_t tid, const cpu_set_t& cpus) {
   // Failing (a CPU was taken away) leaves it where it is.
@@ -32,7 +33,7 @@ void Pinning::Ran(Link& link, pid_t tid) {
   link.tick = tick_;
   link.previous = nullptr;
   link.next = running_;
-  if (running_ != nullptr) running_->previous = &link;
+  (running_ != nullptr ? running_->previous : oldest_) = &link;
   running_ = &link;
   link.is_listed = true;
 }
@@ -40,7 +41,7 @@ void Pinning::Ran(Link& link, pid_t tid) {
 void Pinning::Drop(Link& link) {
   if (!link.is_listed) return;
   (link.previous != nullptr ? link.previous->next : running_) = link.next;
-  if (link.next != nullptr) link.next->previous = link.previous;
+  (link.next != nullptr ? link.next->previous : oldest_) = link.previous;
   link.is_listed = false;
 }
 
@@ -60,14 +61,11 @@ std::optional<uint64_t> Pinning::NextTick(uint64_t (*now)()) {
 void Pinning::Tick(uint64_t now) {
   if (next_tick_at_ == 0 || now < next_tick_at_) return;
   next_tick_at_ = 0;
-  for (Link* link = running_; link != nullptr;) {
-    Link* const next = link->next;
-    if (link->tick < tick_) {
-      Drop(*link);
-      link->is_free = true;
-      SetAffinity(link->tid, free_);
-    }
-    link = next;
+  for (int i = 0; i < kLetGoAtOnce && oldest_ != nullptr && oldest_->tick < tick_; ++i) {
+    Link& link = *oldest_;
+    Drop(link);
+    link.is_free = true;
+    SetAffinity(link.tid, free_);
   }
   ++tick_;
 }

@@ -31,13 +31,15 @@ class Pinning {
 
   // When Tick is to be called next, given the time now; nullopt: no guest runs pinned.
   std::optional<uint64_t> NextTick(uint64_t (*now)());
-  // Lets those go that have run since before the last tick.
+  // Lets those go that have run since before the last tick: the oldest, a few at a time. Of a
+  // crowd that is woken at once, most only wait for the CPU.
   void Tick(uint64_t now);
 
  private:
   bool enabled_ = false;
   cpu_set_t pinned_, free_;
-  Link* running_ = nullptr;
+  Link* running_ = nullptr;  // the latest first
+  Link* oldest_ = nullptr;
   uint64_t tick_ = 0;
   uint64_t next_tick_at_ = 0;  // 0: not set
 };

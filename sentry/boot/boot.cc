@@ -185,8 +185,9 @@ HostResult<void> EnterJail(const BootConfig& config, Engines& engines) {
     const jail::FilterUse use = {config.filter_use_fd, part};
     return jail::InstallFilter(FilterRows(engines.kind), jail::Refusal::kKill, use);
   }
-  const std::optional<jail::Filter> filter = TRY(std::move(engines.filter));
-  return (filter ? *filter : TRY(CompileFilter(config, engines.kind))).Install();
+  std::optional<jail::Filter> filter = TRY(std::move(engines.filter));
+  if (!filter) filter = TRY(CompileFilter(config, engines.kind));
+  return filter->Install();
 }
 
 [[noreturn]] void Boot(const BootConfig& config) {
