@@ -98,7 +98,7 @@ HostResult<Ending> RunSandbox(SandboxPlan plan, const Reporter& reporter, Sessio
   plan.child_signals = options.signals.before();
   supervise.terminal = plan.config.terminal;
   plan.config.terminal_errors = RawTerminal::HasErrors();
-  plan.config.terminal_input = RawTerminal::Owned();
+  plan.config.terminal_input = supervise.terminal ? RawTerminal::Owned() : RawTerminal::MayRead();
   if (supervise.terminal && plan.config.terminal_rows == 0) {
     const WindowSize size = RawTerminal().Size();
     plan.config.terminal_rows = size.rows;

@@ -64,6 +64,7 @@ class Supervisor {
   void StopSelf(int signo);
   // As a job in the background that reads the terminal.
   void StopForInput();
+  bool MayRead() const { return terminal_ ? RawTerminal::Owned() : RawTerminal::MayRead(); }
   void GoOn();
 
   runtime::SandboxHandle sandbox_;
@@ -146,7 +147,7 @@ std::optional<Ending> Supervisor::TakeEvent() {
       deliver_by_ns_ = undelivered_ == 0 ? 0 : host::MonotonicNs() + kDeliveryTimeNs;
       return std::nullopt;
     case SentryEvent::Kind::kWantsInput:
-      if (RawTerminal::Owned()) {
+      if (MayRead()) {
         GoOn();  // nobody told us that we are in the foreground now
       } else {
         StopForInput();
@@ -278,7 +279,7 @@ void Supervisor::GoOn() {
     raw_.EnterRaw();
     SendWindow();
   }
-  Send(CliCommand::Kind::kContinue, terminal_ && RawTerminal::Owned() ? 1 : 0);
+  Send(CliCommand::Kind::kContinue, MayRead() ? 1 : 0);
 }
 
 Ending Supervisor::Lost() {

@@ -28,6 +28,11 @@ bool RawTerminal::HasErrors() {
 
 bool RawTerminal::Owned() { return tcgetpgrp(kInput) == getpgrp(); }
 
+bool RawTerminal::MayRead() {
+  const pid_t foreground = tcgetpgrp(kInput);  // < 0: not a terminal, or not this session's
+  return foreground < 0 || foreground == getpgrp();
+}
+
 void RawTerminal::EnterRaw() {
   if (saved_ || !Owned()) return;
   termios now{};

@@ -25,6 +25,10 @@ class RawTerminal {
   // This process group is in the foreground.
   static bool Owned();
 
+  // Standard input is no terminal that another process group has: its own read(2) would not stop
+  // this one (Linux: __tty_check_change).
+  static bool MayRead();
+
   RawTerminal() = default;
   RawTerminal(const RawTerminal&) = delete;
   RawTerminal& operator=(const RawTerminal&) = delete;

@@ -7,6 +7,7 @@
 #include <atomic>
 #include <functional>
 
+#include "sentry/anon/host_file.h"
 #include "sentry/anon/terminal.h"
 #include "sentry/arena/host_table.h"
 #include "sentry/sched/scheduler.h"
@@ -22,8 +23,6 @@ class Console final : public RefCounted<Console> {
   ~Console();
 
   Terminal& terminal() { return *terminal_; }
-  // Held: the host's terminal is somebody else's for the moment, and so is what is typed there.
-  enum class Input : bool { kHeld, kFlowing };
   void SetInput(Input input);
   // Called on a fiber when a guest reads while the input is held. Before the first read.
   void OnWantedInput(std::function<void()> wanted) { wanted_ = std::move(wanted); }

@@ -143,6 +143,24 @@ Result<Ref<vfs::File>> HostInode::Open(vfs::Caller&, const vfs::Path& path, uint
       MakeRef<HostFile>(Ref<HostInode>(this), path, flags, HostFile::Position::kOwn));
 }
 
+void HostInode::SetInput(Input input) {
+  input_held_.store(input == Input::kHeld);
+  // A reader asks again: also for what is still held.
+  waiters_.WakeAll(EPOLLIN);
+}
+
+// Linux: job_control of n_tty_read, for a terminal that is not ours.
+Result<void> HostInode::MayRead() {
+  if (!input_held_.load()) return {};
+  if (wanted_) wanted_();
+  return Fail(EAGAIN);
+}
+
+bool HostFile::IsTerminal() const {
+  std::array<std::byte, 64> modes{};
+  return inode_->type() == S_IFCHR && host::Ioctl(fd(), TCGETS, modes.data()).has_value();
+}
+
 HostFile::HostFile(Ref<HostInode> inode, vfs::Path path, uint32_t flags, Position whose)
     : File(std::move(path), flags),
       inode_(std::move(inode)),
@@ -175,6 +193,7 @@ Result<size_t> HostFile::Read(vfs::Caller&, mm::IoSequence& to, uint64_t offset)
         });
     return n;
   }
+  TRY(inode_->MayRead());
   if ((PollHost(number, EPOLLIN) & (EPOLLIN | kFailed)) == 0) {
     inode_->watch().Arm(EPOLLIN | kFailed);
     return Fail(EAGAIN);

@@ -7,7 +7,9 @@
 // who hold the description write, before, meanwhile and after, stays whole.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <string>
 #include <utility>
@@ -19,6 +21,10 @@
 #include "sentry/vfs/mount.h"
 
 namespace skep::anon {
+
+// Whether a terminal of the host's may be read now. Held: it is somebody else's for the moment, and
+// so is what is typed there. Only the CLI, which is in the terminal's session, can tell.
+enum class Input : bool { kHeld, kFlowing };
 
 // The descriptor and what stat says about it. Owns `fd`.
 class HostInode final : public vfs::Inode {
@@ -38,6 +44,12 @@ class HostInode final : public vfs::Inode {
   // Who owns it for the guest; the host's numbers mean nothing there. Before others see the file.
   void SetOwner(uint32_t uid, uint32_t gid) { owner_ = {uid, gid}; }
 
+  // Of a terminal. `wanted` is called on a fiber when a guest reads while the input is held.
+  void OnWantedInput(std::function<void()> wanted) { wanted_ = std::move(wanted); }
+  void SetInput(Input input);
+  // EAGAIN: it is held.
+  Result<void> MayRead();
+
   Kind kind() const { return kind_; }
   int fd() const { return arena::HostTable::Get().Get(fd_); }
   sched::WaitQueue& waiters() { return waiters_; }
@@ -50,6 +62,8 @@ class HostInode final : public vfs::Inode {
   const arena::HostFd fd_;
   const Kind kind_;
   std::optional<std::pair<uint32_t, uint32_t>> owner_;
+  std::function<void()> wanted_;
+  std::atomic<bool> input_held_{false};
   sched::WaitQueue waiters_;
   std::optional<sched::HostWatch> watch_;
 };
@@ -68,6 +82,8 @@ class HostFile final : public vfs::File {
   enum class Position : bool { kHosts, kOwn };  // of regular files
   HostFile(Ref<HostInode> inode, vfs::Path path, uint32_t flags, Position whose);
   void SetOwner(uint32_t uid, uint32_t gid) { inode_->SetOwner(uid, gid); }
+  bool IsTerminal() const;
+  HostInode& host_inode() { return *inode_; }
 
   bool seekable() const override { return kind_ == Kind::kRegular; }
   uint64_t PeekPosition() const override;

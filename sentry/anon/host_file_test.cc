@@ -54,6 +54,36 @@ TEST(HostFile, PipeNeverBlocksAndWakes) {
   EXPECT_EQ(second, "");
 }
 
+TEST(HostFile, HeldInputIsAskedForAndNotTaken) {
+  host::PipePair pipe = host::MakePipe(O_CLOEXEC).value();
+  OwnedFd other_end = std::move(pipe.writer);
+  EXPECT_TRUE(host::Write(other_end.get(), std::as_bytes(std::span("hi", 2))));
+  std::string got;
+  std::atomic<int> wanted = 0;
+  std::atomic<HostInode*> inode = nullptr;
+  sched::TestScheduler scheduler(1);
+  scheduler.Start();
+  Ref<sched::Fiber> fiber = scheduler.Spawn(0, [&] {
+    TestCaller caller;
+    const auto fs = MakeRef<vfs::AnonFs>(1U);
+    Ref<HostFile> file = Open(*fs, std::move(pipe.reader));
+    EXPECT_FALSE(file->IsTerminal());
+    file->host_inode().OnWantedInput([&] { ++wanted; });
+    file->host_inode().SetInput(Input::kHeld);
+    EXPECT_EQ(CodeOf(TryRead(caller, *file, 9)), EAGAIN);
+    EXPECT_EQ(wanted, 1);
+    inode = &file->host_inode();
+    got = vfs::ReadBlocking(caller, *file, 9).value();
+  });
+  ASSERT_TRUE(sched::WaitFor([&] { return wanted == 2; }));
+  inode.load()->SetInput(Input::kHeld);  // continued, but still in the background
+  ASSERT_TRUE(sched::WaitFor([&] { return wanted == 3; }));
+  EXPECT_EQ(got, "");
+  inode.load()->SetInput(Input::kFlowing);
+  ASSERT_TRUE(sched::WaitFor([&] { return fiber->finished(); }));
+  EXPECT_EQ(got, "hi");
+}
+
 TEST(HostFile, FullPipeAndClosedReader) {
   OnFiber([] {
     TestCaller caller;

@@ -47,8 +47,21 @@ Result<Ref<vfs::File>> OpenConsole(Sandbox& sandbox, ContainerHost& host, kernel
   ContainerEvents& events = sandbox.events();
   // The console lives no longer than its container's host.
   host.terminals().OnWantedConsoleInput([&host, &events] { events.WantsInput(host); });
-  if (!process.terminal_input) host.terminals().SetConsoleInput(anon::Console::Input::kHeld);
+  if (!process.terminal_input) host.terminals().SetConsoleInput(anon::Input::kHeld);
   return host.terminals().OpenConsole(init);
+}
+
+// Standard input that is the host's terminal, where standard output is none: whoever started the
+// container hears of a read while it is in the background, and stops itself as natively the reader
+// would be stopped.
+void WatchInput(Sandbox& sandbox, ContainerHost& host) {
+  auto* input = dynamic_cast<anon::HostFile*>(host.stdio.files[0].get());
+  if (input == nullptr || !input->IsTerminal()) return;
+  ContainerEvents& events = sandbox.events();
+  // Dismantle lets the input flow before the host goes.
+  input->host_inode().OnWantedInput([&host, &events] { events.WantsInput(host); });
+  host.terminal_input = Ref<anon::HostFile>(input);
+  if (!host.process.terminal_input) host.SetInput(anon::Input::kHeld);
 }
 
 Result<void> PrepareFirst(Sandbox& sandbox, ContainerHost& host, kernel::Task& init) {
@@ -64,7 +77,9 @@ Result<void> PrepareFirst(Sandbox& sandbox, ContainerHost& host, kernel::Task& i
   TRY(MountAll(context, init, &host.failed_step));
   Ref<vfs::File> console;
   if (host.process.terminal) console = TRY(OpenConsole(sandbox, host, init));
-  return OpenStdio(init, host.process, host.stdio, std::move(console));
+  TRY(OpenStdio(init, host.process, host.stdio, std::move(console)));
+  if (!host.process.terminal) WatchInput(sandbox, host);
+  return {};
 }
 
 std::string WhyNotStarted(const ContainerHost& host, int error, bool in_files) {
@@ -83,7 +98,7 @@ void WatchFirst(Sandbox& sandbox, ContainerHost& host, kernel::StartedProcess& i
                      sched::Sleep::kUninterruptible,
                      [&] { return init.exited() || init.stopped(); });
     if (const int signo = init.TakeStop(); signo != 0) {
-      host.terminals().SetConsoleInput(anon::Console::Input::kHeld);
+      host.SetInput(anon::Input::kHeld);
       if (!host.suspending.exchange(false)) sandbox.events().Stopped(host, signo);
     }
   }
@@ -93,6 +108,11 @@ void WatchFirst(Sandbox& sandbox, ContainerHost& host, kernel::StartedProcess& i
 }
 
 }  // namespace
+
+void ContainerHost::SetInput(anon::Input input) {
+  terminals().SetConsoleInput(input);
+  if (terminal_input) terminal_input->host_inode().SetInput(input);
+}
 
 ContainerHost::ContainerHost(kernel::Kernel& kernel, ContainerNumber number_in,
                              ContainerConfig config_in, ProcessConfig process_in)
@@ -164,7 +184,9 @@ void Dismantle(ContainerHost& host) {
                      kernel::TasksLock lock(container.kernel());
                      return container.task_count() == 0;
                    });
-  (void)container.Remove();  // EBUSY: nobody starts a process in it any more
+  (void)container.Remove();              // EBUSY: nobody starts a process in it any more
+  // Nobody asks for it any more.
+  if (host.terminal_input) host.terminal_input->host_inode().SetInput(anon::Input::kFlowing);
   host.terminals().Forget();
   ReleaseStdio(host.stdio);
   host.gofer_trees.clear();

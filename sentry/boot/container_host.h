@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/ref.h"
+#include "sentry/anon/host_file.h"
 #include "sentry/boot/container_devices.h"
 #include "sentry/boot/control.h"
 #include "sentry/boot/stdio.h"
@@ -38,7 +39,8 @@ struct ContainerHost : RefCounted<ContainerHost> {
   Ref<vfs::MountNamespace> mounts;
   std::vector<Ref<fs::GoferFs>> gofer_trees;
   ProcessStdio stdio;
-  std::string failed_step;  // of the start: what could not be done
+  Ref<anon::HostFile> terminal_input;  // stdin, if it alone is the host's terminal; null: it is not
+  std::string failed_step;             // of the start: what could not be done
 
   // The guests are being stopped because their starter was: it need not be told.
   std::atomic<bool> suspending{false};
@@ -54,6 +56,9 @@ struct ContainerHost : RefCounted<ContainerHost> {
   sched::WaitQueue& over_queue() { return over_queue_; }
 
   ContainerTerminals& terminals() const { return devices->terminals(); }
+  // The terminal that its processes read, console or standard input, is theirs or somebody else's
+  // for the moment.
+  void SetInput(anon::Input input);
   const std::string& id() const { return config.id; }
 
  private:

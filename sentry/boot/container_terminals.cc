@@ -90,7 +90,7 @@ void ContainerTerminals::StopConsole() {
   if (const Console first = FirstConsole(); first.console) first.console->Stop();
 }
 
-void ContainerTerminals::SetConsoleInput(anon::Console::Input input) {
+void ContainerTerminals::SetConsoleInput(anon::Input input) {
   if (const Console first = FirstConsole(); first.console) first.console->SetInput(input);
 }
 

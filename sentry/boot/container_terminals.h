@@ -35,7 +35,7 @@ class ContainerTerminals final : public anon::PtyDirectory {
   void RemoveConsole(int index) { ptys_.Remove(index); }
   // The first one's user has gone for good.
   void StopConsole();
-  void SetConsoleInput(anon::Console::Input input);
+  void SetConsoleInput(anon::Input input);
   void OnWantedConsoleInput(std::function<void()> wanted);
   void SetConsoleWindow(const winsize& size);
   void DrainConsole(sched::Deadline deadline);

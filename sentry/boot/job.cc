@@ -40,10 +40,9 @@ bool SuspendGroup(ContainerHost& host, int signo) {
 void ContinueGroup(ContainerHost& host, bool foreground) {
   const arena::ArenaScope arena_heap;
   kernel::Kernel& kernel = host.container->kernel();
-  using Input = anon::Console::Input;
   host.suspending = false;
   host.suspended = false;
-  host.terminals().SetConsoleInput(foreground ? Input::kFlowing : Input::kHeld);
+  host.SetInput(foreground ? anon::Input::kFlowing : anon::Input::kHeld);
   kernel::TasksLock lock(kernel);
   kernel::ThreadGroup* init = host.container->init();
   if (init == nullptr) return;

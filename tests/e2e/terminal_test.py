@@ -164,6 +164,24 @@ class UnderAShell(TerminalTest):
         self.type(b"words\n")
         self.expect(rb"got words\r\n.*ready> ")
 
+    def test_a_background_job_of_which_the_input_alone_is_a_terminal(self):
+        with tempfile.NamedTemporaryFile() as output:
+            script = "read line; echo got $line"
+            self.type(f"{SKEP} do -- sh -c '{script}' > {output.name} 2>&1 &\n".encode())
+            time.sleep(1.5)
+            self.type(b"jobs\n")
+            self.expect(rb"Stopped.*ready> ")
+            self.type(b"bg\n")  # it stops again, and takes nothing of what is typed
+            time.sleep(0.5)
+            self.type(b"jobs\n")
+            self.expect(rb"Stopped.*ready> ")
+            self.type(b"fg\n")
+            time.sleep(0.5)
+            self.type(b"words\n")
+            self.expect(rb"ready> ")
+            with open(output.name, encoding="utf-8") as file:
+                self.assertEqual(file.read(), "got words\n")
+
     def test_errors_go_elsewhere(self):
         with tempfile.NamedTemporaryFile() as errors:
             self.do(f"sh -c 'tty; tty 0<&2; ls /not/there' 2> {errors.name}")
