@@ -33,6 +33,10 @@ Result<void> CheckFlags(const Task& parent, const CloneRequest& request) {
   if (has(CLONE_SIGHAND) && !has(CLONE_VM)) return Fail(EINVAL);
   if (has(CLONE_PARENT) && HasNoParent(parent)) return Fail(EINVAL);
   if (has(CLONE_THREAD) && (flags & (CLONE_NEWUSER | CLONE_NEWPID)) != 0) return Fail(EINVAL);
+  // Its threads are in the process's own pid namespace.
+  if (has(CLONE_THREAD) && parent.namespaces->pids_of_children.get() != &parent.pid_namespace()) {
+    return Fail(EINVAL);
+  }
   if (has(CLONE_PIDFD) && (flags & (CLONE_DETACHED | CLONE_THREAD)) != 0) return Fail(EINVAL);
   if ((flags & kNamespaces) != 0) {
     // Namespaces of guests are not offered: as a kernel built without them answers.
@@ -140,8 +144,8 @@ Result<vfs::FdReservation> ReservePidfd(Task& parent, const CloneRequest& reques
   return slot;
 }
 
-// Linux: copy_process's last part, under tasklist_lock.
-Result<void> Publish(Task& parent, Task& child, uint64_t flags) {
+// Linux: copy_process's last part, under tasklist_lock. The child's number as the parent sees it.
+Result<int> Publish(Task& parent, Task& child, uint64_t flags) {
   Kernel& kernel = parent.kernel;
   TasksLock lock(kernel);
   TRY(CheckProcessLimit(parent));
@@ -159,6 +163,11 @@ Result<void> Publish(Task& parent, Task& child, uint64_t flags) {
   }
   if ((flags & CLONE_THREAD) == 0) {
     PublishLeader(child, *pid);
+    PidNamespace& space = (*pid)->space();
+    if (space.reaper() == nullptr) {  // the namespace's first process
+      space.SetReaper(group);
+      group.unkillable = true;
+    }
     group.JoinProcessGroup(parent.group->process_group);
     group.parent = (flags & CLONE_PARENT) != 0 ? parent.group->parent : parent.group.get();
     group.parent_thread = (flags & CLONE_PARENT) != 0 ? parent.group->parent_thread : &parent;
@@ -173,7 +182,7 @@ Result<void> Publish(Task& parent, Task& child, uint64_t flags) {
   }
   parent.too_many_processes = false;
   kernel.NoteFork();
-  return {};
+  return parent.group->NumberOf(**pid);
 }
 
 sched::Worker& WorkerFor(Task& parent, uint64_t flags) {
@@ -246,20 +255,20 @@ Result<int> Clone(Task& parent, const CloneRequest& request) {
     return std::unexpected(fiber.error());
   }
   raw->fiber = *fiber;
-  if (auto published = Publish(parent, *raw, request.flags); !published) {
+  const Result<int> tid = Publish(parent, *raw, request.flags);
+  if (!tid) {
     raw->start.GiveUp();
     abandon();
-    return std::unexpected(published.error());
+    return std::unexpected(tid.error());
   }
-  const int tid = raw->tid;
   if (pidfd) {
     (void)std::move(*pidfd).Commit(MakePidFd(kernel, raw->group, 0), vfs::CloseOnExec::kYes);
   }
   if ((request.flags & CLONE_PARENT_SETTID) != 0) {
-    (void)parent.mm->CopyOut(mm::UserPtr<int32_t>(request.parent_tid), tid);
+    (void)parent.mm->CopyOut(mm::UserPtr<int32_t>(request.parent_tid), *tid);
   }
   if ((request.flags & CLONE_CHILD_SETTID) != 0) {
-    (void)raw->mm->CopyOut(mm::UserPtr<int32_t>(request.child_tid), tid);
+    (void)raw->mm->CopyOut(mm::UserPtr<int32_t>(request.child_tid), raw->tid.load());
   }
   if ((request.flags & CLONE_VM) != 0) MakeGuestThread(parent, *raw);
   raw->start.Allow();

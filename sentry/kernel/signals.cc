@@ -10,13 +10,22 @@
 namespace skep::kernel {
 namespace {
 
+// Where a signal comes from, seen from the receiver's pid namespace.
+enum class Origin : uint8_t { kInside, kAncestor, kOutside };
+
+Origin OriginOf(const Task& sender, const ThreadGroup& receiver) {
+  return receiver.NumberOf(*sender.group->pid) == 0 ? Origin::kAncestor : Origin::kInside;
+}
+
 // Linux: sig_task_ignored + the unkillable init of a pid namespace.
-bool IsIgnored(const Task& task, int signo, bool forced) REQUIRES(tasks) {
+bool IsIgnored(const Task& task, int signo, Origin origin) REQUIRES(tasks) {
   const ThreadGroup& group = *task.group;
   const SignalAction& action = group.handlers->Of(signo);
   // Blocked signals are never ignored: the disposition may have changed when they are taken.
   if (task.blocked.Get().Has(signo) || task.sigwait_set.Has(signo)) return false;
-  if (!forced && group.unkillable && action.IsDefault()) return true;
+  const bool reaches_init =
+      origin == Origin::kOutside || (origin == Origin::kAncestor && kUnblockable.Has(signo));
+  if (group.unkillable && action.IsDefault() && !reaches_init) return true;
   if (action.IsIgnored()) return true;
   if (!action.IsDefault()) return false;
   const DefaultAction d = DefaultActionOf(signo);
@@ -82,12 +91,14 @@ bool HasDeliverable(const Task& task) {
          (task.group->stop.under_way() && !task.stopped);
 }
 
-Result<void> SendToTask(Task& task, const siginfo_t& info) {
+namespace {
+
+Result<void> SendToTaskAs(Task& task, const siginfo_t& info, Origin origin) REQUIRES(tasks) {
   const int signo = info.si_signo;
   ThreadGroup& group = *task.group;
   if (group.exiting || task.exited) return {};
   PrepareSignal(group, signo);
-  if (IsIgnored(task, signo, false)) return {};
+  if (IsIgnored(task, signo, origin)) return {};
   if (task.pending.Add(info, QueueLimit(group)) == PendingSignals::Added::kFull)
     return Fail(EAGAIN);
   task.kernel.signal_source->Arrivals().WakeAll(EPOLLIN);
@@ -95,10 +106,8 @@ Result<void> SendToTask(Task& task, const siginfo_t& info) {
   return {};
 }
 
-namespace {
-
 Result<void> SendToGroupAs(ThreadGroup& group, const siginfo_t& info, Ref<PosixTimer> timer,
-                           bool from_operator) REQUIRES(tasks) {
+                           Origin origin) REQUIRES(tasks) {
   const int signo = info.si_signo;
   if (group.exiting || group.zombie || group.threads.empty()) return {};
   PrepareSignal(group, signo);
@@ -110,7 +119,7 @@ Result<void> SendToGroupAs(ThreadGroup& group, const siginfo_t& info, Ref<PosixT
     if (Wants(*t, signo)) chosen = t;
   }
   Task& judge = chosen != nullptr ? *chosen : *group.threads.front();
-  if (IsIgnored(judge, signo, from_operator)) return {};
+  if (IsIgnored(judge, signo, origin)) return {};
   if (group.pending.Add(info, QueueLimit(group), std::move(timer)) ==
       PendingSignals::Added::kFull) {
     return Fail(EAGAIN);
@@ -120,18 +129,49 @@ Result<void> SendToGroupAs(ThreadGroup& group, const siginfo_t& info, Ref<PosixT
   return {};
 }
 
+// What a sender claims of itself (sigqueue) is in its own numbers (Linux: send_signal_locked). What
+// MakeInfoFrom has made is in the receiver's already.
+void Translate(const Task& sender, const ThreadGroup& receiver, Origin origin, siginfo_t& info)
+    REQUIRES(tasks) {
+  const bool claims = info.si_code < 0 && info.si_code != SI_TKILL && info.si_code != SI_TIMER &&
+                      info.si_code != SI_SIGIO;
+  if (!claims) return;
+  if (origin == Origin::kAncestor) info.si_pid = 0;
+  const auth::Credentials& from = *sender.credentials.Get();
+  const auth::Credentials& to = *receiver.leader->credentials.Get();
+  if (from.user_namespace != to.user_namespace) {
+    info.si_uid = to.ShownUser(from.KernelUser(info.si_uid));
+  }
+}
+
 }  // namespace
 
+Result<void> SendToTask(Task& task, const siginfo_t& info) {
+  return SendToTaskAs(task, info, Origin::kInside);
+}
+
 Result<void> SendToGroup(ThreadGroup& group, const siginfo_t& info, Ref<PosixTimer> timer) {
-  return SendToGroupAs(group, info, std::move(timer), false);
+  return SendToGroupAs(group, info, std::move(timer), Origin::kInside);
+}
+
+Result<void> SendFrom(const Task& sender, Task& task, siginfo_t info) {
+  const Origin origin = OriginOf(sender, *task.group);
+  Translate(sender, *task.group, origin, info);
+  return SendToTaskAs(task, info, origin);
+}
+
+Result<void> SendFrom(const Task& sender, ThreadGroup& group, siginfo_t info) {
+  const Origin origin = OriginOf(sender, group);
+  Translate(sender, group, origin, info);
+  return SendToGroupAs(group, info, {}, origin);
 }
 
 Result<void> SendFromOperator(ThreadGroup& group, int signo) {
-  return SendToGroupAs(group, MakeInfo(signo, SI_USER), {}, true);
+  return SendToGroupAs(group, MakeInfo(signo, SI_USER), {}, Origin::kOutside);
 }
 
 Result<void> SendFromTerminal(ThreadGroup& group, int signo) {
-  return SendToGroupAs(group, MakeInfo(signo, SI_KERNEL), {}, true);
+  return SendToGroupAs(group, MakeInfo(signo, SI_KERNEL), {}, Origin::kOutside);
 }
 
 void ForceSignal(Task& task, siginfo_t info) {

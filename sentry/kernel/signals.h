@@ -12,6 +12,10 @@ namespace skep::kernel {
 Result<void> SendToTask(Task& task, const siginfo_t& info) REQUIRES(tasks);
 Result<void> SendToGroup(ThreadGroup& group, const siginfo_t& info, Ref<PosixTimer> timer = {})
     REQUIRES(tasks);
+// As a task sends it: the init of a pid namespace is spared by those inside; SIGKILL and SIGSTOP
+// from a namespace above reach it.
+Result<void> SendFrom(const Task& sender, Task& task, siginfo_t info) REQUIRES(tasks);
+Result<void> SendFrom(const Task& sender, ThreadGroup& group, siginfo_t info) REQUIRES(tasks);
 // As SendToGroup, from outside the sandbox: init is not spared its default action.
 Result<void> SendFromOperator(ThreadGroup& group, int signo) REQUIRES(tasks);
 // Of a terminal: as the kernel (SI_KERNEL); init is not spared either.

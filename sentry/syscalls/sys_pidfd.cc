@@ -41,7 +41,7 @@ Result<void> PidfdSendSignal(Task& task, Fd fd, SignalNumber signo, UserPtr<cons
   TRY(kernel::MayKill(task, *group, signo.value));
   if (signo.value == 0) return {};
   if (info.is_null()) sent = kernel::MakeInfoFrom(task, *group, signo.value, SI_USER);
-  return kernel::SendToGroup(*group, sent);
+  return kernel::SendFrom(task, *group, sent);
 }
 
 Result<Fd> PidfdGetfd(Task& task, Fd pidfd, Fd fd, uint32_t flags) {

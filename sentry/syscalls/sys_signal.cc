@@ -182,8 +182,8 @@ Result<void> SendTo(Task& task, ThreadGroup& group, int signo, const siginfo_t* 
     REQUIRES(tasks) {
   TRY(kernel::MayKill(task, group, signo));
   if (signo == 0) return {};
-  return kernel::SendToGroup(
-      group, info != nullptr ? *info : kernel::MakeInfoFrom(task, group, signo, SI_USER));
+  return kernel::SendFrom(
+      task, group, info != nullptr ? *info : kernel::MakeInfoFrom(task, group, signo, SI_USER));
 }
 
 // The process with a thread of this number, as the caller sees it.
@@ -251,8 +251,8 @@ Result<void> SendToThread(Task& task, int32_t tgid, int32_t tid, int32_t signo,
   ThreadGroup& group = *thread->group;
   TRY(kernel::MayKill(task, group, signo));
   if (signo == 0) return {};
-  return kernel::SendToTask(
-      *thread, info != nullptr ? *info : kernel::MakeInfoFrom(task, group, signo, SI_TKILL));
+  return kernel::SendFrom(
+      task, *thread, info != nullptr ? *info : kernel::MakeInfoFrom(task, group, signo, SI_TKILL));
 }
 
 // Linux: only a process itself may forge what the kernel or tkill would say.
