@@ -203,7 +203,10 @@ VerbRow ExecVerb(ExecOptions& o) {
       "input and output are one.",
       {{"env", 'e', "NAME=VALUE", "added to the environment; may be repeated", &o.env},
        {"cwd", 'w', "DIR", "directory inside to start in (that of the container's start)", &o.cwd},
-       {"user", 'u', "UID[:GID]", "whom to run as, in numbers", &o.user},
+       {"user", 'u', "USER[:GROUP]",
+        "whom to run as; numbers, or names that the container's own /etc/passwd and /etc/group "
+        "have",
+        &o.user},
        {"tty", 't', "", "insist on a terminal", &o.tty},
        {"no-tty", 'T', "", "no terminal, even if there is one", &o.no_tty}},
       {{"ID", &o.id}},

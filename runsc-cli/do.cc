@@ -228,7 +228,8 @@ HostResult<int> DoWith(const GlobalOptions& global, const DoOptions& options,
   SandboxPlan plan = TRY(MakePlan(global, options, reporter));
   if (const int code = FindPlannedProgram(plan, reporter)) return code;
   runtime::SandboxCgroup group = HoldMemory(plan, "", reporter);
-  const ContainerState state = {options.name, "creating", "", TimeNow(), 0, std::nullopt};
+  const ContainerState state = {options.name, "creating",  "", TimeNow(), 0,
+                                std::nullopt, group.path()};
   if (directory != nullptr) TRY(directory->Write(state));
   const SessionOptions session = {.global = global,
                                   .attach = options.attach,

@@ -35,13 +35,7 @@ HostResult<boot::ExecRequest> MakeRequest(const GlobalOptions& global, const Exe
     process.cwd = options.cwd;
     request.has_cwd = true;
   }
-  if (!options.user.empty()) {
-    const User user = TRY(ParseUser(options.user, nullptr));
-    process.uid = user.uid;
-    process.gid = user.gid;
-    process.groups = user.groups;
-    request.has_user = true;
-  }
+  request.user = options.user;
   std::array<int, 3> fds = {0, 1, 2};
   for (size_t i = 0; i < fds.size(); ++i) {
     if (global.closed[i]) fds[i] = -1;

@@ -14,6 +14,7 @@
 #include "runsc-cli/session.h"
 #include "runsc-cli/state.h"
 #include "runsc-cli/verbs.h"
+#include "runtime/cgroup.h"
 
 namespace skep::cli {
 namespace {
@@ -180,6 +181,7 @@ HostResult<void> DeleteOne(const GlobalOptions& global, const std::string& id, b
   TRY(directory->Lock());
   Result<SandboxClient> client = directory->Connect();
   if (client) TRY(EndContainer(std::move(*client), id));
+  runtime::SandboxCgroup::RemoveLeft(standing.state.cgroup);
   return directory->Remove();
 }
 

@@ -52,9 +52,9 @@ struct DoOptions {
   std::string image;
   bool checkpoint_only = false;  // ... and does not go on
   bool from_image = false;       // a test mode: goes on from `image`
-  std::string crash;            // a test mode: how the sentry is to fail
-  std::string filter_use;       // a test mode: where the use of the filters' rows is counted
-  bool jail_self_test = false;  // a test mode: the sentry first tries to break out
+  std::string crash;             // a test mode: how the sentry is to fail
+  std::string filter_use;        // a test mode: where the use of the filters' rows is counted
+  bool jail_self_test = false;   // a test mode: the sentry first tries to break out
   std::vector<std::string> command;
 };
 

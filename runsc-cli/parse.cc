@@ -4,53 +4,6 @@
 #include <array>
 
 namespace skep::cli {
-namespace {
-
-// One line of /etc/passwd or /etc/group.
-using Record = std::vector<std::string>;
-
-std::vector<Record> ReadRecords(const std::string& text, size_t fields) {
-  std::vector<Record> records;
-  for (const std::string& line : Split(text, '\n')) {
-    Record record = Split(line, ':');
-    if (record.size() >= fields) records.push_back(std::move(record));
-  }
-  return records;
-}
-
-std::optional<uint32_t> ParseId(std::string_view text) {
-  const auto number = ParseNumber(text);
-  if (!number || *number >= 0xffff'ffff) return std::nullopt;  // -1 means "none" to the kernel
-  return static_cast<uint32_t>(*number);
-}
-
-HostResult<uint32_t> FindGroup(const std::string& name, const UserDatabase* database) {
-  if (const auto id = ParseId(name)) return *id;
-  if (database == nullptr) {
-    return HostFail("--user: give the group '" + name +
-                    "' as a number: skep does not read the /etc/group of a rootfs");
-  }
-  for (const Record& record : ReadRecords(database->group, 3)) {
-    const auto id = ParseId(record[2]);
-    if (record[0] == name && id) return *id;
-  }
-  return HostFail("--user: no group '" + name + "' in /etc/group");
-}
-
-std::vector<uint32_t> GroupsOf(const std::string& user, uint32_t gid, const std::string& group) {
-  std::vector<uint32_t> groups = {gid};
-  for (const Record& record : ReadRecords(group, 4)) {
-    const std::vector<std::string> members = Split(record[3], ',');
-    const auto id = ParseId(record[2]);
-    if (id && std::find(members.begin(), members.end(), user) != members.end()) {
-      groups.push_back(*id);
-    }
-  }
-  return groups;
-}
-
-}  // namespace
-
 std::optional<uint64_t> ParseNumber(std::string_view text) {
   if (text.empty()) return std::nullopt;
   uint64_t number = 0;
@@ -137,33 +90,6 @@ HostResult<Volume> ParseVolume(const std::string& text) {
     volume.read_only = parts[2] == "ro";
   }
   return volume;
-}
-
-HostResult<User> ParseUser(const std::string& text, const UserDatabase* database) {
-  const size_t colon = text.find(':');
-  const std::string name = text.substr(0, colon);
-  User user;
-  const auto number = ParseId(name);
-  bool found = false;
-  if (number) user = {*number, *number, {*number}};
-  if (database != nullptr) {
-    for (const Record& record : ReadRecords(database->passwd, 4)) {
-      const auto uid = ParseId(record[2]);
-      const auto gid = ParseId(record[3]);
-      if (!uid || !gid || found || (number ? *uid != *number : record[0] != name)) continue;
-      user = {*uid, *gid, GroupsOf(record[0], *gid, database->group)};
-      found = true;
-    }
-  }
-  if (!number && database == nullptr) {
-    return HostFail("--user: give '" + name +
-                    "' as a number: skep does not read the /etc/passwd of a rootfs");
-  }
-  if (!number && !found) return HostFail("--user: no user '" + name + "' in /etc/passwd");
-  if (colon == std::string::npos) return user;
-  user.gid = TRY(FindGroup(text.substr(colon + 1), database));
-  user.groups = {user.gid};
-  return user;
 }
 
 }  // namespace skep::cli

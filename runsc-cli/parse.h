@@ -1,4 +1,4 @@
-// Values of the command line: sizes, volumes, users.
+// Values of the command line: sizes, durations, volumes.
 #pragma once
 
 #include <cstdint>
@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "base/result.h"
+#include "base/user_database.h"
 #include "runtime/text.h"
 
 namespace skep::cli {
@@ -29,19 +30,6 @@ struct Volume {
 };
 // "HOST:GUEST[:ro|rw]"; GUEST is absolute and not "/".
 HostResult<Volume> ParseVolume(const std::string& text);
-
-struct User {
-  uint32_t uid = 0, gid = 0;
-  std::vector<uint32_t> groups;
-};
-// The contents of /etc/passwd and /etc/group that names may be looked up in; null: names are
-// refused.
-struct UserDatabase {
-  std::string passwd, group;
-};
-// "UID[:GID]", or names. Without a group it is the user's own, and his supplementary ones; a number
-// that the database does not know gets the group of the same number.
-HostResult<User> ParseUser(const std::string& text, const UserDatabase* database);
 
 // "/a//b/./c/" -> "/a/b/c". nullopt: relative, or with a ".." component.
 std::optional<std::string> CleanAbsolutePath(std::string_view path);

@@ -33,32 +33,6 @@ TEST(ParseVolume, HostGuestAndMode) {
   }
 }
 
-const UserDatabase kDatabase = {
-    "root:x:0:0:root:/root:/bin/sh\nann:x:1000:100::/home/ann:/bin/sh\n",
-    "users:x:100:\nwheel:x:10:bob,ann\nbroken\n"};
-
-TEST(ParseUser, NumbersAndNames) {
-  const auto ann = ParseUser("ann", &kDatabase);
-  ASSERT_TRUE(ann);
-  EXPECT_EQ(ann->uid, 1000U);
-  EXPECT_EQ(ann->gid, 100U);
-  EXPECT_EQ(ann->groups, (std::vector<uint32_t>{100, 10}));
-  EXPECT_EQ(ParseUser("1000", &kDatabase)->gid, 100U);
-  EXPECT_EQ(ParseUser("7", &kDatabase)->gid, 7U);
-  EXPECT_EQ(ParseUser("ann:wheel", &kDatabase)->gid, 10U);
-  EXPECT_EQ(ParseUser("5:6", nullptr)->gid, 6U);
-  EXPECT_EQ(ParseUser("5:6", nullptr)->groups, std::vector<uint32_t>{6});
-}
-
-TEST(ParseUser, RefusesWhatItCannotKnow) {
-  EXPECT_FALSE(ParseUser("bob", &kDatabase));
-  EXPECT_FALSE(ParseUser("ann:staff", &kDatabase));
-  EXPECT_FALSE(ParseUser("ann", nullptr));
-  EXPECT_FALSE(ParseUser("", &kDatabase));
-  EXPECT_FALSE(ParseUser("4294967295", nullptr));
-  EXPECT_FALSE(ParseUser("1:", nullptr));
-}
-
 TEST(CleanAbsolutePath, CollapsesAndRefuses) {
   EXPECT_EQ(CleanAbsolutePath("//a/./b/").value_or(""), "/a/b");
   EXPECT_EQ(CleanAbsolutePath("/").value_or(""), "/");

@@ -70,12 +70,12 @@ HostResult<SandboxPlan> MakePlan(const GlobalOptions& global, const std::string&
   return plan;
 }
 
-HostResult<Ending> RunWith(const GlobalOptions& global, const RunOptions& options,
-                           const Reporter& reporter, const SignalSet& signals,
-                           StateDirectory& directory) {
+[[gnu::noinline]] HostResult<Ending> RunWith(const GlobalOptions& global, const RunOptions& options,
+                                             const Reporter& reporter, const SignalSet& signals,
+                                             StateDirectory& directory) {
   const std::string bundle = TRY(RealPath(options.bundle));
   const OciConfig oci = TRY(LoadConfig(bundle, reporter));
-  const ContainerState state = {options.id, "creating", bundle, TimeNow(), 0, std::nullopt};
+  ContainerState state = {options.id, "creating", bundle, TimeNow(), 0, std::nullopt, ""};
   TRY(directory.Write(state));
   if (options.attach.detach && oci.boot.terminal) {
     return HostFail("--detach: config.json: process.terminal: a detached container has none");
@@ -83,6 +83,8 @@ HostResult<Ending> RunWith(const GlobalOptions& global, const RunOptions& option
   SandboxPlan plan = TRY(MakePlan(global, options.id, bundle, oci));
   if (FindPlannedProgram(plan, reporter) != 0) return Ending{Ending::Kind::kNotStarted, 1};
   runtime::SandboxCgroup group = HoldMemory(plan, oci.cgroups_path, reporter);
+  state.cgroup = group.path();
+  TRY(directory.Write(state));
   return RunSandbox(std::move(plan), reporter,
                     {.global = global,
                      .attach = options.attach,

@@ -170,10 +170,11 @@ HostResult<void> StateDirectory::Remove() {
 std::string StateJson(const ContainerState& state) {
   return fmt::format(
       "{{\"ociVersion\": \"1.0.2\", \"id\": {}, \"status\": {}, \"pid\": {}, \"bundle\": {}, "
-      "\"created\": {}{}}}\n",
+      "\"created\": {}{}{}}}\n",
       JsonQuote(state.id), JsonQuote(state.status), state.pid, JsonQuote(state.bundle),
       JsonQuote(state.created),
-      state.exit_code ? fmt::format(", \"exitCode\": {}", *state.exit_code) : "");
+      state.exit_code ? fmt::format(", \"exitCode\": {}", *state.exit_code) : "",
+      state.cgroup.empty() ? "" : fmt::format(", \"cgroup\": {}", JsonQuote(state.cgroup)));
 }
 
 HostResult<void> StateDirectory::Write(const ContainerState& state) {
@@ -202,6 +203,7 @@ std::optional<ContainerState> StateDirectory::Read() const {
   take("status", state.status);
   take("bundle", state.bundle);
   take("created", state.created);
+  take("cgroup", state.cgroup);
   const auto pid = json.find("pid");
   if (pid != json.end() && pid->is_number_integer()) state.pid = pid->get<int>();
   const auto code = json.find("exitCode");

@@ -21,6 +21,7 @@ struct ContainerState {
   std::string id, status, bundle, created;
   int pid = 0;                   // of the sentry
   std::optional<int> exit_code;  // of one whose end was fetched
+  std::string cgroup;            // what was made for its memory limit; empty: nothing
 };
 
 class StateDirectory {

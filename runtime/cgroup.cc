@@ -8,6 +8,8 @@
 #include <unistd.h>
 #include <algorithm>
 #include <array>
+#include <csignal>
+#include <cstdlib>
 #include <memory>
 
 #include "base/host_call.h"
@@ -106,16 +108,31 @@ std::vector<std::string> MissingParents(const std::string& path) {
 }
 
 // A group whose maker holds no lock on it any more has been left behind.
+bool IsLeft(const std::string& path) {
+  const Result<OwnedFd> fd = host::Open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  return fd && Lock(fd->get());
+}
+
 void RemoveLeftovers(const std::string& parent) {
   const std::unique_ptr<DIR, int (*)(DIR*)> dir(opendir(parent.c_str()), &closedir);
   if (!dir) return;
   while (const dirent* entry = readdir(dir.get())) {
     if (!std::string_view(entry->d_name).starts_with(kPrefix)) continue;
     const std::string path = parent + "/" + entry->d_name;
-    const Result<OwnedFd> fd = host::Open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (!fd || !Lock(fd->get())) continue;
+    if (!IsLeft(path)) continue;
     for (const char* part : kParts) (void)rmdir((path + part).c_str());
     (void)rmdir(path.c_str());
+  }
+}
+
+// Processes that the sandbox's end has not ended: stopped ones, for example.
+void KillAllIn(const std::string& group) {
+  const Result<std::string> pids =
+      host::ReadWholeFile((group + "/cgroup.procs").c_str(), kProcFileMax);
+  if (!pids) return;
+  for (const std::string& line : Split(*pids, '\n')) {
+    const pid_t pid = atoi(line.c_str());
+    if (pid > 0) (void)host::Kill(pid, SIGKILL);
   }
 }
 
@@ -260,6 +277,17 @@ std::vector<OwnedFd> SandboxCgroup::Holders() const {
     if (again) holders.push_back(std::move(*again));
   }
   return holders;
+}
+
+void SandboxCgroup::RemoveLeft(const std::string& path) {
+  const std::string_view name = std::string_view(path).substr(path.rfind('/') + 1);
+  if (!name.starts_with(kPrefix) || !IsLeft(path)) return;
+  std::vector<std::string> directories = {path};
+  for (const char* part : kParts) {
+    KillAllIn(path + part);
+    directories.push_back(path + part);
+  }
+  RemoveDirectories(directories, 0);
 }
 
 void SandboxCgroup::LetGo() {

@@ -60,6 +60,9 @@ class SandboxCgroup {
   std::vector<OwnedFd> Holders() const;
   // They are removed when the holders have ended, not with this object.
   void LetGo();
+  // What path() was, of a sandbox that has ended in whatever way: its groups are removed if they
+  // are still there. Nothing happens while somebody holds them.
+  static void RemoveLeft(const std::string& path);
 
  private:
   HostResult<void> MakeIn(const std::string& parent, uint64_t limit_bytes,

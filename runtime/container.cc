@@ -17,7 +17,7 @@ HostResult<std::optional<boot::ErrorReply>> StartContainer(SandboxClient& client
     return HostFail("cannot make a socket pair", made.error().code());
   }
   boot::StartContainerRequest request = {plan.config, plan.config};
-  request.process.stdio_owners = OwnersOfStdio(plan);
+  DescribeIds(plan, request.container, request.process);
   std::vector<int> fds = {pair.a.get()};
   for (size_t i = 0; i < plan.stdio.size(); ++i) {
     request.process.stdio_fds[i] = plan.stdio[i];

@@ -86,15 +86,21 @@ HostResult<Gofer> StartGofer(SandboxPlan& plan, OwnedFd client) {
   return started;
 }
 
-std::vector<uint32_t> OwnersOfStdio(const SandboxPlan& plan) {
+void DescribeIds(const SandboxPlan& plan, boot::ContainerConfig& container,
+                 boot::ProcessConfig& process) {
   const ChildIds ids = IdsOfTree(plan.caller, plan.uids, plan.gids);
-  std::vector<uint32_t> owners;
+  process.stdio_owners.clear();
   for (const int fd : plan.stdio) {
     const Result<struct stat> status = host::Stat(fd);
-    owners.push_back(status ? InsideOf(ids.uids, status->st_uid) : 0);
-    owners.push_back(status ? InsideOf(ids.gids, status->st_gid) : 0);
+    process.stdio_owners.push_back(status ? InsideOf(ids.uids, status->st_uid) : 0);
+    process.stdio_owners.push_back(status ? InsideOf(ids.gids, status->st_gid) : 0);
   }
-  return owners;
+  const auto flatten = [](const std::vector<IdMap>& maps, std::vector<uint32_t>& flat) {
+    flat.clear();
+    for (const IdMap& map : maps) flat.insert(flat.end(), {map.inside, map.outside, map.count});
+  };
+  flatten(ids.uids, container.uid_map);
+  flatten(ids.gids, container.gid_map);
 }
 
 namespace {
@@ -117,7 +123,7 @@ HostResult<Child> StartSentry(SandboxPlan& plan, const Sandbox& sandbox, const O
   for (int fd = 0; fd < 3; ++fd) {
     config.stdio_fds[fd] = plan.stdio[static_cast<size_t>(fd)] >= 0 ? fd : -1;
   }
-  config.stdio_owners = OwnersOfStdio(plan);
+  DescribeIds(plan, config, config);
   ChildIds ids = TRY(IdsOfItsOwn(plan.caller));
   ids.identity.outlives_parent = plan.outlives_caller;
   config.identity = ids.identity;

@@ -76,9 +76,10 @@ struct Gofer {
 HostResult<Gofer> StartGofer(SandboxPlan& plan, OwnedFd client);
 // Waits until it is in its jail, which is not optional.
 HostResult<void> JudgeGofer(Gofer& gofer);
-// uid and gid of each standard file, as the guest is to see them: in the sentry's namespace they
-// are nobody's.
-std::vector<uint32_t> OwnersOfStdio(const SandboxPlan& plan);
+// Fills in what the container is told of ids: its maps, and the owners of its first process's
+// standard files, which are nobody's in the sentry's namespace.
+void DescribeIds(const SandboxPlan& plan, boot::ContainerConfig& container,
+                 boot::ProcessConfig& process);
 // What became of a process, for its user. `status`: as wait4 tells it; `words`: its last ones.
 struct HowItEnded {
   std::string why;               // "the sandbox's kernel failed: CHECK failed at ..."

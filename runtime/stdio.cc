@@ -69,6 +69,7 @@ std::string GuestPathOf(const std::string& path, const std::vector<boot::MountCo
 
 void DescribeStdio(const std::array<int, 3>& fds, boot::ProcessConfig& config) {
   config.stdio_names.assign(fds.size(), "");
+  config.stdio_owners.assign(2 * fds.size(), 0);
   for (size_t i = 0; i < fds.size(); ++i) {
     config.stdio_description_of[i] = config.stdio_inode_of[i] = static_cast<int>(i);
     if (fds[i] < 0) continue;
@@ -80,6 +81,10 @@ void DescribeStdio(const std::array<int, 3>& fds, boot::ProcessConfig& config) {
       }
     }
     const Result<struct stat> status = host::Stat(fds[i]);
+    if (status) {
+      config.stdio_owners[2 * i] = status->st_uid;
+      config.stdio_owners[2 * i + 1] = status->st_gid;
+    }
     const std::string name = NameOf(fds[i]);
     if (status && S_ISCHR(status->st_mode) && IsBelow(name, "/dev")) config.stdio_names[i] = name;
   }

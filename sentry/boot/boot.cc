@@ -18,6 +18,7 @@
 #include "sentry/arena/arena.h"
 #include "sentry/boot/checkpoint.h"
 #include "sentry/boot/control.h"
+#include "sentry/boot/file_systems.h"
 #include "sentry/boot/jail.h"
 #include "sentry/boot/job.h"
 #include "sentry/boot/sandbox.h"
@@ -139,6 +140,7 @@ kernel::KernelConfig KernelConfigOf(const BootConfig& config, platform::EngineKi
   kernel.anon_fs = MakeRef<vfs::AnonFs>(kernel.NewDeviceMinor());
   kernel.anon_fs->SetSpecialFiles(MakeRef<AnonymousSpecialFiles>());
   kernel.hooks.syscall = &syscalls::Dispatch;
+  kernel.hooks.file_systems = FileSystems();
   sandbox->donated = MakeRef<fs::DonatedFiles>(fs::DonatedFiles::BudgetOfHost());
   if (config.strace_fd >= 0) {
     sandbox->strace = arena::HostTable::Get().Add(OwnedFd(config.strace_fd));

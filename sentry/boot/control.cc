@@ -273,6 +273,8 @@ void VisitFields(Visitor& visitor, ContainerConfig& config) {
   visitor.Field("readonly_paths", config.readonly_paths);
   visitor.Field("pids_limit", config.pids_limit);
   visitor.Field("gofer_fd", config.gofer_fd);
+  visitor.Field("uid_map", config.uid_map);
+  visitor.Field("gid_map", config.gid_map);
 }
 
 template <class Visitor>

@@ -82,6 +82,8 @@ struct ContainerConfig {
   bool init_is_spared = true;  // it is a container's init (KernelConfig)
   uint64_t pids_limit = 0;     // 0: none
   int gofer_fd = -1;           // client socket of the gofer
+  // Ids of the container for those of whoever started it: inside, outside and count, repeated.
+  std::vector<uint32_t> uid_map, gid_map;
 };
 
 // What holds for a sentry and all that is in it.

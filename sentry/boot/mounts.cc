@@ -5,21 +5,36 @@
 #include <map>
 
 #include "base/log.h"
-#include "sentry/fs/dev/dev_tree.h"
 #include "sentry/fs/gofer/gofer_fs.h"
 #include "sentry/fs/overlay/overlay_fs.h"
-#if __has_include("sentry/fs/proc/proc_fs.h")
-#include "sentry/fs/proc/proc_fs.h"
-#include "sentry/fs/sys/sys_fs.h"
-#endif
 #include "sentry/fs/tmpfs/tmpfs.h"
-#include "sentry/kernel/system_info.h"
+#include "sentry/kernel/file_systems.h"
 #include "sentry/vfs/walk.h"
 
 namespace skep::boot {
 namespace {
 
 using Kind = MountConfig::Kind;
+
+const char* TypeNameOf(Kind kind) {
+  switch (kind) {
+    case Kind::kGofer:
+      return "9p";
+    case Kind::kTmpfs:
+      return "tmpfs";
+    case Kind::kProc:
+      return "proc";
+    case Kind::kSysfs:
+      return "sysfs";
+    case Kind::kDevpts:
+      return "devpts";
+    case Kind::kDev:
+      return "devtmpfs";
+    case Kind::kMqueue:
+      return "mqueue";
+  }
+  return "";
+}
 
 class Mounter {
  public:
@@ -42,7 +57,9 @@ class Mounter {
     const vfs::Path at = TRY(MakePoint(config.destination, fs->RootInode()->IsDir()));
     const Ref<vfs::Mount> mount = TRY(context_.mounts->Add(at, std::move(fs), Flags(config)));
     if (config.kind == Kind::kDevpts) {
-      context_.devices->terminals().SetDevpts(devpts_, vfs::Path(mount, mount->root()));
+      // SAFETY: the type's name is devpts.
+      Ref<fs::DevptsFs> devpts(static_cast<fs::DevptsFs*>(mount->fs().get()));
+      context_.devices->terminals().SetDevpts(std::move(devpts), vfs::Path(mount, mount->root()));
     }
     return {};
   }
@@ -94,47 +111,17 @@ class Mounter {
   }
 
   Result<Ref<vfs::FileSystem>> MakeOfKind(const MountConfig& config) {
-    kernel::Kernel& kernel = context_.kernel;
-    switch (config.kind) {
-      case Kind::kGofer:
-        return MakeGofer(config);
-      case Kind::kTmpfs:
-        return Ref<vfs::FileSystem>(MakeRef<fs::TmpFs>(
-            *kernel.memory,
-            fs::TmpFsOptions{
-                .dev_minor = NextMinor(), .max_bytes = SizeOf(config), .mode = config.mode}));
-      case Kind::kMqueue:
-        return Ref<vfs::FileSystem>(MakeRef<fs::TmpFs>(
-            *kernel.memory,
-            fs::TmpFsOptions{.dev_minor = NextMinor(), .mode = 01777, .type_name = "mqueue"}));
-      case Kind::kDev: {
-        Ref<vfs::FileSystem> dev = MakeRef<fs::TmpFs>(
-            *kernel.memory,
-            fs::TmpFsOptions{.dev_minor = NextMinor(), .max_bytes = SizeOf(config), .mode = 0755});
-        TRY(fs::PopulateDev(*dev, context_.process.terminal));
-        return dev;
-      }
-#if __has_include("sentry/fs/proc/proc_fs.h")
-      case Kind::kProc:
-        return MakeProc();
-      case Kind::kSysfs:
-        return Ref<vfs::FileSystem>(
-            MakeRef<fs::SysFs>(NextMinor(), kernel.scheduler.worker_count()));
-#endif
-      case Kind::kDevpts: {
-        devpts_ = MakeRef<fs::DevptsFs>(fs::DevptsOptions{.dev_minor = NextMinor()});
-        return Ref<vfs::FileSystem>(devpts_);
-      }
-      default:
-        break;
-    }
-    return Fail(EINVAL);
-  }
-
-  Ref<vfs::FileSystem> MakeProc() {
-    kernel::PidNamespace& pids = context_.container.pids();
-    auto proc = MakeRef<fs::ProcFs>(context_.kernel, Ref<kernel::PidNamespace>(&pids), NextMinor());
-    return Ref<vfs::FileSystem>(std::move(proc));
+    if (config.kind == Kind::kGofer) return MakeGofer(config);
+    const kernel::FileSystemType* type =
+        kernel::FindFileSystem(context_.kernel, TypeNameOf(config.kind));
+    if (type == nullptr) return Fail(ENODEV);
+    kernel::FileSystemRequest request = {.kernel = context_.kernel,
+                                         .pids = Ref(&context_.container.pids()),
+                                         .special_files = context_.devices};
+    if (config.size != 0) request.options.size = config.size;
+    request.options.mode = config.mode;
+    request.options.console = context_.process.terminal;
+    return type->make(request);
   }
 
   Result<Ref<vfs::FileSystem>> MakeGofer(const MountConfig& config) {
@@ -176,17 +163,10 @@ class Mounter {
     return walker.Resolve(destination, {});
   }
 
-  // Linux: shmem_default_max_blocks.
-  uint64_t SizeOf(const MountConfig& config) {
-    if (config.size != 0) return config.size;
-    return PageFloor(kernel::TotalsOf(context_.kernel).total / 2);
-  }
-
   uint32_t NextMinor() { return context_.kernel.NewDeviceMinor(); }
 
   const MountContext& context_;
   kernel::Task& init_;
-  Ref<fs::DevptsFs> devpts_;
 };
 
 }  // namespace

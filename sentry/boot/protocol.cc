@@ -121,7 +121,7 @@ template <class Visitor>
 void Visit(Visitor& v, ExecRequest& m) {
   v.Field(m.container);
   v.Field(m.process);
-  v.Field(m.has_user);
+  v.Field(m.user);
   v.Field(m.has_cwd);
 }
 template <class Visitor>

@@ -21,12 +21,15 @@ namespace skep::boot {
 // All containers of the sandbox -> ListReply.
 struct ListRequest {};
 // Another process in a container -> ExecReply when it runs, or ErrorReply. Descriptors: those of
-// process.stdio_fds that are not -1, in order.
+// process.stdio_fds that are not -1, in order; stdio_owners are the asker's ids.
 struct ExecRequest {
   std::string container;
   // Environment: added to the container's. Limits, umask, no_new_privs: the container's.
   ProcessConfig process;
-  bool has_user = false, has_cwd = false;  // else those of the container's first process
+  // "UID[:GID]" or names, as the container's /etc/passwd and /etc/group have them; empty: whoever
+  // the container's first process is.
+  std::string user;
+  bool has_cwd = false;  // else that of the first process
 };
 // When the process has ended -> ExitReply. `exec` empty: the container's first process.
 struct WaitRequest {

@@ -17,7 +17,7 @@ ExecRequest Exec() {
   exec.process.env = {"A=1"};
   exec.process.uid = 4294967294;
   exec.process.stdio_fds[1] = 1;
-  exec.has_user = true;
+  exec.user = "ann";
   return exec;
 }
 
@@ -34,7 +34,7 @@ TEST(Protocol, RequestsComeBack) {
   EXPECT_EQ(exec->container, "box");
   EXPECT_EQ(exec->process.argv, Exec().process.argv);
   EXPECT_EQ(exec->process.uid, 4294967294U);
-  EXPECT_TRUE(exec->has_user);
+  EXPECT_EQ(exec->user, "ann");
   EXPECT_FALSE(exec->has_cwd);
 }
 

@@ -45,14 +45,21 @@ void Complete(const ProcessConfig& first, ExecRequest& request) {
   process.oom_score_adj = first.oom_score_adj;
   process.capabilities = first.capabilities;
   if (!request.has_cwd) process.cwd = first.cwd;
-  if (!request.has_user) {
-    process.uid = first.uid;
-    process.gid = first.gid;
-    process.groups = first.groups;
-  } else if (process.uid != 0) {
-    process.capabilities.effective = process.capabilities.permitted = 0;
-    process.capabilities.ambient = 0;
+  // Whom the request names, it becomes when it runs.
+  process.uid = first.uid;
+  process.gid = first.gid;
+  process.groups = first.groups;
+}
+
+// `map`: ContainerConfig::uid_map. Linux: overflowuid, for those that it does not have.
+uint32_t InsideOf(const std::vector<uint32_t>& map, uint32_t outside) {
+  constexpr uint32_t kOverflow = 65534;
+  for (size_t i = 0; i + 2 < map.size(); i += 3) {
+    if (outside >= map[i + 1] && outside - map[i + 1] < map[i + 2]) {
+      return map[i] + (outside - map[i + 1]);
+    }
   }
+  return kOverflow;
 }
 
 }  // namespace
@@ -112,6 +119,12 @@ Reply ControlServer::MakeSession(Ref<ControlClient> client, Packet<Request>& pac
     container->starts[session->id] = {client, packet.id};
   }
   Complete(session->host->process, request);
+  session->user = std::move(request.user);
+  const ContainerConfig& config = session->host->config;
+  for (size_t i = 0; i < process.stdio_owners.size(); ++i) {
+    uint32_t& id = process.stdio_owners[i];
+    id = InsideOf(i % 2 == 0 ? config.uid_map : config.gid_map, id);
+  }
   session->process = std::move(process);
   AdoptStdio(session->process, session->stdio);
   for (OwnedFd& fd : packet.fds) (void)fd.Release();

@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 #include <cstring>
 
+#include "base/user_database.h"
 #include "sentry/boot/container_host.h"
 #include "sentry/boot/credentials.h"
 #include "sentry/kernel/clone.h"
@@ -62,7 +63,51 @@ Result<Ref<vfs::File>> OpenTerminal(kernel::Task& task, ExecSession& session) {
   return terminals.OpenConsole(task, *session.console, session.console_index);
 }
 
-Result<void> Prepare(kernel::Task& task, ExecSession& session) {
+constexpr size_t kDatabaseMax = size_t{4} << 20;
+
+// What is not there is empty, as for getpwnam(3).
+std::string ReadFile(vfs::Walker& walker, const char* path) {
+  const Result<vfs::Path> found = walker.Resolve(path, {});
+  if (!found || found->inode() == nullptr || found->inode()->type() != S_IFREG) return "";
+  const Result<Ref<vfs::File>> file = found->inode()->Open(walker.caller(), *found, O_RDONLY);
+  if (!file) return "";
+  std::string text;
+  std::vector<std::byte> block(64 << 10);
+  while (text.size() < kDatabaseMax) {
+    mm::IoSequence io = mm::IoSequence::FromKernel(std::span(block));
+    const Result<size_t> n = (*file)->Read(walker.caller(), io, text.size());
+    if (!n || *n == 0) break;
+    text.append(reinterpret_cast<const char*>(block.data()), *n);
+  }
+  return text;
+}
+
+// The process becomes who the request names.
+Result<void> BecomeUser(kernel::Task& task, ExecSession& session) {
+  if (session.user.empty()) return {};
+  vfs::Walker walker(task, *task.fs);
+  const UserDatabase database = {ReadFile(walker, "/etc/passwd"), ReadFile(walker, "/etc/group")};
+  HostResult<User> user = ParseUser(session.user, &database);
+  if (!user) {
+    session.failure = user.error().message;
+    return Fail(EINVAL);
+  }
+  ProcessConfig& process = session.process;
+  process.uid = user->uid;
+  process.gid = user->gid;
+  process.groups = std::move(user->groups);
+  if (process.uid != 0) {
+    process.capabilities.effective = process.capabilities.permitted = 0;
+    process.capabilities.ambient = 0;
+  }
+  auto creds = std::make_shared<auth::Credentials>(*CredentialsOf(process));
+  creds->user_namespace = session.host->container->user_namespace();
+  kernel::TasksLock lock(task.kernel);
+  task.credentials.Set(std::move(creds));
+  return {};
+}
+
+Result<void> PrepareFiles(kernel::Task& task, ExecSession& session) {
   const ProcessConfig& process = session.process;
   const Ref<vfs::MountNamespace>& mounts = session.host->mounts;
   const vfs::Path root = mounts->root();
@@ -71,18 +116,24 @@ Result<void> Prepare(kernel::Task& task, ExecSession& session) {
     kernel::TasksLock lock(task.kernel);
     task.fs.Set(std::move(fs));
   }
+  TRY(BecomeUser(task, session));
   vfs::Walker walker(task, *task.fs);
   const Result<vfs::Path> cwd = walker.Resolve(process.cwd, {.directory = true});
   if (!cwd) {
     session.failure = fmt::format("cannot enter the working directory {}: {}", process.cwd,
                                   ErrorName(cwd.error().code()));
-    ReleaseStdio(session.stdio);
     return Fail(cwd.error().code());
   }
   task.fs->SetCwd(*cwd);
   Ref<vfs::File> console;
   if (process.terminal) console = TRY(OpenTerminal(task, session));
   return OpenStdio(task, process, session.stdio, std::move(console));
+}
+
+Result<void> Prepare(kernel::Task& task, ExecSession& session) {
+  const Result<void> prepared = PrepareFiles(task, session);
+  if (!prepared && !session.console) ReleaseStdio(session.stdio);
+  return prepared;
 }
 
 // Waits for its end on a fiber of its own.

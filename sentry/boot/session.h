@@ -30,6 +30,7 @@ struct ExecSession : RefCounted<ExecSession> {
   std::string id;  // in its container
   Ref<ContainerHost> host;
   ProcessConfig process;
+  std::string user;  // ExecRequest::user
   ProcessStdio stdio;
   Ref<ControlClient> owner;  // who started it
   std::string failure;       // of the start, in words
@@ -58,6 +59,6 @@ class SessionEvents {
   ~SessionEvents() = default;
 };
 
-// Starts it. The caller has filled in id, host, process, stdio and owner. Arena heap.
+// Starts it. The caller has filled in id, host, process, user, stdio and owner. Arena heap.
 Result<void> StartSession(Ref<ExecSession> session, SessionEvents& events);
 }  // namespace skep::boot

@@ -5,6 +5,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -28,12 +29,15 @@ struct KernelConfig {
   bool scrub_stacks = false;  // checkpoint tests: no stale words of the host's in fibers' stacks
 };
 
+struct FileSystemType;
+
 // How kernel/ reaches what is above it; set once by boot (code addresses, the same in every run of
 // this build).
 struct Hooks {
   // Executes a system call; kernel/run_loop.cc deals with the result.
   Result<uint64_t> (*syscall)(Task& task, uint64_t number, const std::array<uint64_t, 6>& args,
                               bool compat) = nullptr;
+  std::span<const FileSystemType> file_systems;  // kernel/file_systems.h
 };
 
 // Who is told what guests do (--strace); syscalls/strace.h.

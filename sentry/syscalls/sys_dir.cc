@@ -1,10 +1,12 @@
 // Directories and names.
 #include <fcntl.h>
 #include <linux/capability.h>
+#include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 #include <cstring>
 
+#include "sentry/kernel/file_systems.h"
 #include "sentry/kernel/kernel.h"
 #include "sentry/syscalls/families.h"
 #include "sentry/syscalls/util.h"
@@ -235,9 +237,25 @@ Result<int64_t> Readlink(Task& task, Path path, UserPtr<char> to, int32_t size) 
   return Readlinkat(task, kCwd, path, to, size);
 }
 
-// Mounts are the sandbox's configuration; guests cannot change them yet.
-Result<void> MountCall(Task& task, Path, Path, Path, uint64_t, UserPtr<void>) {
-  return Fail(task.fs->mounts()->MayChange(task.creds()) ? EOPNOTSUPP : EPERM);
+// Mounts are the sandbox's configuration; guests cannot change them yet (EOPNOTSUPP). The errors
+// before that are Linux's: path_mount, do_new_mount, mount_capable.
+Result<void> MountCall(Task& task, Path, Path target, Path type_name, uint64_t flags,
+                       UserPtr<void>) {
+  std::string name;
+  if (!type_name.is_null()) name = TRY(CopyInPath(task, type_name));
+  const std::string path = TRY(CopyInPath(task, target));
+  TRY(WalkerFor(task).Resolve(path, {}));
+  const auth::Credentials& creds = task.creds();
+  if (!task.fs->mounts()->MayChange(creds)) return Fail(EPERM);
+  constexpr uint64_t kNoNewOnes =
+      MS_REMOUNT | MS_BIND | MS_MOVE | MS_SHARED | MS_PRIVATE | MS_SLAVE | MS_UNBINDABLE;
+  if ((flags & kNoNewOnes) != 0) return Fail(EOPNOTSUPP);
+  if (name.empty()) return Fail(EINVAL);
+  const kernel::FileSystemType* type = kernel::FindFileSystem(task.kernel, name);
+  if (type == nullptr) return Fail(ENODEV);
+  const bool in_first = type->capability == kernel::FileSystemType::Capability::kFirst;
+  if (in_first && !creds.HasIn(*task.kernel.user_namespace, CAP_SYS_ADMIN)) return Fail(EPERM);
+  return Fail(EOPNOTSUPP);
 }
 Result<void> Umount2(Task& task, Path, int32_t) {
   return Fail(task.fs->mounts()->MayChange(task.creds()) ? EOPNOTSUPP : EPERM);

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <linux/capability.h>
 #include <linux/fs.h>
+#include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/un.h>
@@ -417,6 +418,22 @@ TEST_F(Names, ChrootErrors) {
                 EXPECT_THAT(chroot("/"), FailsWith(EPERM));
               }),
               ExitsWith(0));
+}
+
+bool MayMount() {
+  __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
+  __user_cap_data_struct data[2] = {};
+  EXPECT_THAT(syscall(SYS_capget, &header, data), Succeeds());
+  return (data[0].effective >> CAP_SYS_ADMIN & 1) != 0;
+}
+
+TEST(Mount, ErrorsComeInLinuxsOrder) {
+  const unsigned long address = 1;
+  EXPECT_THAT(syscall(SYS_mount, "none", "/", address, 0, nullptr), FailsWith(EFAULT));
+  EXPECT_THAT(mount("none", "/not/there", "tmpfs", 0, nullptr), FailsWith(ENOENT));
+  const bool may = MayMount();
+  EXPECT_THAT(mount("none", "/", "no-such-type", 0, nullptr), FailsWith(may ? ENODEV : EPERM));
+  EXPECT_THAT(mount("none", "/", nullptr, 0, nullptr), FailsWith(may ? EINVAL : EPERM));
 }
 
 }  // namespace

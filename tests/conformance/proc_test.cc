@@ -284,7 +284,10 @@ TEST(Proc, UptimeAndLoadavg) {
 
 TEST(Proc, VersionFilesystemsAndSysKernel) {
   EXPECT_EQ(ReadFile("/proc/version").substr(0, 14), "Linux version ");
-  EXPECT_NE(ReadFile("/proc/filesystems").find("tmpfs"), std::string::npos);
+  const std::string types = ReadFile("/proc/filesystems");
+  for (const char* name : {"sysfs", "tmpfs", "proc", "devpts", "mqueue", "pipefs", "sockfs"}) {
+    EXPECT_NE(types.find("nodev\t" + std::string(name) + "\n"), std::string::npos) << name;
+  }
   EXPECT_EQ(ReadFile("/proc/sys/kernel/ostype"), "Linux\n");
   EXPECT_GE(std::stol(ReadFile("/proc/sys/kernel/pid_max")), 1000);
   EXPECT_GE(std::stol(ReadFile("/proc/sys/fs/pipe-max-size")), 65'536);

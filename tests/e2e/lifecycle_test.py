@@ -5,8 +5,6 @@ usage: tests/e2e/lifecycle_test.py SKEP PLATFORM [unittest arguments]
 """
 
 import contextlib
-import ctypes
-import glob
 import json
 import os
 import pty
@@ -15,94 +13,10 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
-import tempfile
 import threading
 import time
-import unittest
 
-SKEP = "build/release/skep"
-PLATFORM = "auto"
-TIMEOUT = 60
-
-
-def children(process="self"):
-    found = []
-    for path in glob.glob(f"/proc/{process}/task/*/children"):
-        with open(path, encoding="ascii") as file:
-            found += [int(pid) for pid in file.read().split()]
-    return found
-
-
-def reap():
-    try:
-        while os.waitpid(-1, os.WNOHANG)[0] != 0:
-            pass
-    except ChildProcessError:
-        pass
-
-
-def ended(pid):
-    """Also a zombie, which is ours to reap."""
-    try:
-        with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
-            return file.read().rsplit(")", 1)[1].split()[0] == "Z"
-    except FileNotFoundError:
-        return True
-
-
-class Named(unittest.TestCase):
-    def setUp(self):
-        self.top = tempfile.mkdtemp(prefix="skep-life-")
-        self.addCleanup(shutil.rmtree, self.top)
-        self.state = f"{self.top}/state"
-        self.pids = []
-        self.addCleanup(self.clean)
-
-    def clean(self):
-        names = self.skep("list", "-q").stdout.split()
-        if names:
-            self.skep("delete", "--force", *names)
-        self.assert_nothing_is_left()
-
-    def assert_nothing_is_left(self):
-        end = time.monotonic() + 10
-        while children() and time.monotonic() < end:
-            reap()
-            time.sleep(0.01)
-        self.assertEqual(children(), [])
-        if os.path.isdir(self.state):
-            self.assertEqual(os.listdir(self.state), [])
-        for pid in self.pids:
-            self.assertEqual(
-                glob.glob(f"/sys/fs/cgroup/**/skep-sandbox-{pid}-*", recursive=True), [])
-
-    def words(self, *words):
-        return [SKEP, "--root", self.state, f"--platform={PLATFORM}", *words]
-
-    def skep(self, *words, stdin=b"", **more):
-        with subprocess.Popen(self.words(*words), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                              stderr=subprocess.PIPE, **more) as process:
-            self.pids.append(process.pid)
-            out, err = process.communicate(stdin, TIMEOUT)
-        return subprocess.CompletedProcess(words, process.returncode, out, err)
-
-    def detach(self, script, *flags, name="box"):
-        run = self.skep("do", "--name", name, "--detach", *flags, "--", "sh", "-c", script)
-        self.assertEqual((run.returncode, run.stdout, run.stderr), (0, b"", b""))
-
-    def exec(self, script, *flags, stdin=b"", name="box"):
-        return self.skep("exec", *flags, name, "--", "sh", "-c", script, stdin=stdin)
-
-    def listed(self):
-        return {entry["id"]: entry for entry in
-                json.loads(self.skep("list", "--format", "json").stdout)}
-
-    def wait_for(self, what):
-        end = time.monotonic() + 20
-        while not what():
-            self.assertLess(time.monotonic(), end)
-            time.sleep(0.02)
+from named import TIMEOUT, Named, main
 
 
 class Lives(Named):
@@ -278,6 +192,34 @@ class Execs(Named):
         run = self.exec("id -u; id -g; grep CapEff /proc/self/status", "--user", "12:34")
         self.assertEqual(run.stdout, b"12\n34\nCapEff:\t0000000000000000\n")
 
+    def test_users_by_name(self):
+        """As the container's own files have them."""
+        self.exec("echo ann:x:1234:77::/:/bin/sh >> /etc/passwd; "
+                  "echo staff2:x:88:bob,ann >> /etc/group")
+        say = "id -u; id -g; id -G; grep CapEff /proc/self/status"
+        none = b"CapEff:\t0000000000000000\n"
+        for user, ids in (("ann", b"1234\n77\n77 88\n"), ("1234", b"1234\n77\n77 88\n"),
+                          ("ann:staff2", b"1234\n88\n88\n"), ("ann:5", b"1234\n5\n5\n"),
+                          ("4321", b"4321\n4321\n4321\n")):
+            self.assertEqual(self.exec(say, "--user", user).stdout, ids + none, user)
+        run = self.exec(say, "--user", "root")
+        self.assertTrue(run.stdout.startswith(b"0\n0\n"), run.stdout)
+        self.assertNotIn(none, run.stdout)
+        for user in ("bert", "ann:nobodys", "-1", "1:"):
+            run = self.exec("true", f"--user={user}")
+            self.assertEqual(run.returncode, 125, user)
+            self.assertIn(b"--user", run.stderr)
+
+    def test_owners_of_standard_files(self):
+        with open(f"{self.top}/file", "w+b") as file:
+            os.fchown(file.fileno(), 12 if os.geteuid() == 0 else -1, -1)
+            subprocess.run(self.words("exec", "box", "--", "sh", "-c",
+                                      "stat -L -c '%u %g' /proc/self/fd/1"),
+                           stdin=subprocess.DEVNULL, stdout=file, timeout=TIMEOUT, check=True)
+            file.seek(0)
+            status = os.fstat(file.fileno())
+            self.assertEqual(file.read(), f"{status.st_uid} {status.st_gid}\n".encode())
+
     def test_errors(self):
         run = self.skep("exec", "box", "--", "no-such-program")
         self.assertEqual(run.returncode, 127)
@@ -364,174 +306,6 @@ class Execs(Named):
         self.assertEqual(self.exec("echo fine").stdout, b"fine\n")
 
 
-class Pods(Named):
-    """Several containers in one sandbox, each over a root of its own with a gofer of its own."""
-
-    def setUp(self):
-        super().setUp()
-        for name in ("one", "two"):
-            self.make_root(name)
-        self.detach_in("one", "echo up; exec sleep 1000", "-e", "COLOUR=red")
-        self.detach_in("two", "echo up; exec sleep 1000", "--in", "one")
-
-    def make_root(self, name):
-        root = f"{self.top}/{name}"
-        os.makedirs(f"{root}/bin")
-        os.makedirs(f"{root}/tmp")
-        shutil.copy("/bin/busybox", f"{root}/bin/busybox")
-        for applet in ("sh", "cat", "echo", "sleep", "hostname", "ps", "kill", "ls", "mount"):
-            os.symlink("busybox", f"{root}/bin/{applet}")
-        with open(f"{root}/name", "w", encoding="ascii") as file:
-            file.write(name + "\n")
-
-    def detach_in(self, name, script, *flags):
-        run = self.skep("do", "--name", name, "--detach", "--rootfs", f"{self.top}/{name}",
-                        "--hostname", f"host-{name}", "-w", "/", "-e", "PATH=/bin", *flags,
-                        "--", "sh", "-c", script)
-        self.assertEqual((run.returncode, run.stdout, run.stderr), (0, b"", b""))
-
-    def gofers(self):
-        """Pids of the gofers of this test's detached containers, in the order of their start."""
-        found = []
-        for pid in children():
-            with contextlib.suppress(OSError):
-                with open(f"/proc/{pid}/stat", encoding="ascii") as file:
-                    name, fields = file.read().rsplit(")", 1)
-                if name.endswith("(skep-gofer") and fields.split()[0] != "Z":
-                    found.append((int(fields.split()[19]), pid))
-        return [pid for _, pid in sorted(found)]
-
-    def test_they_do_not_mix(self):
-        listed = self.listed()
-        self.assertEqual({name: entry["status"] for name, entry in listed.items()},
-                         {"one": "running", "two": "running"})
-        self.assertEqual(listed["one"]["pid"], listed["two"]["pid"])  # one sentry
-        for name in ("one", "two"):
-            self.assertEqual(self.exec("cat /name; hostname", name=name).stdout,
-                             f"{name}\nhost-{name}\n".encode())
-            self.assertEqual(self.skep("logs", name).stdout, b"up\n")
-            # Pids: an init each, and nobody of the other.
-            ids = self.exec("for d in /proc/[0-9]*; do echo ${d#/proc/}; done; cat /proc/1/comm",
-                            name=name).stdout.split()
-            self.assertEqual((ids[0], ids[-1]), (b"1", b"sleep"))
-            self.assertLess(len(ids), 6)
-            self.assertEqual(self.exec("kill -0 -1; echo to all; sleep 0.1", name=name).returncode,
-                             0)
-        self.assertEqual(self.exec("echo mine > /tmp/f", name="one").returncode, 0)
-        self.assertEqual(self.exec("cat /tmp/f", name="two").returncode, 1)
-        self.assertEqual(self.exec("echo $COLOUR", name="one").stdout, b"red\n")
-        self.assertEqual(self.exec("hostname changed; hostname", name="two").stdout, b"changed\n")
-        self.assertEqual(self.exec("hostname", name="one").stdout, b"host-one\n")
-
-    def test_ptys_do_not_mix(self):
-        """Each has a devpts of its own, so both have a pts/0."""
-        masters = {}
-        for name in ("one", "two"):
-            pid, masters[name] = pty.fork()
-            if pid == 0:
-                words = self.words("exec", "--tty", name, "--", "sh", "-c",
-                                   "ls /dev/pts; read line; echo got $line; exit 7")
-                os.execv(words[0], words)
-            masters[name] = (pid, masters[name])
-        for name, (pid, master) in masters.items():
-            os.write(master, f"{name}\n".encode())
-            seen = b""
-            with contextlib.suppress(OSError):
-                while chunk := os.read(master, 4096):
-                    seen += chunk
-            os.close(master)
-            self.assertEqual(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), 7, seen)
-            self.assertIn(f"got {name}".encode(), seen)
-            self.assertIn(b"0", seen.split())
-            self.assertNotIn(b"1", seen.split())
-
-    def test_one_ends_and_the_other_goes_on(self):
-        self.assertEqual(self.skep("kill", "one", "KILL").returncode, 0)
-        self.assertEqual(self.skep("wait", "one").stdout, b"137\n")
-        self.assertEqual(self.listed()["one"]["exitCode"], 137)
-        self.assertEqual(self.exec("cat /name", name="two").stdout, b"two\n")
-        self.wait_for(lambda: len(self.gofers()) == 1)
-        self.assertEqual(self.skep("delete", "one").returncode, 0)
-        # It was the sandbox's first, and is not needed to reach the other.
-        self.assertEqual(self.exec("cat /name", name="two").stdout, b"two\n")
-        sentry = self.listed()["two"]["pid"]
-        self.detach_in("one", "exit 5", "--in", "two")  # the name is free again
-        self.assertEqual(self.skep("wait", "one").stdout, b"5\n")
-        self.assertEqual(self.skep("delete", "one").returncode, 0)
-        # With the status of the last one the sandbox ends.
-        self.skep("kill", "two", "KILL")
-        self.assertEqual(self.listed()["two"]["pid"], sentry)
-        self.assertEqual(self.skep("wait", "two").stdout, b"137\n")
-        self.wait_for(lambda: ended(sentry))
-        self.wait_for(lambda: not self.gofers())
-
-    def test_delete_ends_only_its_own(self):
-        self.assertEqual(self.skep("delete", "two").returncode, 1)  # it runs
-        self.assertEqual(self.skep("delete", "--force", "two").returncode, 0)
-        self.assertEqual(list(self.listed()), ["one"])
-        self.assertEqual(self.exec("cat /name", name="one").stdout, b"one\n")
-        self.assertEqual(self.skep("delete", "--force", "one").returncode, 0)
-        self.assert_nothing_is_left()
-
-    def test_a_dead_gofer_ends_its_container_only(self):
-        waiting = subprocess.Popen(self.words("wait", "two"), stdout=subprocess.PIPE,
-                                   stderr=subprocess.PIPE)
-        gofers = self.gofers()
-        self.assertEqual(len(gofers), 2)
-        os.kill(gofers[1], signal.SIGKILL)
-        out, err = waiting.communicate(timeout=TIMEOUT)
-        self.assertEqual(out, b"137\n")
-        self.assertIn(b"the gofer, which serves the files of 'two', ended unexpectedly", err)
-        self.assertEqual(self.exec("cat /name", name="one").stdout, b"one\n")
-        self.assertEqual(self.listed()["two"]["status"], "stopped")
-        self.assertEqual(self.skep("delete", "two").returncode, 0)
-        self.assertEqual(self.exec("cat /name", name="one").stdout, b"one\n")
-
-    def test_a_start_that_fails_leaves_nothing(self):
-        self.make_root("three")
-        flags = ("--name", "three", "--detach", "--in", "one", "--rootfs", f"{self.top}/three")
-        for command, flag, code in (("/not/there", (), 127), ("sh", ("-w", "/nowhere"), 125)):
-            run = self.skep("do", *flags, *flag, "-e", "PATH=/bin", "--", command)
-            self.assertEqual(run.returncode, code, run.stderr)
-            self.assertEqual(sorted(self.listed()), ["one", "two"])
-        with open(f"{self.top}/three/text", "w", encoding="ascii") as file:
-            file.write("no program")
-        os.chmod(f"{self.top}/three/text", 0o755)
-        run = self.skep("do", *flags, "--", "/text")
-        self.assertEqual(run.returncode, 126, run.stderr)
-        self.assertIn(b"/text", run.stderr)
-        self.wait_for(lambda: len(self.gofers()) == 2)
-        run = self.skep("do", "--name", "four", "--detach", "--in", "none", "--", "true")
-        self.assertEqual(run.returncode, 125)
-        self.assertIn(b"none", run.stderr)
-        run = self.skep("do", "--name", "four", "--in", "one", "--", "true")
-        self.assertEqual(run.returncode, 125)
-        self.assertIn(b"--detach", run.stderr)
-
-    def test_many_come_and_go(self):
-        self.make_root("three")
-        for n in range(40):
-            self.detach_in("three", f"exit {n}", "--in", "one")
-            self.assertEqual(self.skep("wait", "three").stdout, f"{n}\n".encode())
-            self.assertEqual(self.skep("delete", "three").returncode, 0)
-        self.wait_for(lambda: len(self.gofers()) == 2)
-        fds = os.listdir(f"/proc/{self.listed()['one']['pid']}/fd")
-        self.assertLess(len(fds), 60)
-
-    def test_an_attached_starter_goes_when_its_own_has_ended(self):
-        process = subprocess.Popen(
-            self.words("do", "--name", "first", "--", "sh", "-c", "read x; exit 6"),
-            stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
-        self.pids.append(process.pid)
-        self.wait_for(lambda: self.listed().get("first", {}).get("status") == "running")
-        self.make_root("three")
-        self.detach_in("three", "exec sleep 1000", "--in", "first")
-        process.communicate(b"x\n", timeout=TIMEOUT)
-        self.assertEqual(process.returncode, 6)
-        self.assertEqual(sorted(self.listed()), ["one", "three", "two"])
-        self.assertEqual(self.exec("cat /name", name="three").stdout, b"three\n")
-
-
 class Bundles(Named):
     def test_run_detached(self):
         bundle = f"{self.top}/bundle"
@@ -558,13 +332,5 @@ class Bundles(Named):
         self.assertEqual(self.skep("delete", "web").returncode, 0)
 
 
-def become_subreaper():
-    pr_set_child_subreaper = 36
-    if ctypes.CDLL(None).prctl(pr_set_child_subreaper, 1, 0, 0, 0) != 0:
-        raise OSError("prctl")
-
-
 if __name__ == "__main__":
-    become_subreaper()
-    SKEP, PLATFORM = os.path.abspath(sys.argv.pop(1)), sys.argv.pop(1)
-    unittest.main()
+    main()

@@ -26,9 +26,9 @@ int TestOneInput(const uint8_t* data, size_t size) {
       fuzz::Fail("a volume at no absolute path");
     }
   }
-  const cli::UserDatabase database{rest, rest};
-  for (const cli::UserDatabase* in : {static_cast<const cli::UserDatabase*>(nullptr), &database}) {
-    (void)cli::ParseUser(first, in);
+  const UserDatabase database{rest, rest};
+  for (const UserDatabase* in : {static_cast<const UserDatabase*>(nullptr), &database}) {
+    (void)ParseUser(first, in);
   }
   if (const auto path = cli::CleanAbsolutePath(first)) {
     const std::string walked = *path + "/";

@@ -5,6 +5,7 @@
 
 #include "sentry/fs/proc/process.h"
 #include "sentry/kernel/cpu_time.h"
+#include "sentry/kernel/file_systems.h"
 #include "sentry/kernel/system_info.h"
 
 namespace skep::fs {
@@ -144,6 +145,15 @@ std::string VersionText(ProcFs&) {
                      kernel::kVersion);
 }
 
+// None of them is over a block device.
+std::string FilesystemsText(ProcFs& fs) {
+  std::string text;
+  for (const kernel::FileSystemType& type : fs.kernel().hooks.file_systems) {
+    text += fmt::format("nodev\t{}\n", type.name);
+  }
+  return text;
+}
+
 std::string CpuinfoText(ProcFs& fs) { return fs.CpuInfo(); }
 
 struct MachineFile {
@@ -152,10 +162,9 @@ struct MachineFile {
 };
 
 constexpr MachineFile kFiles[] = {
-    {"cpuinfo", CpuinfoText}, {"interrupts", InterruptsText},
-    {"loadavg", LoadavgText}, {"meminfo", MeminfoText},
-    {"stat", StatText},       {"uptime", UptimeText},
-    {"version", VersionText}, {"vmstat", VmstatText},
+    {"cpuinfo", CpuinfoText}, {"filesystems", FilesystemsText}, {"interrupts", InterruptsText},
+    {"loadavg", LoadavgText}, {"meminfo", MeminfoText},         {"stat", StatText},
+    {"uptime", UptimeText},   {"version", VersionText},         {"vmstat", VmstatText},
 };
 
 struct ConstantFile {
@@ -169,9 +178,6 @@ constexpr ConstantFile kConstants[] = {
      "Character devices:\n  1 mem\n  4 /dev/vc/0\n  4 tty\n  5 /dev/tty\n  5 /dev/console\n"
      "  5 /dev/ptmx\n128 ptm\n136 pts\n\nBlock devices:\n"},
     {"diskstats", ""},
-    {"filesystems",
-     "nodev\tsysfs\nnodev\ttmpfs\nnodev\tproc\nnodev\tdevtmpfs\nnodev\tpipefs\nnodev\tsockfs\n"
-     "nodev\tdevpts\nnodev\toverlay\n"},
     {"locks", ""},
     {"partitions", "major minor  #blocks  name\n\n"},
     {"swaps", "Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority\n"},
