@@ -46,9 +46,15 @@ class Names(unittest.TestCase):
         return subprocess.run([SKEP, *words], timeout=60, check=False, **more)
 
     def checkpoint(self, *words, before=()):
-        run = self.run_skep(*before, "do", *words, "--checkpoint-after", "700", "--checkpoint-only",
-                            "--image", self.image, "--", "sh", "-c", GUEST)
-        self.assertEqual((run.returncode, run.stdout, run.stderr), (0, b"", b""))
+        """Of a guest that has opened its files; a slow machine needs more than one try."""
+        for after in (500, 1000, 2000, 5000, 10000):
+            run = self.run_skep(*before, "do", *words, "--checkpoint-after", str(after),
+                                "--checkpoint-only", "--image", self.image, "--", "sh", "-c", GUEST)
+            if b"holds the host's" in run.stderr:  # numbers may look like pointers
+                continue
+            self.assertEqual((run.returncode, run.stdout, run.stderr), (0, b"", b""))
+            if os.path.exists(f"{self.top}/x/ready"):
+                break
         self.assertTrue(os.path.exists(f"{self.top}/x/ready"))
         self.write("x/go")
 
