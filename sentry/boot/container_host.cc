@@ -45,8 +45,9 @@ Result<Ref<vfs::File>> OpenConsole(Sandbox& sandbox, ContainerHost& host, kernel
   TRY(host.terminals().StartConsole(host.stdio.fds[0], host.stdio.fds[1],
                                     WindowOf(process.terminal_rows, process.terminal_columns)));
   ContainerEvents& events = sandbox.events();
-  // The console lives no longer than its container's host.
-  host.terminals().OnWantedConsoleInput([&host, &events] { events.WantsInput(host); });
+  // The host has the console, until Dismantle.
+  host.terminals().OnWantedConsoleInput(
+      [host = Ref<ContainerHost>(&host), &events] { events.WantsInput(*host); });
   if (!process.terminal_input) host.terminals().SetConsoleInput(anon::Input::kHeld);
   return host.terminals().OpenConsole(init);
 }
@@ -162,6 +163,7 @@ Result<void> StartContainer(Sandbox& sandbox, Ref<ContainerHost> host) {
     return PrepareFirst(sandbox, *host, init);
   };
   request.started = [&sandbox, host](int error, bool in_files) {
+    if (error == 0) host->NoteRuns();
     sandbox.events().Started(*host, error, in_files,
                              error == 0 ? "" : WhyNotStarted(*host, error, in_files));
   };
@@ -177,8 +179,8 @@ void Dismantle(ContainerHost& host) {
     kernel::TasksLock lock(container.kernel());
     container.KillAll();
   }
-  sched::WaitUntil(host.over_queue(), sched::kAllEvents, std::nullopt,
-                   sched::Sleep::kUninterruptible, [&] { return host.over(); });
+  sched::WaitUntil(host.changes(), sched::kAllEvents, std::nullopt, sched::Sleep::kUninterruptible,
+                   [&] { return host.over(); });
   sched::WaitUntil(container.empty_queue(), sched::kAllEvents, std::nullopt,
                    sched::Sleep::kUninterruptible, [&] {
                      kernel::TasksLock lock(container.kernel());

@@ -47,13 +47,19 @@ struct ContainerHost : RefCounted<ContainerHost> {
   std::atomic<bool> suspended{false};  // by its starter, which will let them go on
   std::atomic<bool> gofer_lost{false};
 
-  // The first process has ended and whoever waits for that was told, or it never started.
+  // The first process runs: the mounts are there.
+  bool runs() const { return runs_.load(); }
+  void NoteRuns() {
+    runs_ = true;
+    changes_.WakeAll();
+  }
+  // It has ended and whoever waits for that was told, or it never started.
   bool over() const { return over_.load(); }
   void NoteOver() {
     over_ = true;
-    over_queue_.WakeAll();
+    changes_.WakeAll();
   }
-  sched::WaitQueue& over_queue() { return over_queue_; }
+  sched::WaitQueue& changes() { return changes_; }
 
   ContainerTerminals& terminals() const { return devices->terminals(); }
   // The terminal that its processes read, console or standard input, is theirs or somebody else's
@@ -62,8 +68,8 @@ struct ContainerHost : RefCounted<ContainerHost> {
   const std::string& id() const { return config.id; }
 
  private:
-  std::atomic<bool> over_{false};
-  sched::WaitQueue over_queue_;
+  std::atomic<bool> runs_{false}, over_{false};
+  sched::WaitQueue changes_;
 };
 
 // What becomes of a container, told on fibers.

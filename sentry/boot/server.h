@@ -63,7 +63,6 @@ class ControlServer final : public SessionEvents, public ContainerEvents {
   // A container as clients see it.
   struct Served {
     Ref<ContainerHost> host;
-    bool runs = false;  // its first process does, or did
     bool ended = false;
     bool leaving = false;                // it is being dismantled
     int status = 0;                      // once it has ended

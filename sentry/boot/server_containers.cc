@@ -103,9 +103,10 @@ void ControlServer::Started(ContainerHost& host, int error, bool in_files, std::
       AnswerLocked(*served->starter->client, served->starter->id, DoneReply{});
       served->starter.reset();
     }
-    served->runs = error == 0;
-    // The errno of execve is for the exit code; another one says nothing of the program.
-    if (error != 0) served->failed = MakeError(in_files ? ECANCELED : error, text);
+    // The errno of execve is for the exit code; another one says nothing of the program. One that
+    // was killed meanwhile has a status like any other.
+    if (error != 0 && error != kKilled)
+      served->failed = MakeError(in_files ? ECANCELED : error, text);
   }
   SKEP_LOG(kInfo, "container {}: {}", host.id(), error == 0 ? "runs" : text);
   if (!IsStarters(host)) return;
@@ -162,6 +163,11 @@ void ControlServer::Ended(ContainerHost& host, int status) {
       failed = served->failed.has_value();
       text = served->text;
       AnswerWaits(*served);
+      if (served->starter && !failed) {
+        AnswerLocked(*served->starter->client, served->starter->id,
+                     MakeError(ECANCELED, "it was killed while it started"));
+        served->starter.reset();
+      }
     }
   }
   // The starter answers by a release, which counts from here on.

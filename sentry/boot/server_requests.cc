@@ -109,7 +109,6 @@ Reply ControlServer::MakeSession(Ref<ControlClient> client, Packet<Request>& pac
     if (container->ended || container->leaving) {
       return MakeError(ESRCH, "the container has ended");
     }
-    if (!container->runs) return MakeError(EAGAIN, "the container does not run yet");
     if (container->sessions.size() >= kMaxSessions) {
       return MakeError(EAGAIN, "too many exec sessions");
     }

@@ -108,6 +108,13 @@ Result<void> BecomeUser(kernel::Task& task, ExecSession& session) {
 }
 
 Result<void> PrepareFiles(kernel::Task& task, ExecSession& session) {
+  ContainerHost& host = *session.host;
+  sched::WaitUntil(host.changes(), sched::kAllEvents, std::nullopt, sched::Sleep::kUninterruptible,
+                   [&] { return host.runs() || host.over(); });
+  if (!host.runs()) {
+    session.failure = "the container does not run";
+    return Fail(ESRCH);
+  }
   const ProcessConfig& process = session.process;
   const Ref<vfs::MountNamespace>& mounts = session.host->mounts;
   const vfs::Path root = mounts->root();

@@ -119,7 +119,7 @@ class Kernel {
 
   TasksMutex tasks_mutex_;
   const uint64_t boot_realtime_ns_, boot_monotonic_ns_;
-  uint32_t last_dev_minor_ = 20;
+  std::atomic<uint32_t> last_dev_minor_{20};
   std::map<std::string, Ref<Container>> containers_ GUARDED_BY(tasks);  // by id
   size_t task_count_ GUARDED_BY(tasks) = 0;
   Usage ended_ GUARDED_BY(tasks);

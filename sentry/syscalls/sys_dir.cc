@@ -254,7 +254,7 @@ Result<void> MountCall(Task& task, Path, Path target, Path type_name, uint64_t f
   const kernel::FileSystemType* type = kernel::FindFileSystem(task.kernel, name);
   if (type == nullptr) return Fail(ENODEV);
   const bool in_first = type->capability == kernel::FileSystemType::Capability::kFirst;
-  if (in_first && !creds.HasIn(*task.kernel.user_namespace, CAP_SYS_ADMIN)) return Fail(EPERM);
+  if (in_first && !creds.HasInFirst(CAP_SYS_ADMIN)) return Fail(EPERM);
   return Fail(EOPNOTSUPP);
 }
 Result<void> Umount2(Task& task, Path, int32_t) {
