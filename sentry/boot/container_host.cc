@@ -186,7 +186,7 @@ void Dismantle(ContainerHost& host) {
                      kernel::TasksLock lock(container.kernel());
                      return container.task_count() == 0;
                    });
-  (void)container.Remove();              // EBUSY: nobody starts a process in it any more
+  (void)container.Remove();  // EBUSY: nobody starts a process in it any more
   // Nobody asks for it any more.
   if (host.terminal_input) host.terminal_input->host_inode().SetInput(anon::Input::kFlowing);
   host.terminals().Forget();
