@@ -147,20 +147,9 @@ HostResult<std::string> CheckHostname(const std::string& name) {
                               name.size(), HOST_NAME_MAX));
 }
 
-// Counts go on where an earlier sandbox left them.
-HostResult<OwnedFd> OpenFilterUse(const std::string& path) {
-  constexpr uint64_t kSize = runtime::kFilterParts * jail::kCountsOfPart * sizeof(uint64_t);
-  Result<OwnedFd> file = host::Open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-  if (!file) return HostFail("--filter-use " + path, file.error().code());
-  const Result<void> sized = host::Truncate(file->get(), kSize);
-  if (!sized) return HostFail("--filter-use " + path, sized.error().code());
-  return std::move(*file);
-}
-
 HostResult<void> PlanTestModes(const DoOptions& options, SandboxPlan& plan) {
   plan.config.jail_self_test = options.jail_self_test;
   plan.config.crash = options.crash;
-  if (!options.filter_use.empty()) plan.filter_use = TRY(OpenFilterUse(options.filter_use));
   if (options.image.empty()) return {};
   const int create = options.from_image ? 0 : O_CREAT | O_TRUNC;
   Result<OwnedFd> image = host::Open(options.image.c_str(), O_RDWR | create | O_CLOEXEC, 0600);

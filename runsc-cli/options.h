@@ -27,6 +27,7 @@ struct GlobalOptions {
   bool check_locks = false;
   // Of 0, 1 and 2: those that were closed when this process started.
   std::array<bool, 3> closed = {};
+  std::string filter_use;  // a test mode: where the use of the filters' rows is counted
 };
 
 // How somebody lives with a sandbox: `do`, `run`.
@@ -53,7 +54,6 @@ struct DoOptions {
   bool checkpoint_only = false;  // ... and does not go on
   bool from_image = false;       // a test mode: goes on from `image`
   std::string crash;             // a test mode: how the sentry is to fail
-  std::string filter_use;        // a test mode: where the use of the filters' rows is counted
   bool jail_self_test = false;   // a test mode: the sentry first tries to break out
   std::vector<std::string> command;
 };

@@ -28,6 +28,16 @@ HostResult<OwnedFd> OpenForWriting(const std::string& path, const char* option) 
   return std::move(*file);
 }
 
+// Counts go on where an earlier sandbox left them.
+HostResult<OwnedFd> OpenFilterUse(const std::string& path) {
+  constexpr uint64_t kSize = runtime::kFilterParts * jail::kCountsOfPart * sizeof(uint64_t);
+  Result<OwnedFd> file = host::Open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+  if (!file) return HostFail("--filter-use " + path, file.error().code());
+  const Result<void> sized = host::Truncate(file->get(), kSize);
+  if (!sized) return HostFail("--filter-use " + path, sized.error().code());
+  return std::move(*file);
+}
+
 // Descriptors that become the guest's, beside 0, 1 and 2.
 struct Streams {
   OwnedFd input, output;
@@ -159,6 +169,7 @@ HostResult<void> ApplyGlobalOptions(const GlobalOptions& options, SandboxPlan& p
   plan.log_level = options.debug ? LogLevel::kDebug : LogLevel::kWarning;
   const std::string& log = options.debug_log.empty() ? options.log : options.debug_log;
   if (!log.empty()) plan.log = TRY(OpenForWriting(log, "--debug-log"));
+  if (!options.filter_use.empty()) plan.filter_use = TRY(OpenFilterUse(options.filter_use));
   if (!options.strace.empty()) plan.strace = TRY(OpenForWriting(options.strace, "--strace"));
   return {};
 }
