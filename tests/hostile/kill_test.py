@@ -3,10 +3,10 @@
 
 usage: tests/hostile/kill_test.py --skep FILE [--rounds N] [--seed N]
 
-The command line, its janitors, the gofer, the sentry and stubs are killed while a sandbox starts,
-runs and ends. Each time all of it must be gone soon, with its control groups, its state, its mounts
-and its files. A process that is left on purpose must be found: a search that finds nothing says
-nothing.
+The command line, its janitor, the gofer, the sentry and stubs take turns at being killed, while a
+sandbox starts, runs and ends. Each time all of it must be gone soon, with its control groups, its
+state, its mounts and its files. Each role must have been killed at least twice under each engine. A
+process that is left on purpose must be found: a search that finds nothing says nothing.
 """
 
 import argparse
@@ -22,6 +22,9 @@ import tempfile
 import time
 
 END_S = 20  # on a busy machine
+ROLES = ("skep", "skep-janitor", "skep-gofer", "skep-sentry", "skep-stub")
+ENGINES = ("notify", "ptrace")
+LEAST = 2  # times that a role is killed under an engine
 
 
 def children_of(pid):
@@ -86,45 +89,64 @@ def wait_until_gone(pids, traces):
         time.sleep(0.01)
 
 
-def play(skep, rng, traces):
-    engine = rng.choice(("notify", "ptrace"))
-    command = [skep, f"--platform={engine}", "--root", traces.state, "do", "--memory", "64M", "--",
-               "sh", "-c", "for i in 1 2 3; do (sleep 0.05; ls /etc) & wait; done"]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as cli:
-        time.sleep(rng.choice((0, 0.005, 0.02, 0.1, 0.3)) * rng.random())
+def find_victim(cli, role, rng):
+    """A process of this role, and all the sandbox has; None for the first if it ended before."""
+    if role == "skep":
+        return cli.pid, family_of(cli.pid)
+    while cli.poll() is None:
         family = family_of(cli.pid)
-        victim = rng.choice(family)
-        name = name_of(victim)
-        try:
-            os.kill(victim, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
+        of_role = [pid for pid in family if name_of(pid) == role and is_alive(pid)]
+        if of_role:
+            return rng.choice(of_role), family
+        time.sleep(0.001)
+    return None, []
+
+
+def kill(pid):
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def play(skep, role, engine, rng, traces):
+    """Kills a process of the role once: (whether there was one, what was left in the end)."""
+    command = [skep, f"--platform={engine}", "--root", traces.state, "do", "--memory", "64M", "--",
+               "sh", "-c", "for i in 1 2 3 4 5; do (sleep 0.05; ls /etc) & wait; done"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as cli:
+        # As soon as it is there, a little later, or much later, when all of it may be over.
+        _, seen = find_victim(cli, role, rng)
+        time.sleep(rng.choice((0, 0.005, 0.02, 0.1, 0.4)) * rng.random())
+        victim, family = find_victim(cli, role, rng)
+        hit = victim is not None and kill(victim)
         try:
             cli.wait(END_S)
         except subprocess.TimeoutExpired:
             cli.kill()
-            return name, ["the command line, which did not end"]
-    return name, wait_until_gone(family, traces)
+            return hit, ["the command line, which did not end"]
+    return hit, wait_until_gone(set(seen + family), traces)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--skep", required=True)
-    parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--rounds", type=int, default=50)
     parser.add_argument("--seed", type=int, default=None)
     options = parser.parse_args()
     seed = random.randrange(1 << 32) if options.seed is None else options.seed
     rng = random.Random(seed)
     ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER: orphans are ours to reap
-    killed = {}
+    killed = {(role, engine): 0 for role in ROLES for engine in ENGINES}
     with tempfile.TemporaryDirectory(prefix="kill-test.") as state:
         traces = Traces(state)
         for number in range(options.rounds):
-            name, left = play(options.skep, rng, traces)
-            killed[name] = killed.get(name, 0) + 1
+            role, engine = list(killed)[number % len(killed)]
+            hit, left = play(options.skep, role, engine, rng, traces)
+            killed[role, engine] += hit
             if left:
-                sys.exit(f"FAILED: seed {seed}, round {number}: after the end of {name} there is "
-                         f"left: {left}")
+                sys.exit(f"FAILED: seed {seed}, round {number}: after the end of {role} under "
+                         f"{engine} there is left: {left}")
         with subprocess.Popen(["sleep", "60"]) as stray:
             pathlib.Path(f"{state}/file").touch()
             deadline_free = [pid for pid in [stray.pid] if is_alive(pid)] + traces.left()
@@ -132,8 +154,11 @@ def main():
             stray.kill()
         if len(deadline_free) != 2:
             sys.exit("FAILED: the search does not find a process and a file that are left")
+    spared = [f"{role} under {engine}" for (role, engine), count in killed.items() if count < LEAST]
+    if spared:
+        sys.exit(f"FAILED: seed {seed}: hardly ever killed: {', '.join(spared)}")
     print(f"seed {seed}: nothing was left of " +
-          ", ".join(f"{count} {name}" for name, count in sorted(killed.items())))
+          ", ".join(f"{count} {role} ({engine})" for (role, engine), count in killed.items()))
 
 
 if __name__ == "__main__":
