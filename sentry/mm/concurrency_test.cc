@@ -31,7 +31,7 @@ class MmConcurrency : public MmTest {
     }
     ASSERT_TRUE(scheduler->Start(
         [](int) -> HostResult<std::unique_ptr<platform::Engine>> {
-          return std::make_unique<TestEngine>();
+          return std::make_unique<FakeEngine>();
         },
         false));
     std::vector<Ref<sched::Fiber>> running;

@@ -99,7 +99,7 @@ TEST_F(FilePagesTest, MappingsSeeTheFile) {
   const auto a = NewSpace();
   const auto b = NewSpace();
   const uint64_t at = Map(*a, 100 * kPage, PROT_READ | PROT_WRITE, MAP_SHARED, 0, file);
-  EXPECT_EQ(SpaceOf(*a).op_count, 1);
+  EXPECT_EQ(SpaceOf(*a).applied_ops(), 1u);
   const uint64_t copy = Map(*b, 100 * kPage, PROT_READ | PROT_WRITE, MAP_PRIVATE, 0, file);
   EXPECT_EQ(file->BytesUsed(), 0u);
   Store(*a, at + 50 * kPage, 0x41);

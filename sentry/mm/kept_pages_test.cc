@@ -55,9 +55,9 @@ TEST_F(KeptPages, OfANewProgramAreMappedWithoutTheirNeighbours) {
   Fill(*mm, at + 100 * kPage, 8 * kPage);
   ASSERT_TRUE(mm->Clear());
   ASSERT_EQ(Map(*mm, 256 * kMiB), at);
-  const uint64_t before = SpaceOf(*mm).populated;
+  const uint64_t before = SpaceOf(*mm).populated();
   ASSERT_TRUE(mm->MapProgram());
-  EXPECT_EQ(SpaceOf(*mm).populated - before, 16 * kPage);
+  EXPECT_EQ(SpaceOf(*mm).populated() - before, 16 * kPage);
   EXPECT_TRUE(AllZero(Contents(*mm, at, 120 * kPage)));
 }
 
@@ -79,11 +79,11 @@ TEST_F(KeptPages, AreZerosForAnotherProcess) {
   EXPECT_EQ(memory->KeptBytes(), 0u) << "they are taken";
   EXPECT_EQ(memory->UsedBytes(), 64 * kPage);
   EXPECT_TRUE(AllZero(Contents(*mm, at, 64 * kPage)));
-  EXPECT_EQ(SpaceOf(*mm).op_count, 1);
+  EXPECT_EQ(SpaceOf(*mm).applied_ops(), 1u);
   // What it maps next to that is one mapping with it.
   const uint64_t below = Map(*mm, 8 * kPage);
   EXPECT_EQ(below, at - 8 * kPage);
-  EXPECT_EQ(SpaceOf(*mm).At(below)->offset + 8 * kPage, SpaceOf(*mm).At(at)->offset);
+  EXPECT_EQ(HostPageAt(*mm, below)->offset + 8 * kPage, HostPageAt(*mm, at)->offset);
 }
 
 // In a home that is turned, addresses go on where offsets begin again.
@@ -195,7 +195,7 @@ TEST_F(KeptPages, LargeMappingsMayHaveHugePages) {
   for (const uint64_t size : {kHomeSize + 5 * kPage, 3 * kHomeSize, 64 * kMiB, kHuge}) {
     const uint64_t at = Map(*mm, size);
     for (const uint64_t address : {at, at + size - kPage}) {
-      EXPECT_EQ(SpaceOf(*mm).At(address)->offset % kHuge, address % kHuge) << size;
+      EXPECT_EQ(HostPageAt(*mm, address)->offset % kHuge, address % kHuge) << size;
     }
   }
 }
@@ -208,7 +208,7 @@ TEST_F(KeptPages, GoWhenNothingComesAndGoes) {
   }
   ASSERT_TRUE(scheduler->Start(
       [](int) -> HostResult<std::unique_ptr<platform::Engine>> {
-        return std::make_unique<TestEngine>();
+        return std::make_unique<FakeEngine>();
       },
       false));
   memory->GiveBackWhenIdle(*scheduler);

@@ -14,16 +14,16 @@ constexpr uint64_t kPage = kPageSize;
 
 TEST_F(MmTest, FreshMemoryCostsOneApplyAndNoFault) {
   const auto mm = NewSpace();
-  const int before = SpaceOf(*mm).applies;
+  const size_t before = SpaceOf(*mm).apply_calls();
   const uint64_t at = Map(*mm, 64 * kPage);
-  EXPECT_EQ(SpaceOf(*mm).applies, before + 1);
-  EXPECT_EQ(SpaceOf(*mm).op_count, 1);
+  EXPECT_EQ(SpaceOf(*mm).apply_calls(), before + 1);
+  EXPECT_EQ(SpaceOf(*mm).applied_ops(), 1u);
   EXPECT_EQ(Load(*mm, at), 0u);
   Store(*mm, at + 63 * kPage, 7);
   EXPECT_EQ(Load(*mm, at + 63 * kPage), 7u);
-  EXPECT_EQ(SpaceOf(*mm).applies, before + 1);
+  EXPECT_EQ(SpaceOf(*mm).apply_calls(), before + 1);
   ASSERT_TRUE(mm->Munmap(at, 64 * kPage));
-  EXPECT_EQ(SpaceOf(*mm).applies, before + 2);
+  EXPECT_EQ(SpaceOf(*mm).apply_calls(), before + 2);
   EXPECT_EQ(memory->UsedBytes(), 0u);
   const AccessEnd end = Try(*mm, at, false);
   EXPECT_EQ(end.signo, SIGSEGV);
@@ -36,7 +36,7 @@ TEST_F(MmTest, NeighboursBecomeOneMapping) {
   for (int i = 0; i < 100; ++i) Map(*mm, kPage);
   const std::string maps = mm->MapsText();
   EXPECT_EQ(std::count(maps.begin(), maps.end(), '\n'), 1);
-  EXPECT_EQ(SpaceOf(*mm).At(first)->offset - SpaceOf(*mm).At(first - 100 * kPage)->offset,
+  EXPECT_EQ(HostPageAt(*mm, first)->offset - HostPageAt(*mm, first - 100 * kPage)->offset,
             100 * kPage);
 }
 
@@ -69,7 +69,7 @@ TEST_F(MmTest, MmapChecksInLinuxOrder) {
 TEST_F(MmTest, HugeReservationsTakeNothing) {
   const auto mm = NewSpace();
   const uint64_t reserved = Map(*mm, uint64_t{16} << 40, PROT_NONE);
-  EXPECT_EQ(SpaceOf(*mm).pages.size(), 0u);
+  EXPECT_EQ(SpaceOf(*mm).mappings().size(), 0u);
   EXPECT_EQ(Try(*mm, reserved, false).code, SEGV_ACCERR);
   ASSERT_TRUE(mm->Mprotect(reserved + kPage, kPage, PROT_READ | PROT_WRITE, false, false));
   Store(*mm, reserved + kPage, 1);
@@ -84,11 +84,11 @@ TEST_F(MmTest, ForkSharesUntilSomebodyWrites) {
   const auto parent = NewSpace();
   const uint64_t at = Map(*parent, 64 * kPage);
   for (uint64_t i = 0; i < 64; ++i) Store(*parent, at + i * kPage, i + 1);
-  const int applies = SpaceOf(*parent).applies;
+  const size_t applies = SpaceOf(*parent).apply_calls();
   Ref<MemoryManager> child = parent->Fork().value();
-  EXPECT_EQ(SpaceOf(*parent).applies, applies + 1);
+  EXPECT_EQ(SpaceOf(*parent).apply_calls(), applies + 1);
   ASSERT_TRUE(child->Activate(engine));
-  EXPECT_EQ(SpaceOf(*child).applies, 1);
+  EXPECT_EQ(SpaceOf(*child).apply_calls(), 1u);
   const uint64_t used = memory->UsedBytes();
   Store(*child, at + 3 * kPage, 100);
   EXPECT_EQ(memory->UsedBytes(), used + kPage);
@@ -223,8 +223,8 @@ TEST_F(MmTest, CopiedPagesMergeIntoOneMapping) {
   for (uint64_t i = 0; i < 256; i += 2) Store(*child, at + i * kPage, i);
   for (uint64_t i = 1; i < 256; i += 2) Store(*child, at + i * kPage, i);
   for (uint64_t i = 1; i < 256; ++i) {
-    EXPECT_EQ(SpaceOf(*child).At(at + i * kPage)->offset,
-              SpaceOf(*child).At(at)->offset + i * kPage);
+    EXPECT_EQ(HostPageAt(*child, at + i * kPage)->offset,
+              HostPageAt(*child, at)->offset + i * kPage);
   }
   // And again one generation later.
   Ref<MemoryManager> grandchild = child->Fork().value();
@@ -264,7 +264,7 @@ TEST_F(MmTest, PrivateFileMappings) {
   file->Put(64 * kPage, 13);
   const auto mm = NewSpace();
   const uint64_t at = Map(*mm, 70 * kPage, PROT_READ | PROT_WRITE, MAP_PRIVATE, 0, file);
-  EXPECT_EQ(SpaceOf(*mm).op_count, 1);
+  EXPECT_EQ(SpaceOf(*mm).applied_ops(), 1u);
   EXPECT_EQ(Load(*mm, at), 11u);
   EXPECT_EQ(Load(*mm, at + 64 * kPage), 13u);
   EXPECT_EQ(Try(*mm, at + 65 * kPage, false).signo, SIGBUS);
@@ -456,10 +456,10 @@ TEST_F(MmTest, Madvise) {
   const uint64_t at = Map(*mm, 8 * kPage);
   for (uint64_t i = 0; i < 8; ++i) Store(*mm, at + i * kPage, 1);
   const uint64_t used = memory->UsedBytes();
-  const int applies = SpaceOf(*mm).applies;
+  const size_t applies = SpaceOf(*mm).apply_calls();
   ASSERT_TRUE(mm->Madvise(at, 4 * kPage, MADV_DONTNEED));
   EXPECT_EQ(memory->UsedBytes(), used - 4 * kPage);
-  EXPECT_EQ(SpaceOf(*mm).applies, applies);
+  EXPECT_EQ(SpaceOf(*mm).apply_calls(), applies);
   EXPECT_EQ(Load(*mm, at), 0u);
   EXPECT_EQ(Load(*mm, at + 4 * kPage), 1u);
   const Ref<MemoryManager> child = mm->Fork().value();
@@ -504,18 +504,17 @@ TEST_F(MmTest, HostThatRefusesLeavesTheTreeRight) {
   const auto mm = NewSpace();
   const uint64_t kept = Map(*mm, 4 * kPage);
   Store(*mm, kept, 42);
-  SpaceOf(*mm).fail_after = 0;
+  SpaceOf(*mm).FailAfter(0, ENOMEM);
   EXPECT_EQ(MapError(*mm, {.size = kPage, .prot = PROT_READ, .flags = MAP_PRIVATE | MAP_ANONYMOUS}),
             ENOMEM);
-  SpaceOf(*mm).fail_after = 0;
+  SpaceOf(*mm).FailAfter(0, ENOMEM);
   ASSERT_TRUE(mm->Mprotect(kept, kPage, PROT_READ, false, false));
-  EXPECT_EQ(SpaceOf(*mm).At(kept), std::nullopt);
+  EXPECT_EQ(HostPageAt(*mm, kept), std::nullopt);
   EXPECT_EQ(Load(*mm, kept), 42u);  // mapped again by the fault
   EXPECT_EQ(Try(*mm, kept, true).code, SEGV_ACCERR);
-  SpaceOf(*mm).fail_after = 0;
-  SpaceOf(*mm).fail_error = EIO;
+  SpaceOf(*mm).FailAfter(0, EIO);
   ASSERT_TRUE(mm->Munmap(kept, kPage));
-  EXPECT_TRUE(SpaceOf(*mm).killed);
+  EXPECT_TRUE(SpaceOf(*mm).dead());
   EXPECT_GT(memory->UsedBytes(), 0u);  // some thread of it may still run
   mm->Deactivate();
   EXPECT_EQ(memory->UsedBytes(), 0u);
@@ -535,12 +534,12 @@ TEST_F(MmTest, ClearEmptiesTheSpace) {
   EXPECT_EQ(mm->MapsText(), "");
   EXPECT_EQ(Map(*mm, kPage), at);
   const uint64_t other = Map(*mm, kPage, PROT_READ, MAP_SHARED, 0, file);
-  EXPECT_FALSE(SpaceOf(*mm).At(at)) << "mapped before the program is there";
+  EXPECT_FALSE(HostPageAt(*mm, at)) << "mapped before the program is there";
   ASSERT_TRUE(mm->MapProgram());
-  EXPECT_TRUE(SpaceOf(*mm).At(at) && SpaceOf(*mm).At(other)) << "left to faults";
+  EXPECT_TRUE(HostPageAt(*mm, at) && HostPageAt(*mm, other)) << "left to faults";
   EXPECT_EQ(Load(*mm, at), 0u);
   const uint64_t later = Map(*mm, kPage);
-  EXPECT_TRUE(SpaceOf(*mm).At(later));
+  EXPECT_TRUE(HostPageAt(*mm, later));
 }
 
 TEST_F(MmTest, Mincore) {

@@ -310,11 +310,11 @@ class MmFuzz : public MmTest {
     }
   }
   void CheckHost(Process& p) {
-    for (const auto& [start, region] : SpaceOf(*p.mm).pages) {
-      for (uint64_t at = start; at < region.end; at += kPage) {
+    for (const auto& [start, mapping] : SpaceOf(*p.mm).mappings()) {
+      for (uint64_t at = start; at < start + mapping.size; at += kPage) {
         const auto it = p.pages.find((at - kBase) / kPage);
         ASSERT_NE(it, p.pages.end()) << "the host maps what the guest has not";
-        ASSERT_EQ(region.first.prot & ~it->second.prot, 0) << "the host allows more than the guest";
+        ASSERT_EQ(mapping.prot & ~it->second.prot, 0) << "the host allows more than the guest";
       }
     }
   }

@@ -1,5 +1,5 @@
-// For mm/'s unit tests: an engine whose address spaces are page tables in this process, and guests
-// whose loads and stores are function calls.
+// For mm/'s unit tests: guests whose loads and stores are function calls, which look at what the
+// fake engine has mapped.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -14,122 +14,35 @@
 
 #include "base/check.h"
 #include "base/host_call.h"
+#include "platform/fake/fake_engine.h"
 #include "sentry/mm/file_pages.h"
 #include "sentry/mm/memory_manager.h"
 
 namespace skep::mm {
 
-// What the host has mapped, page by page.
-class TestSpace final : public platform::AddressSpace {
- public:
-  struct Page {
-    platform::HostFileId file;
-    uint64_t offset;
-    int prot;
-  };
-  explicit TestSpace(platform::Engine& engine) : engine_(engine) {}
+using platform::fake::FakeEngine;
+using platform::fake::FakeSpace;
 
-  Applied Apply(std::span<const platform::MapOp> ops) override {
-    ++applies;
-    for (size_t i = 0; i < ops.size(); ++i) {
-      if (fail_after && (*fail_after)-- == 0) {
-        fail_after.reset();
-        return {i, fail_error};
-      }
-      const platform::MapOp& op = ops[i];
-      ++op_count;
-      if (op.populate) populated += op.size;
-      EXPECT_TRUE(IsPageAligned(op.start) && IsPageAligned(op.size) && op.size > 0);
-      EXPECT_LE(op.start + op.size, kGuestAddressEnd);
-      Do(op);
-    }
-    return {ops.size(), 0};
-  }
-  Result<void> Reset() override {
-    pages.clear();
-    return {};
-  }
-  void Kill() override { killed = true; }
-  bool Serves(const platform::Engine& engine) const override { return &engine == &engine_; }
+inline FakeSpace& SpaceOf(const MemoryManager& mm) {
+  return *static_cast<FakeSpace*>(arena::HostTable::Get().Get(mm.space()));
+}
 
-  // Regions by start; kept disjoint.
-  struct Region {
-    uint64_t end;
-    Page first;
-  };
-  std::map<uint64_t, Region> pages;
-  int applies = 0;
-  int op_count = 0;
-  uint64_t populated = 0;  // bytes
-  bool killed = false;
-  std::optional<int> fail_after;
-  int fail_error = ENOMEM;
-
-  std::optional<Page> At(uint64_t address) const {
-    auto it = pages.upper_bound(address);
-    if (it == pages.begin()) return std::nullopt;
-    --it;
-    if (it->second.end <= address) return std::nullopt;
-    Page page = it->second.first;
-    page.offset += PageFloor(address) - it->first;
-    return page;
-  }
-
- private:
-  void Split(uint64_t at) {
-    auto it = pages.upper_bound(at);
-    if (it == pages.begin()) return;
-    --it;
-    if (it->first == at || it->second.end <= at) return;
-    Region upper = it->second;
-    upper.first.offset += at - it->first;
-    it->second.end = at;
-    pages.emplace(at, upper);
-  }
-  void Do(const platform::MapOp& op) {
-    const uint64_t end = op.start + op.size;
-    Split(op.start);
-    Split(end);
-    auto it = pages.lower_bound(op.start);
-    if (op.kind == platform::MapOp::Kind::kProtect) {
-      uint64_t covered = op.start;
-      for (; it != pages.end() && it->first < end; ++it) {
-        EXPECT_EQ(it->first, covered) << "mprotect of a hole";
-        covered = it->second.end;
-        it->second.first.prot = op.prot;
-      }
-      EXPECT_EQ(covered, end) << "mprotect of a hole";
-      return;
-    }
-    while (it != pages.end() && it->first < end) it = pages.erase(it);
-    if (op.kind == platform::MapOp::Kind::kMap) {
-      pages.emplace(op.start, Region{end, {op.file, op.offset, op.prot}});
-    }
-  }
-  platform::Engine& engine_;
+// What the host has mapped in one page.
+struct HostPage {
+  platform::HostFileId file;
+  uint64_t offset;
+  int prot;
+  bool operator==(const HostPage&) const = default;
 };
-
-class TestEngine final : public platform::Engine {
- public:
-  Result<std::unique_ptr<platform::AddressSpace>> NewAddressSpace() override {
-    return std::make_unique<TestSpace>(*this);
-  }
-  Result<std::unique_ptr<platform::Context>> NewContext(platform::AddressSpace&,
-                                                        const platform::Registers&,
-                                                        std::span<const std::byte>) override {
-    return Fail(ENOTSUP);
-  }
-  platform::Event Wait(platform::Deadline, platform::HostPoller&) override {
-    return platform::Woken{};
-  }
-  void Kick() override {}
-  void Forget(platform::HostFileId) override {}
-  const char* name() const override { return "test"; }
-  size_t xsave_size() const override { return 0; }
-};
-
-inline TestSpace& SpaceOf(const MemoryManager& mm) {
-  return *static_cast<TestSpace*>(arena::HostTable::Get().Get(mm.space()));
+inline std::optional<HostPage> HostPageAt(const FakeSpace& space, uint64_t address) {
+  auto next = space.mappings().upper_bound(address);
+  if (next == space.mappings().begin()) return std::nullopt;
+  const auto& [start, mapping] = *std::prev(next);
+  if (address - start >= mapping.size) return std::nullopt;
+  return HostPage{mapping.file, mapping.offset + PageFloor(address) - start, mapping.prot};
+}
+inline std::optional<HostPage> HostPageAt(const MemoryManager& mm, uint64_t address) {
+  return HostPageAt(SpaceOf(mm), address);
 }
 
 // A donated host file: here a memfd.
@@ -188,7 +101,7 @@ inline AccessEnd Access(MemoryManager& mm, uint64_t address, uint64_t& value, bo
                         bool sure = true, const MemoryLimits& limits = {}) {
   AccessEnd end;
   for (; end.faults < 200; ++end.faults) {
-    const auto page = SpaceOf(mm).At(address);
+    const auto page = HostPageAt(mm, address);
     const int need = write ? PROT_WRITE : PROT_READ | PROT_WRITE | PROT_EXEC;
     if (page && (page->prot & need) != 0) {
       const int fd = arena::HostTable::Get().DescriptorOf(page->file).value();
@@ -271,7 +184,7 @@ class MmTest : public ::testing::Test {
   }
 
   std::unique_ptr<MemoryFile> memory;
-  TestEngine engine;
+  FakeEngine engine;
   MemoryLimits limits;
   std::vector<Ref<MemoryManager>> spaces;
 };

@@ -5,16 +5,17 @@ namespace {
 
 // A fiber with a guest that makes calls all the time, until `over`.
 struct Caller {
-  Caller(TestScheduler& s, int worker) : context(s.engine(worker), /*at_once=*/true) {}
+  Caller(TestScheduler& s, FakeSpace& space, int worker)
+      : guest(s.engine(worker), space, TestGuest::Kind::kCalls) {}
   Ref<Fiber> fiber;
-  TestContext context;
+  TestGuest guest;
 };
 
 class Moving : public testing::Test {
  protected:
   Moving() : s(2) {
     s.Start();
-    space = std::make_unique<TestSpace>(s.engine(0));
+    space = std::make_unique<FakeSpace>(s.engine(0));
   }
   ~Moving() override {
     over = true;
@@ -25,15 +26,15 @@ class Moving : public testing::Test {
   }
   // Each does `work` between the stops of its guest.
   void StartCallers(int first_on, int second_on, const std::function<void(Caller& peer)>& work) {
-    one.emplace(s, first_on);
-    two.emplace(s, second_on);
+    one.emplace(s, *space, first_on);
+    two.emplace(s, *space, second_on);
     const auto spawn = [&](Caller& self, Caller& peer, int worker) {
       self.fiber = s.Spawn(worker, [this, &self, &peer, work] {
         while (!go) Yield();
         while (!over) {
           work(peer);
-          MaybeMove(self.context);
-          ASSERT_EQ(RunGuest(self.context, *space), GuestEnd::kStopped);
+          MaybeMove(self.guest.context);
+          ASSERT_EQ(self.guest.Run(), GuestEnd::kStopped);
         }
       });
     };
@@ -44,7 +45,7 @@ class Moving : public testing::Test {
   int WorkerOf(const std::optional<Caller>& caller) { return caller->fiber->worker().index(); }
 
   TestScheduler s;
-  std::unique_ptr<TestSpace> space;
+  std::unique_ptr<FakeSpace> space;
   std::optional<Caller> one, two;
   std::atomic<bool> over{false}, go{false};
 };
@@ -55,7 +56,7 @@ TEST_F(Moving, ACrowdSpreads) {
 }
 
 TEST_F(Moving, NotUnderAnEngineThatCannot) {
-  s.engine(0).shares = s.engine(1).shares = false;
+  for (int i : {0, 1}) s.engine(i).set_shares_spaces(false);
   StartCallers(0, 0, [](Caller&) {});
   EXPECT_FALSE(WaitFor([&] { return WorkerOf(one) != 0 || WorkerOf(two) != 0; }, 50 * kMs));
 }
@@ -71,10 +72,11 @@ TEST_F(Moving, PeersThatWaitForEachOtherComeTogether) {
 TEST_F(Moving, AllTheTimeForTest) {
   // Where it has been, as bits.
   std::atomic<int> seen{0};
+  space.reset();
   s.Stop();
   s->MoveForTest();
   s.Start();
-  space = std::make_unique<TestSpace>(s.engine(0));
+  space = std::make_unique<FakeSpace>(s.engine(0));
   StartCallers(0, 1, [&](Caller&) { seen |= 1 << Fiber::Current().worker().index(); });
   EXPECT_TRUE(WaitFor([&] { return seen == 3; }));
 }

@@ -1,4 +1,4 @@
-// For sched/'s unit tests: a started scheduler with test engines.
+// For sched/'s unit tests: a started scheduler with fake engines, and guests of theirs.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -9,9 +9,9 @@
 #include <vector>
 
 #include "base/host_call.h"
+#include "platform/fake/fake_engine.h"
 #include "sentry/arena/arena.h"
 #include "sentry/sched/scheduler.h"
-#include "sentry/sched/test_engine.h"
 
 namespace skep::sched {
 
@@ -27,6 +27,29 @@ inline bool WaitFor(const std::function<bool()>& condition, uint64_t timeout_ns 
   return true;
 }
 
+using platform::fake::FakeContext;
+using platform::fake::FakeEngine;
+using platform::fake::FakeSpace;
+
+// A guest that makes a call whenever it runs (kCalls), or runs until Finish or an interrupt.
+class TestGuest {
+ public:
+  enum class Kind : bool { kComputes, kCalls };
+  TestGuest(FakeEngine& engine, FakeSpace& space, Kind kind) : context(engine, space, {}, {}) {
+    if (kind == Kind::kComputes) return;
+    context.set_script([](FakeContext&) { return platform::Stop(platform::SyscallStop{}); });
+  }
+  // By a fiber of the engine's worker.
+  GuestEnd Run() { return RunGuest(context, context.space()); }
+  // It makes a call. Any thread; no effect if it is stopped.
+  void Finish() { (void)context.TryDeliver(platform::SyscallStop{}); }
+  bool was_interrupted() const {
+    return std::holds_alternative<platform::Interrupted>(context.stop());
+  }
+
+  FakeContext context;
+};
+
 class TestScheduler {
  public:
   explicit TestScheduler(int workers) : engines(static_cast<size_t>(workers)) {
@@ -40,7 +63,8 @@ class TestScheduler {
   void Start() {
     HostResult<void> started =
         scheduler_->Start([this](int index) -> HostResult<std::unique_ptr<platform::Engine>> {
-          auto engine = std::make_unique<TestEngine>();
+          auto engine = std::make_unique<FakeEngine>();
+          engine->set_shares_spaces(true);
           engines[static_cast<size_t>(index)] = engine.get();
           return engine;
         });
@@ -66,9 +90,9 @@ class TestScheduler {
       ASSERT_TRUE(WaitFor([&] { return fiber->finished(); }));
     }
   }
-  TestEngine& engine(int index) { return *engines[static_cast<size_t>(index)]; }
+  FakeEngine& engine(int index) { return *engines[static_cast<size_t>(index)]; }
 
-  std::vector<TestEngine*> engines;
+  std::vector<FakeEngine*> engines;
 
  private:
   Scheduler* scheduler_ = nullptr;

@@ -27,7 +27,7 @@ struct WorkerStart {
 namespace {
 
 constexpr size_t kWorkerStackSize = 512 << 10;
-constexpr size_t kWorkerStride = 1 << 20;
+[[maybe_unused]] constexpr size_t kWorkerStride = 1 << 20;  // in the arena
 
 // What a worker's system fiber does for ever.
 void SystemLoop(Worker& worker) {

@@ -19,7 +19,7 @@ const auto* const kEnvironment =
     ::testing::AddGlobalTestEnvironment(new arena::ArenaTestEnvironment);
 
 struct ProcTest : ::testing::Test {
-  mm::TestEngine engine;
+  platform::fake::FakeEngine engine;
   std::unique_ptr<kernel::Kernel> kernel;
   Ref<kernel::Container> container;
   Ref<vfs::FsContext> fs;
