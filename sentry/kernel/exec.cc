@@ -233,7 +233,7 @@ Result<void> Exec(Task& task, loader::Program program) {
       identity ? Commit(task, program, *identity) : Result<void>(std::unexpected(identity.error()));
   if (!done) {
     TasksLock lock(task.kernel);
-    StartGroupExit(*task.group, SIGKILL);
+    StartGroupExit(*task.group, SIGSEGV);  // Linux: bprm_execve
     return Fail(kKilled);
   }
   task.keep_registers = true;

@@ -1,7 +1,8 @@
 // The ELF loader: what execve(2) makes of a file (Linux: fs/binfmt_elf.c, fs/binfmt_script.c).
 //
-// In two steps, around execve's point of no return: Prepare() opens and judges everything and may
-// fail; Load() fills an empty address space and fails only for want of memory.
+// In two steps, around execve's point of no return: Prepare() opens and reads everything and may
+// fail; Load() fills an empty address space. It fails for want of memory and, as Linux does, for
+// segments that cannot be where they want to be: there is no way back then.
 #pragma once
 
 #include <elf.h>

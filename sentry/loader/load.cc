@@ -48,10 +48,10 @@ struct Mapped {
 
 class Loader {
  public:
-  Loader(mm::MemoryManager& mm, const LoadContext& context)
-      : mm_(mm), context_(context), random_(context.random) {}
+  Loader(mm::MemoryManager& mm, const LoadContext& context) : mm_(mm), random_(context.random) {}
 
   Result<Mapped> MapElf(const ElfFile& elf, bool is_interpreter, bool has_interpreter) {
+    TRY(CheckSegments(elf, is_interpreter));
     Ref<mm::Mappable> file = TRY(elf.file->Mappable());
     uint64_t low = ~uint64_t{0}, high = 0, align = kPageSize;
     for (const Elf64_Phdr& p : elf.segments) {
@@ -63,6 +63,12 @@ class Loader {
       }
     }
     Mapped out;
+    if (low > high) {  // nothing to load
+      out.start = 0;
+      out.entry = elf.header.e_entry;
+      if (!is_interpreter) mm_.layout = {};
+      return out;
+    }
     if (elf.header.e_type == ET_DYN) {
       uint64_t base = 0;
       if (!is_interpreter && has_interpreter) base = kPieBase + random_.Pages(28);
@@ -95,6 +101,23 @@ class Loader {
   const mm::MemoryLimits& limits() const { return limits_; }
 
  private:
+  // What Linux finds when it maps them.
+  static Result<void> CheckSegments(const ElfFile& elf, bool is_interpreter) {
+    bool any = false;
+    for (const Elf64_Phdr& p : elf.segments) {
+      if (p.p_type != PT_LOAD) continue;
+      any = true;
+      if (p.p_filesz > p.p_memsz || p.p_memsz > kGuestAddressEnd ||
+          p.p_vaddr > kGuestAddressEnd - p.p_memsz ||
+          (p.p_filesz != 0 && (p.p_vaddr - p.p_offset) % kPageSize != 0)) {
+        return Fail(EINVAL);
+      }
+    }
+    const bool is_program = elf.header.e_type == ET_EXEC || elf.header.e_type == ET_DYN;
+    if (!is_program || (is_interpreter && !any)) return Fail(EINVAL);
+    return {};
+  }
+
   Result<void> MapSegment(const ElfFile& elf, const Elf64_Phdr& p, uint64_t bias,
                           const Ref<mm::Mappable>& file) {
     (void)elf;
@@ -124,7 +147,8 @@ class Loader {
     // writable, as there.
     if (p.p_memsz > p.p_filesz && p.p_filesz != 0 && file_end < mapped_end &&
         (prot & PROT_WRITE) != 0) {
-      mm_.ZeroOut(mm::UserAddr{file_end}, mapped_end - file_end);
+      const mm::CopyResult zeroed = mm_.ZeroOut(mm::UserAddr{file_end}, mapped_end - file_end);
+      if (zeroed.fault != 0) return Fail(EFAULT);  // there are no such bytes in the file
     }
     return {};
   }
@@ -161,7 +185,6 @@ class Loader {
   }
 
   mm::MemoryManager& mm_;
-  const LoadContext& context_;
   Random random_;
   mm::MemoryLimits limits_;  // the image itself is not held to RLIMIT_DATA here
 };

@@ -2,6 +2,7 @@
 #include <sys/mount.h>
 #include <algorithm>
 #include <cstring>
+#include <optional>
 
 #include "base/limits.h"
 #include "sentry/loader/elf.h"
@@ -13,6 +14,7 @@ namespace {
 
 constexpr size_t kScriptLine = 256;  // Linux: BINPRM_BUF_SIZE
 constexpr int kMaxScripts = 5;       // Linux: exec_binprm's depth
+constexpr uint64_t kMaxOffset = INT64_MAX;
 constexpr size_t kMaxSegments = 65536 / sizeof(Elf64_Phdr);
 
 Result<size_t> ReadAt(vfs::Caller& caller, vfs::File& file, uint64_t offset,
@@ -34,31 +36,27 @@ struct ScriptLine {
 
 bool IsBlank(char c) { return c == ' ' || c == '\t'; }
 
-// Linux: load_script. The line may be cut at 256 bytes, but not inside the interpreter's name.
+// Linux: load_script. `head`: the first kScriptLine bytes, zeros behind the file's end. The line
+// may be cut there, but not inside the interpreter's name.
 Result<ScriptLine> ParseScript(std::string_view head) {
-  head.remove_prefix(2);
-  size_t end = head.find('\n');
+  constexpr std::string_view kBlanks = " \t", kTerminators("\t \0", 3);
+  size_t end = head.substr(0, head.find('\0')).find('\n');
   if (end == std::string_view::npos) {
-    end = head.find('\0');
-    const size_t first = head.find_first_not_of(" \t");
+    const size_t first = head.find_first_not_of(kBlanks, 2);
     if (first == std::string_view::npos) return Fail(ENOEXEC);
-    const size_t stop = head.find_first_of(std::string_view(" \t\0", 3), first);
-    if (stop == std::string_view::npos) return Fail(ENOEXEC);
-    if (end == std::string_view::npos) end = head.size();
+    if (head.find_first_of(kTerminators, first) == std::string_view::npos) return Fail(ENOEXEC);
+    end = head.size() - 1;
   }
-  std::string_view line = head.substr(0, end);
-  line = line.substr(0, line.find('\0'));
-  while (!line.empty() && IsBlank(line.back())) line.remove_suffix(1);
-  while (!line.empty() && IsBlank(line.front())) line.remove_prefix(1);
-  if (line.empty()) return Fail(ENOEXEC);
+  while (IsBlank(head[end - 1])) --end;
+  const std::string_view line = head.substr(0, end);
+  const size_t name = line.find_first_not_of(kBlanks, 2);
+  if (name == std::string_view::npos) return Fail(ENOEXEC);
+  const size_t separator = std::min(line.find_first_of(kTerminators, name), end);
   ScriptLine script;
-  const size_t stop = line.find_first_of(" \t");
-  script.interpreter = line.substr(0, stop);
-  if (stop != std::string_view::npos) {
-    line.remove_prefix(stop);
-    while (!line.empty() && IsBlank(line.front())) line.remove_prefix(1);
-    script.argument = line;
-  }
+  script.interpreter = line.substr(name, separator - name);
+  if (separator == end || line[separator] == '\0') return script;
+  const std::string_view argument = line.substr(line.find_first_not_of(kBlanks, separator));
+  script.argument = argument.substr(0, argument.find('\0'));
   return script;
 }
 
@@ -66,41 +64,34 @@ bool IsElf(std::span<const std::byte> head) {
   return head.size() >= SELFMAG && memcmp(head.data(), ELFMAG, SELFMAG) == 0;
 }
 
-Result<ElfFile> ReadElf(vfs::Caller& caller, Ref<vfs::File> file, int bad) {
+bool IsProgram(const Elf64_Ehdr& h) { return h.e_type == ET_EXEC || h.e_type == ET_DYN; }
+
+// `bad`: the errno of a header that is not as it must be; `cut`: of one that is not there.
+Result<ElfFile> ReadElf(vfs::Caller& caller, Ref<vfs::File> file, int bad, int cut) {
   ElfFile elf;
   elf.file = std::move(file);
   auto header = std::as_writable_bytes(std::span(&elf.header, 1));
   const size_t header_read = TRY(ReadAt(caller, *elf.file, 0, header));
-  if (header_read < header.size()) return Fail(bad);
+  if (header_read < header.size()) return Fail(cut);
   const Elf64_Ehdr& h = elf.header;
-  if (memcmp(h.e_ident, ELFMAG, SELFMAG) != 0 || h.e_ident[EI_CLASS] != ELFCLASS64 ||
-      h.e_machine != EM_X86_64 || (h.e_type != ET_EXEC && h.e_type != ET_DYN) ||
+  if (memcmp(h.e_ident, ELFMAG, SELFMAG) != 0 || h.e_machine != EM_X86_64 ||
       h.e_phentsize != sizeof(Elf64_Phdr) || h.e_phnum == 0 || h.e_phnum > kMaxSegments) {
     return Fail(bad);
   }
   elf.segments.resize(h.e_phnum);
   auto table = std::as_writable_bytes(std::span(elf.segments));
-  const size_t table_read = TRY(ReadAt(caller, *elf.file, h.e_phoff, table));
-  if (table_read < table.size()) return Fail(bad);
-  bool any = false;
-  for (const Elf64_Phdr& p : elf.segments) {
-    if (p.p_type != PT_LOAD) continue;
-    any = true;
-    uint64_t end = 0;
-    if (p.p_filesz > p.p_memsz || __builtin_add_overflow(p.p_vaddr, p.p_memsz, &end) ||
-        end > kGuestAddressEnd || (p.p_vaddr - p.p_offset) % kPageSize != 0) {
-      return Fail(bad == ENOEXEC ? EINVAL : bad);
-    }
-  }
-  if (!any) return Fail(bad);
+  const Result<size_t> table_read = ReadAt(caller, *elf.file, h.e_phoff, table);
+  if (!table_read || *table_read < table.size()) return Fail(bad);
   return elf;
 }
 
-Result<std::string> InterpreterOf(vfs::Caller& caller, const ElfFile& elf) {
+// None: the program wants none.
+Result<std::optional<std::string>> InterpreterOf(vfs::Caller& caller, const ElfFile& elf) {
   for (const Elf64_Phdr& p : elf.segments) {
     if (p.p_type != PT_INTERP) continue;
     if (p.p_filesz < 2 || p.p_filesz > kPathMax) return Fail(ENOEXEC);
     std::string path(p.p_filesz, '\0');
+    if (p.p_offset > kMaxOffset - path.size()) return Fail(EINVAL);
     const size_t n =
         TRY(ReadAt(caller, *elf.file, p.p_offset, std::as_writable_bytes(std::span(path))));
     if (n < path.size()) return Fail(EIO);
@@ -108,7 +99,14 @@ Result<std::string> InterpreterOf(vfs::Caller& caller, const ElfFile& elf) {
     path.resize(strlen(path.c_str()));
     return path;
   }
-  return std::string();
+  return std::nullopt;
+}
+
+// What a program names. Linux: open_exec, for which an empty name is the working directory.
+Result<Ref<vfs::File>> OpenInterpreter(vfs::Walker& walker, const std::string& path) {
+  if (path.empty()) return Fail(EACCES);
+  const vfs::Path found = TRY(walker.Resolve(path, {}));
+  return OpenExecutable(walker, found);
 }
 
 }  // namespace
@@ -155,16 +153,15 @@ Result<Program> Prepare(vfs::Walker& walker, Ref<vfs::File> file, std::string pa
     if (!script.argument.empty()) argv.insert(argv.begin(), script.argument);
     argv.insert(argv.begin(), script.interpreter);
     current = script.interpreter;
-    const vfs::Path found = TRY(walker.Resolve(current, {}));
-    file = TRY(OpenExecutable(walker, found));
+    file = TRY(OpenInterpreter(walker, current));
   }
   program.argv = std::move(argv);
-  program.main = TRY(ReadElf(caller, std::move(file), ENOEXEC));
-  const std::string interpreter = TRY(InterpreterOf(caller, program.main));
-  if (!interpreter.empty()) {
-    const vfs::Path found = TRY(walker.Resolve(interpreter, {}));
-    Ref<vfs::File> loader = TRY(OpenExecutable(walker, found));
-    program.interpreter = TRY(ReadElf(caller, std::move(loader), ELIBBAD));
+  program.main = TRY(ReadElf(caller, std::move(file), ENOEXEC, ENOEXEC));
+  if (!IsProgram(program.main.header)) return Fail(ENOEXEC);
+  const std::optional<std::string> path_of_interpreter = TRY(InterpreterOf(caller, program.main));
+  if (path_of_interpreter) {
+    Ref<vfs::File> interpreter = TRY(OpenInterpreter(walker, *path_of_interpreter));
+    program.interpreter = TRY(ReadElf(caller, std::move(interpreter), ELIBBAD, EIO));
   }
   return program;
 }
