@@ -1,12 +1,7 @@
 #include "sentry/arena/image.h"
 
-#include <cpuid.h>
-#include <elf.h>
-#include <link.h>
-#include <sys/auxv.h>
 #include <sys/mman.h>
 #include <algorithm>
-#include <cstring>
 
 #include "base/host_call.h"
 #include "base/range.h"
@@ -17,60 +12,10 @@
 namespace skep::arena {
 namespace {
 
-constexpr std::array<char, 8> kMagic = {'s', 'k', 'e', 'p', 'a', 'r', 'n', '1'};
 // Runs that are this close become one extent: a mapping costs more than a few pages of a file.
 constexpr uint64_t kMaxGap = 16 * kPageSize;
 // Smaller extents are read at Attach, larger ones mapped and loaded on demand.
 constexpr uint64_t kMapFrom = 8 * kPageSize;
-constexpr uint64_t kMaxExtents = 4 << 20;
-
-std::array<uint8_t, 32> BuildId() {
-  std::array<uint8_t, 32> id{};
-  // SAFETY: the binary is static and not position independent: its headers and notes are mapped at
-  // the addresses they name.
-  const auto* headers = reinterpret_cast<const ElfW(Phdr)*>(getauxval(AT_PHDR));
-  const size_t count = getauxval(AT_PHNUM);
-  for (size_t i = 0; i < count; ++i) {
-    if (headers[i].p_type != PT_NOTE) continue;
-    uintptr_t at = headers[i].p_vaddr;
-    const uintptr_t end = at + headers[i].p_memsz;
-    while (at + sizeof(ElfW(Nhdr)) <= end) {
-      const auto* note = reinterpret_cast<const ElfW(Nhdr)*>(at);
-      const uintptr_t name = at + sizeof *note;
-      const uintptr_t value = name + ((note->n_namesz + 3U) & ~3U);
-      if (note->n_type == NT_GNU_BUILD_ID && note->n_namesz == 4 &&
-          memcmp(reinterpret_cast<const void*>(name), "GNU", 4) == 0) {
-        memcpy(id.data(), reinterpret_cast<const void*>(value),
-               std::min<size_t>(note->n_descsz, id.size()));
-        return id;
-      }
-      at = value + ((note->n_descsz + 3U) & ~3U);
-    }
-  }
-  return id;
-}
-
-std::array<uint32_t, 8> CpuFeatures() {
-  std::array<uint32_t, 8> words{};
-  uint32_t eax = 0, ebx = 0, ecx = 0, edx = 0;
-  if (__get_cpuid(1, &eax, &ebx, &ecx, &edx) != 0) {
-    words[0] = ecx;
-    words[1] = edx;
-    if ((ecx & bit_OSXSAVE) != 0) {
-      uint32_t low = 0, high = 0;
-      asm volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
-      words[2] = low;
-      words[3] = high;
-    }
-  }
-  if (__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) != 0) {
-    words[4] = ebx;
-    words[5] = ecx;
-    words[6] = edx;
-  }
-  if (__get_cpuid(0x80000001, &eax, &ebx, &ecx, &edx) != 0) words[7] = ecx;
-  return words;
-}
 
 void Append(std::vector<ImageExtent>& extents, uint64_t from, uint64_t to, uint64_t max_gap) {
   from = PageFloor(from);
@@ -136,14 +81,6 @@ HostResult<void> ReadAt(int fd, uint64_t offset, void* to, uint64_t size) {
   return {};
 }
 
-bool InRegions(const ImageExtent& e) {
-  if (!IsPageAligned(e.address | e.size | e.offset) || e.size == 0) return false;
-  const auto within = [&](uint64_t base, uint64_t size) {
-    return e.address >= base && e.size <= size && e.address - base <= size - e.size;
-  };
-  return within(kBase, kHeapSize) || within(kStacksBase, kStacksSize);
-}
-
 uint64_t DataStart(uint64_t extent_count) {
   return PageCeil(sizeof(ImageHeader) + extent_count * sizeof(ImageExtent));
 }
@@ -182,7 +119,7 @@ HostResult<uint64_t> Freeze(int fd, uint64_t offset) {
     e.offset = end;
     end += e.size;
   }
-  const ImageHeader header = {kMagic, BuildId(), CpuFeatures(), extents.size()};
+  const ImageHeader header = HeaderOfThisBuild(extents.size());
   TRY(WriteAt(fd, offset, &header, sizeof header));
   TRY(WriteAt(fd, offset + sizeof header, extents.data(), extents.size() * sizeof(ImageExtent)));
   for (const ImageExtent& e : extents) {
@@ -193,23 +130,7 @@ HostResult<uint64_t> Freeze(int fd, uint64_t offset) {
 
 HostResult<void> Attach(int fd, uint64_t offset) {
   const HostScope host;
-  if (!IsPageAligned(offset)) return HostFail("an arena image starts at a page boundary");
-  ImageHeader header{};
-  TRY(ReadAt(fd, offset, &header, sizeof header));
-  if (header.magic != kMagic) return HostFail("not an image of a kernel arena");
-  if (header.build_id != BuildId()) {
-    return HostFail("the image was made by another build of skep; resume it with that one");
-  }
-  if (header.cpu != CpuFeatures()) {
-    return HostFail("the image was made on a CPU with other features; resume it on such a one");
-  }
-  if (header.extent_count > kMaxExtents)
-    return HostFail("the image of the kernel arena is damaged");
-  std::vector<ImageExtent> extents(header.extent_count);
-  TRY(ReadAt(fd, offset + sizeof header, extents.data(), extents.size() * sizeof(ImageExtent)));
-  if (!std::all_of(extents.begin(), extents.end(), InRegions)) {
-    return HostFail("the image of the kernel arena is damaged");
-  }
+  const std::vector<ImageExtent> extents = TRY(ReadExtents(fd, offset));
   TRY(MapRegions());
   TRY(LoadExtents(fd, offset, extents));
   ++TheHeader().generation;

@@ -21,6 +21,13 @@ struct ImageHeader {
   uint64_t extent_count;
 };
 
+// The header of an image that this binary can resume on this machine.
+ImageHeader HeaderOfThisBuild(uint64_t extent_count);
+// The table of the image at `offset` of a file. Its extents are in order of address, disjoint, in
+// the arena's regions, and all of their bytes are in the file. This holds also of a file that
+// anybody has made up; what is in the extents cannot be judged.
+HostResult<std::vector<ImageExtent>> ReadExtents(int fd, uint64_t offset);
+
 // Maps the regions, empty.
 HostResult<void> MapRegions();
 // What Freeze writes: the used part of the arena, in order of address; offsets are not set.
