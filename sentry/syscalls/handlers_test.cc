@@ -10,8 +10,6 @@ namespace {
 const auto* const kEnvironment =
     ::testing::AddGlobalTestEnvironment(new arena::ArenaTestEnvironment);
 
-constexpr uint64_t kAtCwd = static_cast<uint64_t>(AT_FDCWD);
-
 TEST(Handlers, PipeCarriesBytes) {
   TestKernel kernel;
   TestKernel::Guest init = kernel.init();

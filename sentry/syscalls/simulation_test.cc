@@ -1,20 +1,26 @@
-// A simulation: processes that do random things to each other under a random schedule, with a clock
-// that jumps when all of them sleep. Everything random comes from one seed, which a failure prints.
+// A simulation: processes that do random things to each other and to files under a random schedule,
+// with a clock that jumps when all of them sleep and a gofer that answers late and in any order;
+// some of them are killed while they wait for it. Everything random comes from one seed, which a
+// failure prints.
 //
 //   SKEP_SEED=N        one run, with this seed
 //   SKEP_SECONDS=N     runs with new seeds for so long (default: a few runs)
 //
-// After each step no lock has two owners and no more tasks exist than were made; in the end every
-// process was waited for with the status that it ended with, every token is where it was put, and
-// nothing is left. A wake-up that is lost shows as a run that does not end.
+// After each step no lock has two owners and no call has an answer that it cannot have; in the end
+// every process was waited for, every token is where it was put, every handle of the gofer was
+// given back, what it donated is closed, and nothing is left. A wake-up that is lost shows as a run
+// that does not end.
+#include <fcntl.h>
 #include <sys/eventfd.h>
 #include <sys/wait.h>
 #include <cstdlib>
 #include <map>
 #include <random>
 
+#include "sentry/fs/gofer/test_simulated_gofer.h"
 #include "sentry/syscalls/abi.h"
 #include "sentry/syscalls/test_kernel.h"
+#include "sentry/vfs/walk.h"
 
 namespace skep::syscalls {
 namespace {
@@ -27,6 +33,16 @@ constexpr uint64_t kRestorer = TestKernel::kProgram + 0x900;
 constexpr uint64_t kSaRestorer = 0x04000000;
 constexpr int kMaxActors = 24;  // at one time
 constexpr int kMaxForks = 100;  // in one run
+constexpr size_t kNames = 6;    // files on the gofer
+constexpr size_t kNameSize = 16;
+constexpr uint64_t kIsVictim = 1;  // in rbx, which a child inherits
+
+// What a simulation has done, for the test that all of it happens.
+struct Tally {
+  uint64_t killed = 0;    // victims
+  uint64_t answered = 0;  // by the gofer
+  bool gave_up = false;   // a change whose asker was killed was heard of later
+};
 
 class Simulation {
  public:
@@ -34,27 +50,35 @@ class Simulation {
 
   void Run() {
     SetUp();
-    kernel_.engine().Simulate([this](size_t n) { return Below(n); },
-                              [this](uint64_t deadline) { return Idle(deadline); });
+    kernel_.engine().Simulate(std::make_shared<const TestKernel::FakeEngine::Simulation>(
+        [this](size_t n) { return Below(n); },
+        [this](uint64_t deadline) { return Idle(deadline); }));
     kernel_.engine().SetScript([this](FakeContext& context) { return Step(context); });
-    root_ = &Begin(init_.context(), 0);
+    root_ = &Begin(init_.context());
     init_.context().set_script([this](FakeContext& context) { return Step(context); });
     init_.Begin(SYS_getpid);
     ASSERT_TRUE(TestKernel::WaitFor([&] { return done_.load(); }))
         << "seed " << seed_ << ": a wake-up was lost; " << steps_ << " steps, " << actors_.size()
-        << " actors";
-    kernel_.engine().Simulate({}, {});
+        << " actors, " << gofer_.answered() << " answers";
+    kernel_.engine().Simulate(nullptr);
     Check();
+    tally_.answered = gofer_.answered();
+    tally_.gave_up = gofer_.was_given_up();
+    RemoveGofer();
   }
+  const Tally& tally() const { return tally_; }
 
  private:
   // One process. What it has to do is decided step by step.
   struct Actor {
-    int left = 0;        // actions before it ends
-    int status = 0;      // what it will exit with
-    int children = 0;    // forked and not waited for
-    bool holds = false;  // the lock
-    int holding = 0;     // actions before it lets go
+    int left = 0;                 // actions before it ends
+    bool is_victim = false;       // somebody may kill it: it uses files only
+    int children = 0;             // forked and not waited for
+    std::vector<int> victims;     // of those
+    std::vector<uint64_t> files;  // open
+    bool holds = false;           // the lock
+    int holding = 0;              // actions before it lets go
+    bool forks_victim = false;
     uint64_t number = 0, rip = 0;
     Args args{};
     bool calling = false;
@@ -74,18 +98,56 @@ class Simulation {
     init_.Put(memory_ + 64, uint64_t{1});
     init_.Put(memory_ + 128, AbiSigaction{kHandler, SA_RESTART | kSaRestorer, kRestorer, 0});
     ASSERT_EQ(init_.Run(SYS_rt_sigaction, {SIGUSR1, memory_ + 128, 0, 8}), 0);
+    for (size_t i = 0; i < kNames; ++i) {
+      const std::string name = "/gofer/" + std::to_string(i);
+      init_.PutBytes(NameAt(i), std::as_bytes(std::span(name.c_str(), name.size() + 1)));
+    }
+    MountGofer();
+  }
+  uint64_t NameAt(size_t i) const { return memory_ + kPageSize + i * kNameSize; }
+  uint64_t AnyName() { return NameAt(Below(kNames)); }
+
+  void MountGofer() {
+    Ref<fs::GoferFs> tree;
+    {
+      const arena::ArenaScope arena;
+      tree = gofer_.Mount();
+    }
+    kernel_.OnFiber([&] {
+      kernel::Task& task = kernel_.init().task();
+      vfs::Walker walker(task, *task.fs);
+      ASSERT_TRUE(walker.Mkdir("/gofer", 0755));
+      const vfs::Path point = walker.Resolve("/gofer", {}).value();
+      ASSERT_TRUE(task.fs->mounts()->Add(point, std::move(tree), 0));
+    });
+  }
+  void RemoveGofer() {
+    kernel_.OnFiber([&] {
+      kernel::Task& task = kernel_.init().task();
+      vfs::Walker walker(task, *task.fs);
+      const vfs::Path mounted = walker.Resolve("/gofer", {}).value();
+      ASSERT_TRUE(task.fs->mounts()->Remove(mounted, 0)) << "somebody uses it";
+    });
+    kernel_.OnFiber([&] { gofer_.Remove(); });
+    gofer_.Check();
   }
 
-  Actor& Begin(FakeContext& context, int status) {
-    Actor& actor = actors_[&context];
+  Actor& Begin(FakeContext& context) {
+    Actor& actor = actors_[context.number()];
     actor = Actor{};
     actor.left = 10 + static_cast<int>(Below(40));
-    actor.status = status;
+    actor.is_victim = context.guest().rbx == kIsVictim;
+    context.guest().rbx = 0;
     return actor;
   }
 
-  // Nobody runs: the clock goes to the next deadline.
+  // Nobody runs: the gofer answers something, or the clock goes to the next deadline.
   bool Idle(uint64_t deadline) {
+    const size_t asked = gofer_.Collect();
+    if (asked != 0 && (deadline == UINT64_MAX || Below(3) != 0)) {
+      gofer_.Answer(Below(asked));
+      return true;
+    }
     if (deadline == UINT64_MAX || done_) return false;
     sched::Clock& clock = kernel_.kernel().scheduler.clock();
     const uint64_t now = host::MonotonicNs();
@@ -96,12 +158,11 @@ class Simulation {
   // The guest's next stop, on the worker's thread.
   std::optional<platform::Stop> Step(FakeContext& context) {
     ++steps_;
-    auto found = actors_.find(&context);
-    if (found == actors_.end() || context.resumes() <= 1) {
-      Begin(context, static_cast<int>(Below(100)));  // a child that was just forked
-      found = actors_.find(&context);
+    if (const size_t asked = gofer_.Collect(); asked != 0 && Below(4) == 0) {
+      gofer_.Answer(Below(asked));
     }
-    Actor& actor = found->second;
+    auto found = actors_.find(context.number());
+    Actor& actor = found != actors_.end() ? found->second : Begin(context);  // just forked
     platform::Registers& guest = context.guest();
     if (guest.rip == kHandler) {
       guest.rsp += 8;
@@ -121,11 +182,24 @@ class Simulation {
   void Ended(Actor& actor, int64_t result) {
     switch (actor.number) {
       case SYS_fork:
-        if (result > 0) {
-          ++actor.children;
-        } else {
-          --alive_;
-        }
+        EXPECT_GT(result, 0) << "seed " << seed_;
+        ++actor.children;
+        if (actor.forks_victim) actor.victims.push_back(static_cast<int>(result));
+        break;
+      case SYS_kill:
+        if (actor.args[1] == SIGKILL && result == 0) ++tally_.killed;
+        break;
+      case SYS_open:
+        if (result >= 0) actor.files.push_back(static_cast<uint64_t>(result));
+        CheckFileCall(actor, result);
+        break;
+      case SYS_stat:
+      case SYS_mkdir:
+      case SYS_rmdir:
+      case SYS_rename:
+      case SYS_unlink:
+      case SYS_truncate:
+        CheckFileCall(actor, result);
         break;
       case SYS_wait4:
         if (result > 0) --actor.children;
@@ -144,6 +218,20 @@ class Simulation {
         break;
       default:
         break;
+    }
+  }
+  // The gofer does what it is asked: other errors say that an answer was another call's.
+  void CheckFileCall(const Actor& actor, int64_t result) {
+    switch (-result) {
+      case ENOENT:
+      case EEXIST:
+      case ENOTDIR:
+      case EISDIR:
+      case ENOTEMPTY:
+      case ESTALE:
+        break;
+      default:
+        EXPECT_GE(result, 0) << "seed " << seed_ << ": call " << actor.number;
     }
   }
   void Acquire(Actor& actor) {
@@ -169,25 +257,31 @@ class Simulation {
       return Call(context, actor, SYS_write, {lock_, memory_ + 64, 8});
     }
     if (actor.left-- > 0 || actor.holds) return Random(context, actor);
+    if (!actor.files.empty()) return Close(context, actor);
     const bool waits = &actor == root_ ? !drained_ : actor.children > 0;
     if (waits) return Call(context, actor, SYS_wait4, {~uint64_t{0}, 0, 0, 0});
     if (&actor == root_) {
+      // What was asked by those who were killed.
+      if (const size_t asked = gofer_.Collect(); asked != 0) gofer_.Answer(Below(asked));
+      if (gofer_.Collect() != 0 || !gofer_.settled()) return Call(context, actor, SYS_getpid);
       done_ = true;
       return std::nullopt;
     }
-    const auto status = static_cast<uint64_t>(actor.status);
-    actors_.erase(&context);
-    --alive_;
-    return context.Syscall(SYS_exit_group, {status});
+    if (!actor.is_victim) --alive_;
+    actors_.erase(context.number());
+    return context.Syscall(SYS_exit_group, {0});
+  }
+  std::optional<platform::Stop> Close(FakeContext& context, Actor& actor) {
+    const uint64_t file = actor.files.back();
+    actor.files.pop_back();
+    return Call(context, actor, SYS_close, {file});
   }
 
   std::optional<platform::Stop> Random(FakeContext& context, Actor& actor) {
-    switch (Below(9)) {
+    if (actor.is_victim) return UseFiles(context, actor);
+    switch (Below(11)) {
       case 0:
-        if (alive_ >= kMaxActors || forks_ >= kMaxForks || actor.holds) break;
-        ++alive_;
-        ++forks_;
-        return Call(context, actor, SYS_fork);
+        return Fork(context, actor);
       case 1:
         if (actor.children == 0) break;
         return Call(context, actor, SYS_wait4,
@@ -208,9 +302,56 @@ class Simulation {
         return Call(context, actor, SYS_kill, {0, SIGUSR1});
       case 7:
         return Call(context, actor, SYS_sched_yield);
+      case 8:
+        if (actor.victims.empty()) break;
+        return Kill(context, actor);
+      case 9:
+        if (actor.holds) break;
+        return UseFiles(context, actor);
       default:
         break;
     }
+    return Call(context, actor, SYS_getpid);
+  }
+
+  std::optional<platform::Stop> Fork(FakeContext& context, Actor& actor) {
+    if (alive_ >= kMaxActors || forks_ >= kMaxForks || actor.holds) {
+      return Call(context, actor, SYS_getpid);
+    }
+    ++forks_;
+    actor.forks_victim = Below(2) == 0;
+    if (!actor.forks_victim) ++alive_;
+    context.guest().rbx = actor.forks_victim ? kIsVictim : 0;
+    return Call(context, actor, SYS_fork);
+  }
+  std::optional<platform::Stop> Kill(FakeContext& context, Actor& actor) {
+    const auto victim = static_cast<uint64_t>(actor.victims.back());
+    actor.victims.pop_back();
+    return Call(context, actor, SYS_kill, {victim, SIGKILL});
+  }
+  std::optional<platform::Stop> UseFiles(FakeContext& context, Actor& actor) {
+    const uint64_t out = memory_ + 2 * kPageSize;
+    switch (Below(9)) {
+      case 0:
+      case 1:
+        if (actor.files.size() >= 3) break;
+        return Call(context, actor, SYS_open, {AnyName(), O_RDWR | (Below(2) * O_CREAT), 0644});
+      case 2:
+        return Call(context, actor, SYS_stat, {AnyName(), out});
+      case 3:
+        return Call(context, actor, SYS_mkdir, {AnyName(), 0755});
+      case 4:
+        return Call(context, actor, SYS_rmdir, {AnyName()});
+      case 5:
+        return Call(context, actor, SYS_rename, {AnyName(), AnyName()});
+      case 6:
+        return Call(context, actor, SYS_unlink, {AnyName()});
+      case 7:
+        return Call(context, actor, SYS_truncate, {AnyName(), Below(9000)});
+      default:
+        break;
+    }
+    if (!actor.files.empty()) return Close(context, actor);
     return Call(context, actor, SYS_getpid);
   }
 
@@ -233,15 +374,17 @@ class Simulation {
 
   const uint64_t seed_;
   std::mt19937_64 random_;
+  fs::SimulatedGofer gofer_;
   TestKernel kernel_;
   TestKernel::Guest init_ = kernel_.init();
-  std::map<const FakeContext*, Actor> actors_;
+  std::map<uint64_t, Actor> actors_;  // by the number of their context; also those killed
   Actor* root_ = nullptr;
   const Actor* owner_ = nullptr;
   int alive_ = 1, forks_ = 0;
   int put_ = 0, taken_ = 0, reading_ = 0;
   uint64_t reader_ = 0, writer_ = 0, lock_ = 0, memory_ = 0;
   uint64_t steps_ = 0;
+  Tally tally_;
   bool drained_ = false;  // root_ has no children any more
   std::atomic<bool> done_{false};
 };
@@ -259,6 +402,7 @@ TEST(Simulation, RandomProcessesUnderARandomSchedule) {
   const uint64_t seconds = FromEnvironment("SKEP_SECONDS", 0);
   const uint64_t end = host::MonotonicNs() + seconds * 1'000'000'000;
   std::random_device entropy;
+  Tally total;
   for (int run = 0; run < 8 || host::MonotonicNs() < end; ++run) {
     const uint64_t seed = uint64_t{entropy()} << 32 | entropy() | 1;
     Simulation simulation(seed);
@@ -267,7 +411,14 @@ TEST(Simulation, RandomProcessesUnderARandomSchedule) {
       printf("SKEP_SEED=%#lx repeats it\n", seed);
       return;
     }
+    total.killed += simulation.tally().killed;
+    total.answered += simulation.tally().answered;
+    total.gave_up |= simulation.tally().gave_up;
   }
+  // It is a simulation of what it says.
+  EXPECT_GT(total.killed, 0U);
+  EXPECT_GT(total.answered, 100U);
+  EXPECT_TRUE(total.gave_up) << "no change was given up";
 }
 
 }  // namespace
