@@ -7,8 +7,6 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 only=${1:-} seconds=${2:-10}
 [[ $only =~ ^[0-9]+$ ]] && { seconds=$only; only=; }
-launcher=()
-command -v ccache >/dev/null && launcher=(-DCMAKE_CXX_COMPILER_LAUNCHER=ccache)
 targets=()
 for source in tests/fuzz/*_fuzz.cc; do
   target=$(basename "$source" .cc)
@@ -23,16 +21,15 @@ if [[ -n ${SLICES:-} ]]; then
 fi
 ((${#targets[@]} > 0)) || { echo "fuzz: no target '$only' in tests/fuzz" >&2; exit 2; }
 mkdir -p build/fuzz
-cmake --preset fuzz "${launcher[@]}" >build/fuzz/configure.log ||
-  { cat build/fuzz/configure.log; exit 1; }
-cmake --build build/fuzz --parallel "${JOBS:-$(nproc)}" --target "${targets[@]}"
+tools/dev configure asan
+cmake --build build/asan --parallel "${JOBS:-$(nproc)}" --target "${targets[@]}"
 
 failed=0
 for target in "${targets[@]}"; do
   printf '\n== fuzzing %s for %s s\n' "$target" "$seconds" >&2
   mkdir -p "build/fuzz/corpus/$target" build/fuzz/failures
   # Absolute: a target may change its directory.
-  "$PWD/build/fuzz/tests/fuzz/$target" -max_total_time="$seconds" -print_final_stats=1 \
+  "$PWD/build/asan/tests/fuzz/$target" -max_total_time="$seconds" -print_final_stats=1 \
     -max_len=8192 -timeout=25 -rss_limit_mb=4096 \
     -artifact_prefix="$PWD/build/fuzz/failures/$target-" \
     "$PWD/build/fuzz/corpus/$target" 2>"build/fuzz/$target.log" || {

@@ -152,10 +152,10 @@ bool RecordTable::Erase(const void* owner_key) {
 }
 
 std::vector<RecordLock> RecordTable::All() const {
+  std::multimap<uint64_t, RecordLock> by_start;  // those of one start in the order of records_
+  for (const auto& [key, record] : records_) by_start.emplace(record.lock.start, record.lock);
   std::vector<RecordLock> all;
-  for (const auto& [key, record] : records_) all.push_back(record.lock);
-  std::stable_sort(all.begin(), all.end(),
-                   [](const RecordLock& a, const RecordLock& b) { return a.start < b.start; });
+  for (const auto& [start, lock] : by_start) all.push_back(lock);
   return all;
 }
 

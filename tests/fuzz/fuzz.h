@@ -1,7 +1,7 @@
 // What fuzz targets share: a way to take an input apart, and seeds.
 //
 // A target is one file NAME_fuzz.cc with a Target in it. It is a libFuzzer program in the preset
-// "fuzz" (main.cc), and a part of the unit test fuzz_tests, which tries its seeds and some
+// "asan" (main.cc), and a part of the unit test fuzz_tests, which tries its seeds and some
 // mutations of them. It fails by a sanitizer's report, by a CHECK, or by Fail().
 #pragma once
 
