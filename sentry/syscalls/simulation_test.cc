@@ -374,8 +374,8 @@ class Simulation {
 
   const uint64_t seed_;
   std::mt19937_64 random_;
-  fs::SimulatedGofer gofer_;
   TestKernel kernel_;
+  fs::SimulatedGofer gofer_{kernel_.kernel().scheduler};
   TestKernel::Guest init_ = kernel_.init();
   std::map<uint64_t, Actor> actors_;  // by the number of their context; also those killed
   Actor* root_ = nullptr;

@@ -22,7 +22,7 @@ constexpr Op kOps[] = {Op::kMounts, Op::kAttach,   Op::kWalk,     Op::kReaddir, 
                        Op::kCreate, Op::kMkdir,    Op::kMknod,    Op::kSymlink,   Op::kLink,
                        Op::kUnlink, Op::kRename,   Op::kSetAttr,  Op::kGetAttr,   Op::kReadlink,
                        Op::kStatfs, Op::kGetXattr, Op::kSetXattr, Op::kListXattr, Op::kRemoveXattr,
-                       Op::kFsync,  Op::kPathOf,   Op::kReopen,   Op::kConnect,   Op::kPing};
+                       Op::kFsync,  Op::kPathOf,   Op::kReopen,   Op::kConnect};
 
 // How the header of an answer is made: as the client expects it, or from the input.
 constexpr uint8_t kRightHeader = 1, kDonates = 2, kOneMore = 4;
@@ -138,9 +138,6 @@ void Ask(Client& client, Op op) {
       break;
     case Op::kGetAttr:
       (void)client.GetAttr(kNode);
-      break;
-    case Op::kPing:
-      (void)client.Ping();
       break;
     default:
       break;

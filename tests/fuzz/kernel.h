@@ -27,7 +27,7 @@ inline void EndAll() {
   while (init.Run(SYS_wait4, {~uint64_t{0}, 0, __WALL, 0}) > 0) {
   }
   kernel::TasksLock lock(kernel.kernel());
-  if (kernel.kernel().task_count != 1) Fail("a task is left");
+  if (kernel.kernel().task_count() != 1) Fail("a task is left");
   if (kernel.kernel().pid_namespace->size() != 1) Fail("a number is left");
 }
 

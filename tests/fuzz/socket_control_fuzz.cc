@@ -35,7 +35,7 @@ int TestOneInput(const uint8_t* data, size_t size) {
     auto control = net::ParseControl(task, table, bytes);
     if (!control) return;
     const size_t room = size > 0 ? data[0] : 0;
-    net::ControlReply reply(std::move(*control), size % 2 == 0, table, 1024, room,
+    net::ControlReply reply(task, std::move(*control), size % 2 == 0, table, room,
                             size % 3 == 0 ? MSG_CMSG_CLOEXEC : 0);
     if (reply.bytes().size() > room) fuzz::Fail("more than there is room for");
   });

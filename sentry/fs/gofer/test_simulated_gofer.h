@@ -2,8 +2,8 @@
 // any order. What threads ask (an attach, a connection) is answered at once, by a thread of its
 // own.
 //
-// Collect and Answer are the simulation's, on the worker's thread. In the end, Remove: nothing that
-// was donated or counted may be left.
+// Collect and Answer are the simulation's, on the worker's thread. In the end, Remove and Check:
+// nothing that was donated or counted may be left.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -26,13 +26,16 @@ namespace skep::fs {
 
 class SimulatedGofer {
  public:
-  SimulatedGofer() {
+  explicit SimulatedGofer(sched::Scheduler& scheduler) {
     const arena::HostScope host;
     server_ = std::move(*gofer::Server::Make(gofer::ConfigFor(tree.path())));
     nodes_at_first_ = Nodes();
     host::SocketPair pair = *host::MakeSocketPair(SOCK_SEQPACKET);
     control_ = std::move(pair.b);
-    connection_ = *GoferConnection::Add(std::move(pair.a), {.workers = 1});
+    {
+      const arena::ArenaScope arena;
+      connection_ = *GoferConnection::Add(std::move(pair.a), &scheduler, {});
+    }
     thread_ = std::thread([this] { ServeControl(); });
   }
   ~SimulatedGofer() {
@@ -69,19 +72,16 @@ class SimulatedGofer {
   }
   uint64_t answered() const { return answered_; }
   // No change that somebody gave up is under way.
-  bool settled() const { return connection_.trusted_since() != ~uint64_t{0}; }
+  bool settled() const { return connection_->trusted_since() != ~uint64_t{0}; }
   // Some change was given up and is over.
-  bool was_given_up() const { return settled() && connection_.trusted_since() != 0; }
+  bool was_given_up() const { return settled() && connection_->trusted_since() != 0; }
 
-  // On the worker's thread, when nobody uses the file system any more.
-  void Remove() {
-    const arena::HostScope host;
-    connection_.Remove();
-    while (Collect() != 0) Answer(0);  // releases
-  }
+  // On a fiber, when nobody uses the file system any more.
+  void Remove() { connection_ = {}; }
   // After that, on any thread: what is left.
   void Check() {
-    thread_.join();
+    thread_.join();                    // the connection is closed
+    while (Collect() != 0) Answer(0);  // releases
     EXPECT_EQ(Nodes(), nodes_at_first_) << "handles that were not given back";
     server_.reset();
     EXPECT_EQ(OpenFiles(), 0) << "files that were donated and are open";
@@ -145,7 +145,7 @@ class SimulatedGofer {
   std::unique_ptr<gofer::Server> server_;
   size_t nodes_at_first_ = 0;
   OwnedFd control_;
-  GoferConnection connection_;
+  Ref<GoferConnection> connection_;
   std::mutex mutex_;  // of what follows
   const std::unique_ptr<std::byte[]> room_ = std::make_unique<std::byte[]>(gofer::kMessageMax);
   std::vector<OwnedFd> workers_;
