@@ -36,7 +36,6 @@ std::vector<std::string> Seeds() {
   exec.container = "box";
   exec.process.argv = {"sh", "-c", "true"};
   exec.process.env = {"A=1"};
-  exec.has_user = true;
   return {Seed(Request(ListRequest{})),
           Seed(Request(exec)),
           Seed(Request(WaitRequest{"box", "e1"})),
