@@ -163,7 +163,7 @@ TEST_F(UserNamespaceTest, WhatIsOfANamespaceAsksInItsOwner) {
   const Row rows[] = {
       {"the host name", 0, -EPERM,
        [](Guest& g) { return g.Run(SYS_sethostname, {g.Text("x"), 1}); }},
-      {"mount", -EOPNOTSUPP, -EPERM,
+      {"mount", -ENODEV, -EPERM,  // the test's kernel has no table of file systems
        [](Guest& g) {
          return g.Run(SYS_mount, {g.Text("x"), g.Text("/"), g.Text("tmpfs"), 0, 0});
        }},
