@@ -8,8 +8,8 @@
 
 namespace skep {
 
-// (argument & mask) == value. Of an argument that the kernel takes as an int the upper half is
-// anything: Is() looks at the lower one.
+// (argument & mask) == value. The upper half of an argument that the kernel takes as an int may be
+// anything: Is() looks at the lower half.
 struct ArgumentRule {
   uint8_t argument = 0;
   uint64_t mask = 0;  // 0: no rule
@@ -21,7 +21,7 @@ constexpr ArgumentRule Is(uint8_t argument, uint32_t value) {
 constexpr ArgumentRule IsNull(uint8_t argument) { return {argument, ~uint64_t{0}, 0}; }
 constexpr ArgumentRule Without(uint8_t argument, uint64_t bits) { return {argument, bits, 0}; }
 constexpr ArgumentRule With(uint8_t argument, uint64_t bits) { return {argument, bits, bits}; }
-// Of an int: the value, with any of these bits.
+// An int that is the value, with any of these bits.
 constexpr ArgumentRule IsWithAny(uint8_t argument, uint32_t value, uint32_t bits) {
   return {argument, 0xffff'ffff & ~uint64_t{bits}, value};
 }

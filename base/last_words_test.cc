@@ -63,7 +63,7 @@ TEST(LastWords, KeepsTheNewestLines) {
   EXPECT_TRUE(death.words.log[2].ends_with("line 999")) << death.words.log[2];
 }
 
-// Whoever dies may have written anything.
+// A process that dies may have written anything.
 TEST(LastWords, TrustsNothing) {
   const HostResult<OwnedFd> file = MakeLastWords();
   ASSERT_TRUE(file);

@@ -8,7 +8,7 @@
 namespace skep {
 namespace {
 
-// Of a line of /etc/passwd or /etc/group: those after the fourth are not looked at.
+// The first four fields of a line of /etc/passwd or /etc/group.
 struct Record {
   std::array<std::string_view, 4> fields;
   size_t count = 0;

@@ -32,8 +32,8 @@ class SeparateEngines final : public EngineGroup {
   const EngineOptions options_;
 };
 
-// On the thread whose end is to be the end of all guests; it may fork. Of `options`, worker and cpu
-// are not looked at; descriptors are borrowed until all engines are made.
+// On the thread whose end is to be the end of all guests; it may fork. It ignores worker and cpu of
+// `options`; descriptors are borrowed until all engines are made.
 HostResult<std::unique_ptr<EngineGroup>> MakeEngineGroup(EngineKind kind,
                                                          const EngineOptions& options);
 

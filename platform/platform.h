@@ -6,7 +6,7 @@
 // Threads: there is one Engine per worker, called by that worker's host thread only, except for the
 // methods marked "any thread". A Context belongs to the engine that made it or that it moved to;
 // AddressSpace methods may be called from any worker (serialised inside, forwarded if need be).
-// Engines allocate from malloc (arena::HostScope is set by their callers' worker loop or by the
+// Engines allocate from malloc (arena::HostHeapScope is set by their callers' worker loop or by the
 // engine itself); kernel objects name engine objects through arena::HostTable only.
 #pragma once
 

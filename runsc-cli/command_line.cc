@@ -35,6 +35,8 @@ HostResult<void> Store(const OptionRow& row, const std::string& given, const std
     return HostFail(fmt::format("{} {}: write {}", given, value, Listed(row.choices)));
   }
   if (auto* const* text = std::get_if<std::string*>(&row.target)) {
+    // An unset variable of a script, more often than not: it must not mean the default.
+    if (value.empty()) return HostFail(fmt::format("{}: the value is empty", given));
     **text = value;
   } else if (auto* const* list = std::get_if<std::vector<std::string>*>(&row.target)) {
     (*list)->push_back(value);

@@ -1,9 +1,17 @@
 #include "runsc-cli/command_table.h"
 
+#include "platform/engines.h"
+
 namespace skep::cli {
 namespace {
 
 constexpr auto kTest = OptionRow::Audience::kTest;
+
+std::vector<std::string_view> EngineNames() {
+  std::vector<std::string_view> names = {"auto"};
+  for (const platform::EngineInfo& engine : platform::kEngines) names.emplace_back(engine.name);
+  return names;
+}
 
 std::vector<OptionRow> GlobalRows(GlobalOptions& o) {
   return {
@@ -11,12 +19,8 @@ std::vector<OptionRow> GlobalRows(GlobalOptions& o) {
        "directory of the state of named sandboxes (root: /run/skep; others: "
        "$XDG_RUNTIME_DIR/skep or /tmp/skep-UID)",
        &o.root},
-      {"platform",
-       0,
-       "ENGINE",
-       "engine that runs guests; `skep platforms` lists them",
-       &o.platform,
-       {"auto", "ptrace", "notify", "kvm"}},
+      {"platform", 0, "ENGINE", "engine that runs guests; `skep platforms` lists them", &o.platform,
+       EngineNames()},
       {"overlay",
        0,
        "WHERE",
@@ -171,7 +175,7 @@ VerbRow DoVerb(DoOptions& o) {
       {{"skep do -- make test", "a build that cannot change the machine"},
        {"skep do -v $PWD:/src -w /src -m 1g -- ./run.sh", "writes below /src stay"},
        {"skep --strace calls.txt do -- ls -l", "what system calls does it make?"},
-       {"skep do --name web --detach -- python3 server.py", "in the background, by name"}}};
+       {"skep do --name job --detach -- ./long.sh", "in the background, by name"}}};
 }
 
 VerbRow RunVerb(RunOptions& o) {
@@ -317,7 +321,8 @@ const std::vector<TopicRow>& Topics() {
   static const std::vector<TopicRow> kTopics = {
       {"exit-codes", "Exit codes",
        "`do` and `exec` end as the command does: with its exit code, or with 128 and the number of "
-       "the signal that ended it. Of skep itself they say 125 (an option is wrong, or the sandbox "
+       "the signal that ended it. Errors of skep itself are 125 (an option is wrong, or the "
+       "sandbox "
        "could not be set up or was lost), 126 (the command cannot be executed) and 127 (there is "
        "no "
        "such command). `run` ends as the container does, and with 1 for an error of its own, as "

@@ -7,6 +7,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 #include <climits>
+#include <memory>
 
 #include "base/host_call.h"
 #include "jail/filter.h"
@@ -33,6 +34,13 @@ MountConfig MakeMount(Kind kind, const char* destination, const char* source) {
   return mount;
 }
 
+HostResult<int> Attach(SandboxPlan& plan, const char* option, const std::string& path,
+                       bool read_only) {
+  HostResult<int> attach = AddAttachPoint(plan, path, read_only);
+  if (!attach) return HostFail(fmt::format("{}: {}", option, attach.error().message));
+  return attach;
+}
+
 HostResult<void> AddMounts(const GlobalOptions& global, const DoOptions& options,
                            SandboxPlan& plan) {
   const bool host_root = options.rootfs.empty();
@@ -41,7 +49,7 @@ HostResult<void> AddMounts(const GlobalOptions& global, const DoOptions& options
   const bool read_only = host_root || to_memory;
   MountConfig root;
   root.destination = "/";
-  root.attach = TRY(AddAttachPoint(plan, host_root ? "/" : options.rootfs, read_only));
+  root.attach = TRY(Attach(plan, "--rootfs", host_root ? "/" : options.rootfs, read_only));
   const Result<struct stat> status = host::Stat(plan.attach_points[0].root.get());
   if (!status || !S_ISDIR(status->st_mode)) {
     return HostFail("--rootfs: " + options.rootfs + " is not a directory");
@@ -64,7 +72,7 @@ HostResult<void> AddMounts(const GlobalOptions& global, const DoOptions& options
     const Volume volume = TRY(ParseVolume(text));
     MountConfig mount;
     mount.destination = volume.guest;
-    mount.attach = TRY(AddAttachPoint(plan, volume.host, volume.read_only));
+    mount.attach = TRY(Attach(plan, "--volume", volume.host, volume.read_only));
     mount.shared_cache = true;
     mount.read_only = volume.read_only;
     mount.source = volume.host;
@@ -162,20 +170,27 @@ HostResult<void> PlanTestModes(const DoOptions& options, SandboxPlan& plan) {
   return {};
 }
 
-HostResult<SandboxPlan> MakePlan(const GlobalOptions& global, const DoOptions& options,
-                                 const Reporter& reporter) {
-  SandboxPlan plan;
+// On the heap, because it is large.
+HostResult<std::unique_ptr<SandboxPlan>> MakePlan(const GlobalOptions& global,
+                                                  const DoOptions& options,
+                                                  const Reporter& reporter) {
+  auto made = std::make_unique<SandboxPlan>();
+  SandboxPlan& plan = *made;
   boot::BootConfig& config = plan.config;
   TRY(ApplyGlobalOptions(global, plan));
   const runtime::Caller caller = runtime::WhoCalls();
   const User user = TRY(ChooseUser(options, caller));
-  if (!options.memory.empty()) config.memory_limit = TRY(ParseSize(options.memory));
+  if (!options.memory.empty()) {
+    const HostResult<uint64_t> limit = ParseSize(options.memory);
+    if (!limit) return HostFail("--memory: " + limit.error().message);
+    config.memory_limit = *limit;
+  }
   config.id = options.name.empty() ? fmt::format("do-{}", getpid()) : options.name;
   config.argv = options.command;
   // The command is the guest's process 1 for want of another, but not an init: its exit code is
   // ours, and `kill -9 $$` in it is to mean 137. With an init of our own above it there would be a
   // second process to see, to reap and to pass signals on.
-  config.init_is_spared = false;
+  config.unkillable_init = false;
   config.cwd = TRY(ChooseCwd(options, reporter));
   config.hostname = TRY(CheckHostname(options.hostname));
   config.pids_limit = static_cast<uint64_t>(options.pids);
@@ -191,30 +206,25 @@ HostResult<SandboxPlan> MakePlan(const GlobalOptions& global, const DoOptions& o
     plan.gids = {{user.gid, caller.gid, 1}};
   }
   TRY(AddMounts(global, options, plan));
-  return plan;
+  return made;
 }
 
-// The name's directory before anything else is made: somebody else may have it.
-HostResult<std::optional<StateDirectory>> MakeDirectory(const GlobalOptions& global,
-                                                        const DoOptions& options) {
+HostResult<void> CheckTogether(const DoOptions& options) {
   if (!options.sandbox.empty() && (options.name.empty() || !options.attach.detach)) {
     return HostFail("--in: give the container a --name, and --detach it");
   }
   if (!options.sandbox.empty() && !options.memory.empty()) {
     return HostFail("--memory: the limit is that of the sandbox, which runs already");
   }
-  if (options.name.empty()) {
-    if (options.attach.detach) return HostFail("--detach: give the sandbox a --name");
-    return std::optional<StateDirectory>();
+  if (options.name.empty() && options.attach.detach) {
+    return HostFail("--detach: give the sandbox a --name");
   }
-  StateDirectory made = TRY(StateDirectory::Make(StateRoot(global), options.name));
-  return std::optional(std::move(made));
+  return {};
 }
 
 HostResult<int> DoWith(const GlobalOptions& global, const DoOptions& options,
                        const Reporter& reporter, const SignalSet& signals,
-                       StateDirectory* directory) {
-  SandboxPlan plan = TRY(MakePlan(global, options, reporter));
+                       StateDirectory* directory, SandboxPlan& plan) {
   if (const int code = FindPlannedProgram(plan, reporter)) return code;
   runtime::SandboxCgroup group = HoldMemory(plan, "", reporter);
   const ContainerState state = {options.name, "creating",  "", TimeNow(), 0,
@@ -233,21 +243,30 @@ HostResult<int> DoWith(const GlobalOptions& global, const DoOptions& options,
   return ending.code;
 }
 
+// Signals are blocked after the plan is made: an open may wait (a FIFO without a reader, a network
+// file system), and a signal must end this command then. The name's directory is the first thing
+// that is made: another command may have taken the name.
+HostResult<int> DoNamed(const GlobalOptions& global, const DoOptions& options,
+                        const Reporter& reporter) {
+  TRY(CheckTogether(options));
+  const std::unique_ptr<SandboxPlan> plan = TRY(MakePlan(global, options, reporter));
+  const SignalSet signals = TRY(SignalSet::Block());
+  std::optional<StateDirectory> directory;
+  if (!options.name.empty()) {
+    directory = TRY(StateDirectory::Make(StateRoot(global), options.name));
+  }
+  StateDirectory* const named = directory ? &*directory : nullptr;
+  HostResult<int> code = DoWith(global, options, reporter, signals, named, *plan);
+  const bool goes_on = code && *code == kDetachedCode;
+  if (named != nullptr && !goes_on) (void)named->Remove();
+  return code;
+}
+
 }  // namespace
 
 int Do(const GlobalOptions& global, const DoOptions& options, const Reporter& reporter) {
-  const HostResult<SignalSet> signals = SignalSet::Block();
-  HostResult<std::optional<StateDirectory>> directory =
-      signals ? MakeDirectory(global, options) : HostFail(signals.error().message);
-  if (!directory) {
-    reporter.Error(directory.error().message);
-    return kOwnError;
-  }
-  StateDirectory* named = *directory ? &**directory : nullptr;
-  const HostResult<int> code = DoWith(global, options, reporter, *signals, named);
-  if (code && *code == kDetachedCode) return 0;
-  if (named != nullptr) (void)named->Remove();
-  if (code) return *code;
+  const HostResult<int> code = DoNamed(global, options, reporter);
+  if (code) return *code == kDetachedCode ? 0 : *code;
   reporter.Error(code.error().message);
   return kOwnError;
 }

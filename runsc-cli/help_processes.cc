@@ -1,10 +1,8 @@
 // `skep help processes` and `skep help filters`: the tables of roles and of what each process may
 // ask of the host, from the tables themselves.
 #include <fmt/format.h>
-#include <span>
 #include <vector>
 
-#include "base/host_call.h"
 #include "gofer/jail/jail.h"
 #include "jail/filter.h"
 #include "runsc-cli/report.h"
@@ -97,18 +95,14 @@ std::string FiltersAsJson() {
   return fmt::format("[\n{}\n]\n", filters);
 }
 
-int Print(const std::string& text) {
-  return host::WriteAll(1, std::as_bytes(std::span(text))) ? 0 : 1;
-}
-
 }  // namespace
 
-int PrintProcesses(TableFormat format) {
-  return Print(format == TableFormat::kJson ? ProcessesAsJson() : ProcessesAsText());
+int PrintProcesses(TableFormat format, const Reporter& reporter) {
+  return reporter.Print(format == TableFormat::kJson ? ProcessesAsJson() : ProcessesAsText());
 }
 
-int PrintFilters(TableFormat format) {
-  return Print(format == TableFormat::kJson ? FiltersAsJson() : FiltersAsText());
+int PrintFilters(TableFormat format, const Reporter& reporter) {
+  return reporter.Print(format == TableFormat::kJson ? FiltersAsJson() : FiltersAsText());
 }
 
 }  // namespace skep::cli

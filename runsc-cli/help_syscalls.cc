@@ -1,8 +1,6 @@
 // `skep help syscalls`: the table of system calls, from the table itself.
 #include <fmt/format.h>
-#include <span>
 
-#include "base/host_call.h"
 #include "runsc-cli/report.h"
 #include "runsc-cli/verbs.h"
 #include "sentry/syscalls/syscall_table.h"
@@ -79,9 +77,8 @@ std::string JsonTable() {
 
 }  // namespace
 
-int PrintSyscalls(TableFormat format) {
-  const std::string text = format == TableFormat::kJson ? JsonTable() : Markdown();
-  return host::WriteAll(1, std::as_bytes(std::span(text))) ? 0 : 1;
+int PrintSyscalls(TableFormat format, const Reporter& reporter) {
+  return reporter.Print(format == TableFormat::kJson ? JsonTable() : Markdown());
 }
 
 }  // namespace skep::cli

@@ -76,10 +76,6 @@ int Fail1(const Reporter& reporter, const std::string& text) {
   return 1;
 }
 
-bool Print(const std::string& text) {
-  return host::WriteAll(1, std::as_bytes(std::span(text))).has_value();
-}
-
 // Connected to a sandbox whose container runs, or at least whose status is there to be asked for.
 struct Reached {
   StateDirectory directory;
@@ -112,6 +108,17 @@ HostResult<int> ParseSignal(const std::string& text) {
   return HostFail(fmt::format("there is no signal '{}'", text));
 }
 
+HostResult<void> NoteEnd(StateDirectory& directory, const std::string& id, int code) {
+  TRY(directory.Lock());
+  ContainerState state = directory.Read().value_or(ContainerState{});
+  state.id = id;
+  state.status = "stopped";
+  state.exit_code = code;
+  TRY(directory.Write(state));
+  directory.Unlock();
+  return {};
+}
+
 HostResult<int> WaitFor(const GlobalOptions& global, const std::string& id,
                         const Reporter& reporter) {
   StateDirectory directory = TRY(StateDirectory::Open(StateRoot(global), id));
@@ -128,13 +135,10 @@ HostResult<int> WaitFor(const GlobalOptions& global, const std::string& id,
   if (!ended->text.empty()) reporter.Warning(ended->text);
   const int code = ExitCodeOf(ended->status);
   // Noted first: the sandbox, which knows it too, ends then.
-  TRY(directory.Lock());
-  ContainerState state = directory.Read().value_or(ContainerState{});
-  state.id = id;
-  state.status = "stopped";
-  state.exit_code = code;
-  TRY(directory.Write(state));
-  directory.Unlock();
+  if (const HostResult<void> noted = NoteEnd(directory, id, code); !noted) {
+    reporter.Warning(noted.error().message + ": the sandbox goes on keeping the status");
+    return code;
+  }
   (void)client->Call(boot::ReleaseRequest{id}, kEndMs);
   return code;
 }
@@ -170,7 +174,7 @@ HostResult<void> EndContainer(SandboxClient client, const std::string& id) {
 HostResult<void> DeleteOne(const GlobalOptions& global, const std::string& id, bool force) {
   HostResult<StateDirectory> directory = StateDirectory::Open(StateRoot(global), id);
   if (!directory) {
-    if (force && CheckId(id)) return {};
+    if (force && directory.error().host_errno == ENOENT) return {};
     return HostFail(directory.error().message);
   }
   const Standing standing = StandingOf(*directory, id);
@@ -207,7 +211,7 @@ HostResult<void> CopyLog(const StateDirectory& directory, const std::string& id,
 
 }  // namespace
 
-int List(const GlobalOptions& global, const ListOptions& options, const Reporter&) {
+int List(const GlobalOptions& global, const ListOptions& options, const Reporter& reporter) {
   const std::string root = StateRoot(global);
   std::string json;
   std::string text =
@@ -223,10 +227,10 @@ int List(const GlobalOptions& global, const ListOptions& options, const Reporter
     entry.pop_back();
     json += (json.empty() ? "" : ",\n ") + entry;
     text += fmt::format("{:<20} {:<9} {:>8} {:<21} {}\n", id, state.status, state.pid,
-                        state.created, Printable(state.bundle));
+                        Printable(state.created), Printable(state.bundle));
   }
-  if (options.quiet) return Print(names) ? 0 : 1;
-  return Print(options.format == "json" ? "[" + json + "]\n" : text) ? 0 : 1;
+  if (options.quiet) return reporter.Print(names);
+  return reporter.Print(options.format == "json" ? "[" + json + "]\n" : text);
 }
 
 int Kill(const GlobalOptions& global, const KillOptions& options, const Reporter& reporter) {
@@ -243,7 +247,7 @@ int Kill(const GlobalOptions& global, const KillOptions& options, const Reporter
 int Wait(const GlobalOptions& global, const WaitOptions& options, const Reporter& reporter) {
   const HostResult<int> code = WaitFor(global, options.id, reporter);
   if (!code) return Fail1(reporter, code.error().message);
-  return Print(fmt::format("{}\n", *code)) ? 0 : 1;
+  return reporter.Print(fmt::format("{}\n", *code));
 }
 
 int Logs(const GlobalOptions& global, const LogsOptions& options, const Reporter& reporter) {

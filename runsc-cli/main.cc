@@ -18,16 +18,16 @@
 namespace skep::cli {
 namespace {
 
-constexpr const char* kVersion = "skep version 0.1.0\nspec: 1.0.2";
+constexpr const char* kVersion = "skep version 0.1.0\nspec: 1.0.2\n";
 constexpr int kUsageError = 1;
 
 int PrintHelp(const CommandTable& table, const HelpOptions& options, const Reporter& reporter) {
   const std::string& topic = options.topic;
   std::string text;
   const TableFormat format = options.json ? TableFormat::kJson : TableFormat::kMarkdown;
-  if (topic == "syscalls") return PrintSyscalls(format);
-  if (topic == "processes") return PrintProcesses(format);
-  if (topic == "filters") return PrintFilters(format);
+  if (topic == "syscalls") return PrintSyscalls(format, reporter);
+  if (topic == "processes") return PrintProcesses(format, reporter);
+  if (topic == "filters") return PrintFilters(format, reporter);
   if (options.format == "markdown") text = HelpMarkdown(table);
   if (options.format == "man") text = HelpManual(table);
   if (options.format == "bash") text = BashCompletion(table);
@@ -42,7 +42,7 @@ int PrintHelp(const CommandTable& table, const HelpOptions& options, const Repor
     names.push_back(row.name);
     if (text.empty() && row.name == topic) text = HelpText(row);
   }
-  if (!text.empty()) return fputs(text.c_str(), stdout) >= 0 && fflush(stdout) == 0 ? 0 : 1;
+  if (!text.empty()) return reporter.Print(text);
   const std::string_view near = NearMiss(topic, names);
   reporter.Error(near.empty()
                      ? fmt::format("no help on '{}'; `skep help` lists the verbs", topic)
@@ -62,8 +62,8 @@ int Dispatch(const CommandTable& table, std::string_view verb, const Options& op
   if (verb == "logs") return Logs(global, options.logs, reporter);
   if (verb == "delete") return Delete(global, options.remove, reporter);
   if (verb == "spec") return WriteSpec(options.spec, reporter);
-  if (verb == "platforms") return PrintPlatforms(global);
-  if (verb == "version") return puts(kVersion) >= 0 ? 0 : 1;
+  if (verb == "platforms") return PrintPlatforms(global, reporter);
+  if (verb == "version") return reporter.Print(kVersion);
   return PrintHelp(table, options.help, reporter);
 }
 
@@ -85,10 +85,10 @@ int RunVerb(const std::vector<std::string>& words, const std::array<bool, 3>& cl
             Printable(parsed.error().message).c_str(), topic.c_str());
     return CodeOfUsageError(line);
   }
-  if (line.version) return puts(kVersion) >= 0 ? 0 : 1;
+  if (line.version) return Reporter().Print(kVersion);
   if (line.help) {
     const std::string text = line.verb == nullptr ? HelpText(table) : HelpText(table, *line.verb);
-    return fputs(text.c_str(), stdout) >= 0 && fflush(stdout) == 0 ? 0 : 1;
+    return Reporter().Print(text);
   }
   if (line.verb == nullptr) {
     fputs("skep: no verb; `skep help` lists them\n", stderr);

@@ -348,8 +348,8 @@ void ReadNamespaces(Object& section) {
     any = true;
     network |= type == "network";
   });
-  // The others, left out, would share the host's with the guest; a sandbox has its own, and a guest
-  // cannot tell. A host network it would miss.
+  // A namespace that is not listed would be shared with the host. The sandbox always has its own,
+  // which a guest cannot tell apart, except for the network.
   if (any && !network) {
     section.Wrong(
         "namespaces",

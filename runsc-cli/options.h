@@ -25,7 +25,7 @@ struct GlobalOptions {
   bool ptrace_poison = false;
   bool move_tasks = false;
   bool check_locks = false;
-  // Of 0, 1 and 2: those that were closed when this process started.
+  // Which of 0, 1 and 2 were closed when this process started.
   std::array<bool, 3> closed = {};
   std::string filter_use;  // a test mode: where the use of the filters' rows is counted
 };

@@ -33,7 +33,8 @@ HostResult<uint64_t> ParseDuration(std::string_view option, const std::string& t
   uint64_t ns = 0;
   for (const Unit& unit : kUnits) {
     if (!number || *number == 0 || unit.name != suffix) continue;
-    if (!__builtin_mul_overflow(*number, unit.ns, &ns)) return ns;
+    // A time from now on must be a number too.
+    if (!__builtin_mul_overflow(*number, unit.ns, &ns) && ns <= INT64_MAX) return ns;
   }
   return HostFail(std::string(option) + " " + text +
                   ": write a number of seconds, or one with ms, s, m or h");

@@ -33,6 +33,17 @@ TEST(ParseVolume, HostGuestAndMode) {
   }
 }
 
+TEST(ParseDuration, UnitsAndLimits) {
+  EXPECT_EQ(ParseDuration("--x", "500ms").value_or(0), 500'000'000U);
+  EXPECT_EQ(ParseDuration("--x", "7").value_or(0), 7'000'000'000U);
+  EXPECT_EQ(ParseDuration("--x", "2h").value_or(0), 7'200'000'000'000U);
+  EXPECT_TRUE(ParseDuration("--x", "2562047h")) << "292 years";
+  for (const char* text :
+       {"", "0", "-1", "1x", "s", "2562048h", "5124095h", "99999999999999999999"}) {
+    EXPECT_FALSE(ParseDuration("--x", text)) << text;
+  }
+}
+
 TEST(CleanAbsolutePath, CollapsesAndRefuses) {
   EXPECT_EQ(CleanAbsolutePath("//a/./b/").value_or(""), "/a/b");
   EXPECT_EQ(CleanAbsolutePath("/").value_or(""), "/");

@@ -43,7 +43,7 @@ Result<void> CheckProgram(const std::vector<GuestTree>& trees, const std::string
                           const std::string& path) {
   const OwnedFd fd = TRY(OpenInGuest(trees, cwd, path));
   const struct stat status = TRY(host::Stat(fd.get()));
-  // Who may execute it is for the guest's kernel to say, by the guest's credentials.
+  // The guest's kernel decides by the guest's credentials whether it may be executed.
   if (!S_ISREG(status.st_mode) || (status.st_mode & 0111) == 0) return Fail(EACCES);
   return {};
 }

@@ -1,6 +1,5 @@
 // `skep platforms`: which engines work on this host, and which one `auto` takes.
 #include <fmt/format.h>
-#include <span>
 
 #include "base/host_call.h"
 #include "platform/engines.h"
@@ -14,7 +13,7 @@ std::string ReadSetting(const char* path) {
   Result<std::string> text = host::ReadWholeFile(path, 4096);
   if (!text) return "unknown";
   while (!text->empty() && text->back() == '\n') text->pop_back();
-  // Of several words, the one in brackets is chosen.
+  // The word in brackets is the chosen one of several.
   const size_t open = text->find('['), close = text->find(']');
   if (open == std::string::npos || close == std::string::npos || close < open) return *text;
   return text->substr(open + 1, close - open - 1);
@@ -32,7 +31,7 @@ std::string Describe(const platform::EngineInfo& engine, bool& works) {
 
 }  // namespace
 
-int PrintPlatforms(const GlobalOptions& global) {
+int PrintPlatforms(const GlobalOptions& global, const Reporter& reporter) {
   std::string out;
   bool chosen = false;
   for (const platform::EngineInfo& engine : platform::kEngines) {
@@ -48,8 +47,8 @@ int PrintPlatforms(const GlobalOptions& global) {
                      ReadSetting("/proc/sys/vm/max_map_count"));
   out += fmt::format("huge pages for guest memory (shmem_enabled): {}\n",
                      ReadSetting("/sys/kernel/mm/transparent_hugepage/shmem_enabled"));
-  (void)host::WriteAll(1, std::as_bytes(std::span(out)));
-  return chosen ? 0 : 1;
+  const int printed = reporter.Print(out);
+  return chosen ? printed : 1;
 }
 
 }  // namespace skep::cli

@@ -58,6 +58,13 @@ void Reporter::Report(const char* level, const char* prefix, const std::string& 
   WriteToFile(level, text);
 }
 
+int Reporter::Print(const std::string& text) const {
+  const Result<void> written = host::WriteAll(1, std::as_bytes(std::span(text)));
+  if (written) return 0;
+  Error(HostFail("cannot write to standard output", written.error().code()).error().message);
+  return 1;
+}
+
 void Reporter::Note(const std::string& text) const {
   if (file_) {
     WriteToFile("info", text);

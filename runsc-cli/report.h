@@ -16,6 +16,8 @@ class Reporter {
 
   void Error(const std::string& text) const { Report("error", "", text); }
   void Warning(const std::string& text) const { Report("warning", "warning: ", text); }
+  // Standard output, all of it. The exit status: 0, or 1 after an error.
+  int Print(const std::string& text) const;
   // To the log only; to stderr where nobody asked for one but for --debug.
   void Note(const std::string& text) const;
 

@@ -42,7 +42,8 @@ HostResult<void> AddTrees(const OciConfig& oci, const std::string& bundle, Overl
   for (boot::MountConfig& mount : plan.config.mounts) {
     if (mount.kind != boot::MountConfig::Kind::kGofer) continue;
     const bool root = mount.destination == "/";
-    mount.overlay = root && overlay == Overlay::kMemory && !mount.read_only;
+    // A read-only root too: mount points that it lacks are made in memory.
+    mount.overlay = root && overlay == Overlay::kMemory;
     const std::string& source = oci.sources[static_cast<size_t>(mount.attach)];
     const std::string path = source[0] == '/' ? source : bundle + "/" + source;
     mount.attach = TRY(AddAttachPoint(plan, path, mount.read_only || mount.overlay));
@@ -51,9 +52,12 @@ HostResult<void> AddTrees(const OciConfig& oci, const std::string& bundle, Overl
   return {};
 }
 
-HostResult<SandboxPlan> MakePlan(const GlobalOptions& global, const std::string& id,
-                                 const std::string& bundle, const OciConfig& oci) {
-  SandboxPlan plan;
+// On the heap, because it is large.
+HostResult<std::unique_ptr<SandboxPlan>> MakePlan(const GlobalOptions& global,
+                                                  const std::string& id, const std::string& bundle,
+                                                  const OciConfig& oci) {
+  auto made = std::make_unique<SandboxPlan>();
+  SandboxPlan& plan = *made;
   plan.config = oci.boot;
   plan.config.id = id;
   TRY(ApplyGlobalOptions(global, plan));
@@ -67,22 +71,17 @@ HostResult<SandboxPlan> MakePlan(const GlobalOptions& global, const std::string&
     plan.gids = {{0, caller.gid, 1}};
   }
   TRY(AddTrees(oci, bundle, global.overlay == "none" ? Overlay::kNone : Overlay::kMemory, plan));
-  return plan;
+  return made;
 }
 
 [[gnu::noinline]] HostResult<Ending> RunWith(const GlobalOptions& global, const RunOptions& options,
                                              const Reporter& reporter, const SignalSet& signals,
-                                             StateDirectory& directory) {
-  const std::string bundle = TRY(RealPath(options.bundle));
-  const OciConfig oci = TRY(LoadConfig(bundle, reporter));
+                                             StateDirectory& directory, const std::string& bundle,
+                                             const std::string& cgroups_path, SandboxPlan& plan) {
   ContainerState state = {options.id, "creating", bundle, TimeNow(), 0, std::nullopt, ""};
   TRY(directory.Write(state));
-  if (options.attach.detach && oci.boot.terminal) {
-    return HostFail("--detach: config.json: process.terminal: a detached container has none");
-  }
-  SandboxPlan plan = TRY(MakePlan(global, options.id, bundle, oci));
   if (FindPlannedProgram(plan, reporter) != 0) return Ending{Ending::Kind::kNotStarted, 1};
-  runtime::SandboxCgroup group = HoldMemory(plan, oci.cgroups_path, reporter);
+  runtime::SandboxCgroup group = HoldMemory(plan, cgroups_path, reporter);
   state.cgroup = group.path();
   TRY(directory.Write(state));
   return RunSandbox(std::move(plan), reporter,
@@ -97,9 +96,18 @@ HostResult<SandboxPlan> MakePlan(const GlobalOptions& global, const std::string&
 
 HostResult<int> RunBundle(const GlobalOptions& global, const RunOptions& options,
                           const Reporter& reporter) {
+  TRY(CheckId(options.id));
+  const std::string bundle = TRY(RealPath(options.bundle));
+  const OciConfig oci = TRY(LoadConfig(bundle, reporter));
+  if (options.attach.detach && oci.boot.terminal) {
+    return HostFail("--detach: config.json: process.terminal: a detached container has none");
+  }
+  const std::unique_ptr<SandboxPlan> plan = TRY(MakePlan(global, options.id, bundle, oci));
+  // As in `do`: until here a signal ends this command.
   const SignalSet signals = TRY(SignalSet::Block());
   StateDirectory directory = TRY(StateDirectory::Make(StateRoot(global), options.id));
-  const HostResult<Ending> ending = RunWith(global, options, reporter, signals, directory);
+  const HostResult<Ending> ending =
+      RunWith(global, options, reporter, signals, directory, bundle, oci.cgroups_path, *plan);
   if (ending && ending->kind == Ending::Kind::kDetached) return 0;
   const HostResult<void> removed = directory.Remove();
   if (!ending) return HostFail(ending.error().message);

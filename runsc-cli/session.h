@@ -20,8 +20,8 @@ struct SessionOptions {
   const GlobalOptions& global;
   const AttachOptions& attach;
   const SignalSet& signals;  // blocked since before anything was made that is to be removed
-  // Of a named sandbox: locked, with its state written. Gone when the session is, unless that
-  // detaches.
+  // A named sandbox has one: locked, with its state written. It is removed when the session ends,
+  // unless the session detaches.
   StateDirectory* directory = nullptr;
   ContainerState state = {};
   std::string pid_file = {};

@@ -102,7 +102,8 @@ HostResult<StateDirectory> StateDirectory::Open(const std::string& root, const s
       host::Open(path.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
   if (directory) return StateDirectory(path, std::move(*directory));
   if (directory.error() == Errno(ENOENT)) {
-    return HostFail(fmt::format("there is no container '{}' (in {})", id, root));
+    return std::unexpected(
+        Error{fmt::format("there is no container '{}' (in {})", id, root), ENOENT});
   }
   return HostFail("cannot open " + path, directory.error().code());
 }

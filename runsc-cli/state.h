@@ -1,9 +1,9 @@
-// What is on disk of a named sandbox: <root>/<id>/ with state.json, control.sock and, of a detached
-// one, output.log.
+// The files of a named sandbox: <root>/<id>/ with state.json, control.sock and, if it is detached,
+// output.log.
 //
-// The sentry owns it: whoever connects to control.sock knows that it lives. The files only say what
-// a dead one was. Whoever makes, changes or removes a directory holds its lock meanwhile, and
-// nobody longer; no command has to live for it. One that is incomplete can be deleted like any
+// The sandbox lives if control.sock accepts a connection. The files only say what a dead one was. A
+// command that makes, changes or removes a directory holds its lock meanwhile, and not longer: no
+// command has to live for the sandbox. One that is incomplete can be deleted like any
 // other.
 #pragma once
 
@@ -37,7 +37,7 @@ class StateDirectory {
   // Waits until nobody else holds it.
   HostResult<void> Lock();
   void Unlock() { lock_.Reset(); }
-  // Of a locked one: the lock lasts until this one is closed too.
+  // For a locked directory: the lock lasts until the result is closed too.
   HostResult<OwnedFd> ShareLock() const;
   bool IsLocked() const;  // by somebody else
 
@@ -67,7 +67,7 @@ std::string DefaultStateRoot();
 // Letters, digits and "_+-." only, and not "." or "..".
 HostResult<void> CheckId(const std::string& id);
 std::string StateJson(const ContainerState& state);
-// Of now, as states have it.
+// The current time in the form of state.json.
 std::string TimeNow();
 
 inline constexpr const char* kOutputLog = "output.log";

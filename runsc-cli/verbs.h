@@ -22,10 +22,10 @@ int Wait(const GlobalOptions& global, const WaitOptions& options, const Reporter
 int Logs(const GlobalOptions& global, const LogsOptions& options, const Reporter& reporter);
 int Delete(const GlobalOptions& global, const DeleteOptions& options, const Reporter& reporter);
 int WriteSpec(const SpecOptions& options, const Reporter& reporter);
-int PrintPlatforms(const GlobalOptions& global);
+int PrintPlatforms(const GlobalOptions& global, const Reporter& reporter);
 enum class TableFormat : uint8_t { kMarkdown, kJson };
-int PrintSyscalls(TableFormat format);
-int PrintProcesses(TableFormat format);
-int PrintFilters(TableFormat format);
+int PrintSyscalls(TableFormat format, const Reporter& reporter);
+int PrintProcesses(TableFormat format, const Reporter& reporter);
+int PrintFilters(TableFormat format, const Reporter& reporter);
 
 }  // namespace skep::cli

@@ -36,7 +36,7 @@ class SandboxHandle {
     return WhyItEnded("the sandbox's kernel", status, sandbox_.sentry_words);
   }
   void Kill() { sandbox_.sentry.Kill(); }
-  // Of a sandbox that is nobody's: it goes on when the handle goes.
+  // The sandbox goes on when the handle goes: it belongs to nobody.
   void LetGo();
 
  private:

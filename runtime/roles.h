@@ -1,5 +1,5 @@
 // The processes of a sandbox: one table says of each who it is on the host, where it stands, what
-// it holds and what its end means. Whoever starts one takes its namespaces from here;
+// it holds and what its end means. Processes are started by this table;
 // tests/hostile/roles_test.py judges the processes of a running sandbox by it.
 #pragma once
 

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <sched.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -40,7 +41,7 @@ HostResult<host::SocketPair> MakeSockets() {
 }
 
 HostResult<OwnedFd> WriteConfig(const boot::BootConfig& config) {
-  Result<OwnedFd> file = host::MemfdCreate("skep-config", 0x1);  // MFD_CLOEXEC
+  Result<OwnedFd> file = host::MemfdCreate("skep-config", MFD_CLOEXEC);
   if (!file) return HostFail("cannot make a memory file", file.error().code());
   const std::string text = ToJson(config);
   const Result<void> written = host::WriteAll(file->get(), std::as_bytes(std::span(text)));

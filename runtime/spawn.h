@@ -33,8 +33,8 @@ struct SandboxPlan {
   OwnedFd stub_cgroup, kernel_cgroup;
   OwnedFd engine_device;  // platform::OpenDeviceFor
   OwnedFd filter_use;     // a test mode: where use of the filters' rows is counted
-  // Of this process: what becomes the guest's 0, 1 and 2: each itself, one above 2, or -1 for one
-  // that is closed.
+  // Descriptors of this process that become the guest's 0, 1 and 2: each itself, one above 2, or -1
+  // for one that is closed.
   std::array<int, 3> stdio = {0, 1, 2};
   OwnedFd caller_stat;  // BootConfig::caller_stat_fd
   // Where others reach the sandbox, which then outlives this process. None: it does not.

@@ -217,11 +217,17 @@ def check_columns(path, lines, report):
 def check_functions(path, code, report):
     """Counts from a line that opens a function to the brace that closes it, at one indentation."""
     opens = re.compile(r"^( {0,4})(?!if\b|for\b|while\b|switch\b|else\b|do\b|namespace\b|class\b|"
-                       r"struct\b|enum\b|union\b|extern\b|return\b|[}#])\S.*\).*\{$")
+                       r"struct\b|enum\b|union\b|extern\b|return\b|[}#])\S.*\).*\{$", re.S)
     start, indent = 0, ""
     for number, line in enumerate(code, 1):
         if start == 0:
-            match = opens.match(line)
+            if not line.endswith("{"):
+                continue
+            # The parameters may stand on several lines.
+            first = number
+            while first > 1 and not balanced("".join(code[first - 1:number])):
+                first -= 1
+            match = opens.match("\n".join(code[first - 1:number]))
             if match:
                 start, indent = number, match.group(1)
                 # A constructor's initializers, or what a function requires: a line of its own.
@@ -400,6 +406,24 @@ def check_comment_paths(path, lines, known, report):
                 report.add(path, number, f"the comment names {name}, which does not exist")
 
 
+RIDDLE = re.compile(
+    r"(?:^\s*//+ |[.:;] )(So (?:many|much|few|little|long|old) |Of (?!course)|Should |Whose |"
+    r"Whoever |Apart[:.])")
+
+
+def check_english(path, lines, report):
+    """Openings of a sentence that docs/STYLE.md rules out."""
+    comment = False
+    for number, line in enumerate(lines, 1):
+        was, comment = comment, line.lstrip().startswith("//")
+        match = RIDDLE.search(line) if comment else None
+        # A line may begin with a word of the sentence before it.
+        goes_on = was and not lines[number - 2].endswith((".", ":", ";", "//"))
+        if match and (match.start() > 0 or not goes_on) and not allowed(lines, number, "English"):
+            report.add(path, number, f"'{match.group(1).strip()}' opens a sentence: "
+                                     "subject, verb, object (docs/STYLE.md)")
+
+
 class KnownFiles:
     """All files by each suffix of their paths ("task.h", "kernel/task.h"), and our folders."""
 
@@ -507,6 +531,7 @@ def check_file(path, root, layers, words, report, known=None, used=None):
         check_try(path, code, report)
         check_bans(path, lines, code, report)
         check_guards(path, lines, report)
+        check_english(path, lines, report)
         if known is not None:
             check_comment_paths(path, lines, known, report)
         if path.endswith("_test.cc"):

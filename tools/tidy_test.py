@@ -118,6 +118,18 @@ class Sizes(TidyTest):
         self.accepts("base/a.cc", f"int a()\n    REQUIRES(b) {{\n{body}}}\n")
         self.rejects("base/a.cc", f"int a()\n    REQUIRES(b) {{\n{body}  g();\n}}\n", "function")
 
+    def test_a_signature_of_several_lines(self):
+        long = "int F(int a,\n      int b) {\n" + "  G();\n" * 68 + "}\n"
+        self.rejects("base/a.cc", long.replace("  G();\n", "  G();\n  H();\n"), "split it")
+        self.accepts("base/a.cc", long)
+
+    def test_english(self):
+        for text in ("// So many are kept.\n", "// Kept. So few are left.\n", "// Of a file.\n",
+                     "// Should it fail, it ends.\n", "// Whose end it is.\n", "// Apart: no.\n"):
+            self.rejects("base/a.cc", text, "opens a sentence")
+        self.accepts("base/a.cc", "// The size\n// Of it (a word that stands first by chance).\n")
+        self.accepts("base/a.cc", 'const char* a = "Of it";  // size, of a file, so many bytes\n')
+
     def test_white_space(self):
         self.rejects("base/a.cc", "int a(); \n", "white space")
         self.rejects("base/a.cc", "\tint a();\n", "tab")

@@ -48,7 +48,7 @@ Result<void> EmptyRoot() {
   if (!Mount("/", nullptr, MS_REC | MS_PRIVATE, nullptr) ||
       // /proc is the one directory that is there: OpenProcSelfFd needed it.
       !Mount("/proc", "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, "size=4k,nr_inodes=2,mode=0555")) {
-    // No mounts of our own: a directory in which nothing but our own descriptors' facts is found.
+    // Without a mount namespace the root is /proc/self/fdinfo: it shows our own descriptors only.
     TRY(host::Call(SYS_chroot, "/proc/self/fdinfo"));
     TRY(host::Call(SYS_chdir, "/"));
     return {};

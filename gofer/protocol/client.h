@@ -1,7 +1,7 @@
 // Client: what a gofer can be asked for. Each call is one exchange of messages (a long walk may be
 // more), which a Transport carries: it decides how a caller waits, and which connection it uses.
 //
-// Host side: made inside HostScope, never in the arena, and it knows nothing of fibers. What it
+// Host side: made inside HostHeapScope, never in the arena, and it knows nothing of fibers. What it
 // returns is malloc's. Any thread or fiber may call it, if the transport says so. Errors are the
 // gofer's, and those of Transport::Ask.
 #pragma once

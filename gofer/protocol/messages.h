@@ -57,8 +57,8 @@ enum class Op : uint16_t {
   kListXattr,    // XattrRequest, "" -> bytes, each name with its NUL
   kRemoveXattr,  // XattrRequest, name
   kFsync,        // FsyncRequest
-  kRelease,      // u32 count, u32 zero, ReleaseRecord...; no reply
-  kPathOf,       // NodeId -> u32 attach, u32 zero, string path
+  kRelease,      // u32 count, u32 reserved, ReleaseRecord...; no reply
+  kPathOf,       // NodeId -> u32 attach, u32 reserved, string path
   kReopen,       // ReopenRequest, string path -> NodeRecord
   kConnect,      // -> the client's end of one more connection
   kEnd,
@@ -113,7 +113,7 @@ struct NodeRecord {
 
 struct AttachRequest {
   uint32_t attach;
-  uint32_t zero;
+  uint32_t reserved;
 };
 inline constexpr uint32_t kAttachReadOnly = 1;
 struct AttachRecord {
@@ -161,13 +161,13 @@ struct DirEntryHeader {
   uint16_t name_size;
   uint8_t type;  // DT_*
   uint8_t has_node;
-  uint32_t zero;
+  uint32_t reserved;
 };
 
 struct OpenRequest {
   NodeId node;
   uint32_t flags;
-  uint32_t zero;
+  uint32_t reserved;
 };
 
 // A new inode. `mode` is final (no umask is applied); mknod's carries the type. flags: kCreate's
@@ -189,14 +189,14 @@ inline constexpr uint32_t kUnlinkDirectory = 1;
 struct UnlinkRequest {
   NodeId dir;
   uint32_t flags;
-  uint32_t zero;
+  uint32_t reserved;
 };
 
 struct RenameRequest {
   NodeId old_dir;
   NodeId new_dir;
   uint32_t flags;  // RENAME_NOREPLACE, RENAME_EXCHANGE
-  uint32_t zero;
+  uint32_t reserved;
 };
 
 inline constexpr uint32_t kSetMode = 1, kSetUid = 2, kSetGid = 4, kSetSize = 8, kSetAtime = 16,
@@ -236,7 +236,7 @@ struct XattrRequest {
 struct FsyncRequest {
   NodeId node;
   uint32_t data_only;
-  uint32_t zero;
+  uint32_t reserved;
 };
 
 struct ReleaseRecord {
@@ -247,7 +247,7 @@ struct ReleaseRecord {
 struct ReopenRequest {
   NodeId wanted;
   uint32_t attach;
-  uint32_t zero;
+  uint32_t reserved;
 };
 
 }  // namespace skep::gofer

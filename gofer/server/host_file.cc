@@ -69,7 +69,8 @@ constexpr uint64_t kLocal[] = {
     0x2fc12fc1 /* zfs */,  0xca451a4e /* bcachefs */,
 };
 
-// Of linux/magic.h and of the kernel's file systems that have no public constant.
+// File systems that show the host itself: from linux/magic.h, and those of the kernel that have no
+// public constant.
 constexpr uint64_t kHostViews[] = {
     PROC_SUPER_MAGIC,
     SYSFS_MAGIC,

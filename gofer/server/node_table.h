@@ -7,7 +7,7 @@
 // (ESTALE).
 //
 // Threads: everything here, nodes included, is used with mutex() held, but for what Outside runs:
-// host calls, which may take long. Whoever goes outside keeps the nodes that it goes on with
+// host calls, which may take long. A thread that goes outside keeps the nodes that it goes on with
 // (KeptNode, HeldFd) and expects that names have changed meanwhile: `changes` tells.
 //
 // Invariants: a node is in the table while a client owns references to it, while it has children,

@@ -35,7 +35,7 @@ Result<std::unique_ptr<Server>> Server::Make(ServerConfig config) {
   return server;
 }
 
-// What is not there when the gofer starts cannot be the host's.
+// A hidden path that does not exist now needs no entry: only the guest can create it later.
 Result<void> Server::HidePath(const HiddenPath& hidden) {
   if (hidden.attach >= roots_.size()) return Fail(EINVAL);
   FileInfo info;

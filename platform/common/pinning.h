@@ -31,8 +31,8 @@ class Pinning {
 
   // When Tick is to be called next, given the time now; nullopt: no guest runs pinned.
   std::optional<uint64_t> NextTick(uint64_t (*now)());
-  // Lets those go that have run since before the last tick: the oldest, a few at a time. Of a
-  // crowd that is woken at once, most only wait for the CPU.
+  // Lets those go that have run since before the last tick: the oldest, a few at a time. Most
+  // of a crowd that is woken at once only wait for the CPU.
   void Tick(uint64_t now);
 
  private:

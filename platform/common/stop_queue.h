@@ -122,7 +122,7 @@ class StopQueue {
     pinning_.Ran(link.pinning, tid);
   }
 
-  // Of one that does not run: nothing.
+  // Does nothing for a context that does not run.
   void Stopped(C& context) {
     StopLink<C>& link = context.stop_link;
     if (!link.is_running) return;

@@ -83,7 +83,7 @@ uint64_t NotifyEngine::Watch(Source source, int listener) {
   MutexLock lock(watch_mutex_);
   const uint64_t watch = next_watch_++;
   sources_[watch] = source;
-  // Of a manager, only the end. A failure (memory) shows as a guest that never stops.
+  // A manager's listener is watched for hang-up only.
   epoll_event event = {};
   event.events = EPOLLET | (source.context != nullptr ? uint32_t{EPOLLIN} : 0u);
   event.data.u64 = watch;
@@ -171,8 +171,8 @@ std::optional<Event> NotifyEngine::NextStop() {
   return platform::Died{next.dead, next.dead->stub().WhyDead()};
 }
 
-// The host looks through nothing when we wait for one. Others can only die meanwhile, which is
-// noticed a little later.
+// With one running guest, the engine receives from its listener directly, which is cheaper than
+// epoll. Stopped guests can only die meanwhile; the next full poll notices.
 NotifyContext* NotifyEngine::OnlyOneRunning(const HostPoller& poller) {
   NotifyContext* const only = stops_.OnlyRunning();
   if (only == nullptr || poller.watching() || !ReceiveEndsWithThread() ||

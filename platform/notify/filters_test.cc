@@ -142,7 +142,7 @@ TEST(NotifyFilters, AnAddressAloneAllowsNothing) {
                         : is_return ? SECCOMP_RET_ALLOW
                                     : SECCOMP_RET_KILL_PROCESS)
           << number << " at " << ip - kStubCode;
-      // Of roots and managers: only numbers of a row of this address.
+      // Roots and managers may make only calls that a row of this address has.
       const bool known = std::any_of(rows.begin(), rows.end(), [&](const Row& row) {
         return row.call.nr == number && row.call.instruction_pointer == ip;
       });

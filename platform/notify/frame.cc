@@ -6,38 +6,32 @@
 #include <cstring>
 
 #include "base/check.h"
+#include "platform/xsave.h"
 
 namespace skep::platform::notify {
 namespace {
 
-constexpr uint32_t kMagic1 = 0x46505853, kMagic2 = 0x46505845;  // FP_XSTATE_MAGIC1, 2
-constexpr size_t kMxcsrAt = 24, kMxcsrMaskAt = 28, kLegacySize = 512, kHeaderSize = 64;
-constexpr size_t kSoftwareAt = 464, kSoftwareSize = 48;
+using xsave::kDefaultMxcsrMask;
+using xsave::kHeaderAt;
+using xsave::kHeaderSize;
+using xsave::kInitialFcw;
+using xsave::kInitialMxcsr;
+using xsave::kMagic1;
+using xsave::kMagic2;
+using xsave::kMinSize;
+using xsave::kMxcsrAt;
+using xsave::kMxcsrMaskAt;
+using xsave::kSoftwareAt;
+using xsave::kSoftwareSize;
+using xsave::kSse;
+using xsave::kX87;
+using xsave::ReadAt;
+using xsave::SoftwareBytes;
+using xsave::WriteAt;
+
 constexpr size_t kSseAt = 160, kSseSize = 256;  // xmm0-15
 constexpr size_t kMaxSize = 16 << 10;           // larger than any CPU's today
-constexpr uint64_t kX87 = 1, kSse = 2;
-constexpr uint16_t kInitialFcw = 0x37f;
-constexpr uint32_t kInitialMxcsr = 0x1f80, kDefaultMxcsrMask = 0xffbf;
 constexpr uint32_t kX32Bit = 0x4000'0000;
-
-// struct _fpx_sw_bytes
-struct SoftwareBytes {
-  uint32_t magic1, extended_size;
-  uint64_t features;
-  uint32_t xstate_size, padding[7];
-};
-static_assert(sizeof(SoftwareBytes) == kSoftwareSize);
-
-template <class T>
-T ReadAt(std::span<const std::byte> area, size_t offset) {
-  T value;
-  memcpy(&value, area.data() + offset, sizeof(value));
-  return value;
-}
-template <class T>
-void WriteAt(std::span<std::byte> area, size_t offset, T value) {
-  memcpy(area.data() + offset, &value, sizeof(value));
-}
 
 }  // namespace
 
@@ -88,9 +82,9 @@ SyscallStop SyscallOf(const Frame& f) {
 }
 
 HostResult<XsaveLayout> XsaveLayout::FromFrame(std::span<const std::byte> fpstate) {
-  if (fpstate.size() < kLegacySize + kHeaderSize) return HostFail("signal frames have no room");
+  if (fpstate.size() < kMinSize) return HostFail("signal frames have no room");
   const auto software = ReadAt<SoftwareBytes>(fpstate, kSoftwareAt);
-  if (software.magic1 != kMagic1 || software.xstate_size < kLegacySize + kHeaderSize ||
+  if (software.magic1 != kMagic1 || software.xstate_size < kMinSize ||
       software.xstate_size > kMaxSize || software.xstate_size + sizeof(kMagic2) > fpstate.size()) {
     return HostFail("the host's signal frames have no extended state");
   }
@@ -113,13 +107,13 @@ HostResult<XsaveLayout> XsaveLayout::FromFrame(std::span<const std::byte> fpstat
   WriteAt(layout.initial_, kMxcsrAt, kInitialMxcsr);
   WriteAt(layout.initial_, kMxcsrMaskAt, layout.mxcsr_mask_);
   WriteAt(layout.initial_, kSoftwareAt, layout.features_);
-  WriteAt(layout.initial_, kLegacySize, kX87 | kSse);
+  WriteAt(layout.initial_, kHeaderAt, kX87 | kSse);
   return layout;
 }
 
 void XsaveLayout::Normalise(std::span<std::byte> area) const {
   CHECK(area.size() == size_);
-  const uint64_t saved = ReadAt<uint64_t>(area, kLegacySize) & features_;
+  const uint64_t saved = ReadAt<uint64_t>(area, kHeaderAt) & features_;
   if ((saved & kX87) == 0) {
     std::fill_n(area.begin(), kMxcsrAt, std::byte{0});
     std::fill(area.begin() + 32, area.begin() + kSseAt, std::byte{0});
@@ -135,15 +129,15 @@ void XsaveLayout::Normalise(std::span<std::byte> area) const {
   WriteAt(area, kSoftwareAt, features_);
   WriteAt(area, kMxcsrAt, ReadAt<uint32_t>(area, kMxcsrAt) & mxcsr_mask_);
   WriteAt(area, kMxcsrMaskAt, mxcsr_mask_);
-  std::fill_n(area.begin() + kLegacySize, kHeaderSize, std::byte{0});
-  WriteAt(area, kLegacySize, saved);
+  std::fill_n(area.begin() + kHeaderAt, kHeaderSize, std::byte{0});
+  WriteAt(area, kHeaderAt, saved);
 }
 
 // Linux: arch/x86/kernel/fpu/xstate.c, validate_user_xstate_header; Intel SDM 1, 13.8.1.
 bool XsaveLayout::IsValid(std::span<const std::byte> area) const {
   if (area.size() != size_) return false;
-  if ((ReadAt<uint64_t>(area, kLegacySize) & ~features_) != 0) return false;
-  const auto reserved = area.subspan(kLegacySize + 8, kHeaderSize - 8);
+  if ((ReadAt<uint64_t>(area, kHeaderAt) & ~features_) != 0) return false;
+  const auto reserved = area.subspan(kHeaderAt + 8, kHeaderSize - 8);
   if (std::any_of(reserved.begin(), reserved.end(), [](std::byte b) { return b != std::byte{0}; }))
     return false;
   return (ReadAt<uint32_t>(area, kMxcsrAt) & ~mxcsr_mask_) == 0;

@@ -19,7 +19,8 @@ namespace {
 
 constexpr uint64_t kNsPerSecond = 1'000'000'000, kNsPerMs = 1'000'000;
 constexpr int kSliceMs = 20;
-// A stub that has run for so long without doing what it must does not want to.
+// A stub that has used this much CPU time without making the expected call is considered hostile
+// and killed.
 constexpr uint64_t kMaxCpuNs = 100 * kNsPerMs;
 constexpr uint64_t kMaxWallNs = 5 * kNsPerSecond;
 constexpr size_t kXsaveAlignment = 64;
@@ -57,7 +58,7 @@ bool Stub::MarkDead(const char* why) {
 
 bool Stub::MarkEnded() {
   if (dead_.exchange(true)) return false;
-  // Should only one of its threads have ended.
+  // In case only one of its threads has ended: kill the rest.
   (void)host::Kill(pid_, SIGKILL);
   int status = 0;
   if (host::WaitPid(pid_, &status, __WALL)) end_status_ = status;

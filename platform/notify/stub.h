@@ -30,7 +30,7 @@ struct GuestThread {
   uint32_t index = 0;       // among the stub's threads: where its alternate stack is mapped
   uint32_t stack_slot = 0;  // where that is in the memory file
 
-  // Of the pending notification.
+  // The pending notification.
   uint64_t id = 0;
   bool in_event = false;  // in the signal handler, with a frame
   size_t frame_at = 0;    // in the stack

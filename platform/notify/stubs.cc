@@ -218,8 +218,9 @@ Result<std::unique_ptr<GuestThread>> Stubs::Adopt(Stub& stub, OwnedFd listener, 
   return thread;
 }
 
-// Asked from another CPU, which may be asleep, it would be slower. Where it cannot go it does not.
-void Stubs::Bring(pid_t root, int& root_cpu, int cpu) {
+// Pins the root to the caller's CPU: waking it on an idle CPU is slower. A root that is not allowed
+// on that CPU stays where it is.
+void Stubs::PinRoot(pid_t root, int& root_cpu, int cpu) {
   if (cpu < 0 || cpu == root_cpu) return;
   cpu_set_t cpus;
   CPU_ZERO(&cpus);
@@ -228,8 +229,8 @@ void Stubs::Bring(pid_t root, int& root_cpu, int cpu) {
   root_cpu = cpu;
 }
 
-// The manager runs where the worker is that asks it, whichever that is.
-void Stubs::LetGo(pid_t manager) {
+// A manager may run on every CPU: it runs on that of the worker that asks it.
+void Stubs::UnpinManager(pid_t manager) {
   cpu_set_t cpus;
   CPU_ZERO(&cpus);
   // Where the process may run: its first thread is no worker and not pinned.
@@ -266,7 +267,7 @@ Result<std::unique_ptr<Stub>> Stubs::CloneStub(int cpu) {
     NotifyCommands& own = memory_.commands(slot);
     own = page;
     own.sequence = page.sequence + 1;
-    Bring(template_, template_cpu_, cpu);
+    PinRoot(template_, template_cpu_, cpu);
     root_cpu = template_cpu_;
     answer = Command(0, template_);
     if (answer.error == 0 && answer.count != 2) answer.error = EIO;
@@ -290,7 +291,7 @@ Result<std::unique_ptr<Stub>> Stubs::CloneStub(int cpu) {
   } while (got == Listener::Received::kNothing);
   if (got == Listener::Received::kGone) return Fail(EIO);
   stub->manager_id = call.id;
-  if (root_cpu >= 0) LetGo(static_cast<pid_t>(call.pid));
+  if (root_cpu >= 0) UnpinManager(static_cast<pid_t>(call.pid));
   std::unique_ptr<GuestThread> thread =
       TRY(Adopt(*stub, std::move(answer.listeners[1]), 0, stack_slot));
   stub->spares.push_back(std::move(thread));
@@ -319,7 +320,7 @@ Result<std::unique_ptr<GuestThread>> Stubs::CloneThread(Stub& stub, int cpu) {
     NotifyCommands& page = memory_.commands(stub.slot());
     EncodeThread(page, 0, index, stack_slot);
     page.count = 2;
-    Bring(stub.pid(), stub.root_cpu, cpu);
+    PinRoot(stub.pid(), stub.root_cpu, cpu);
     answer = Command(stub.slot(), stub.pid());
     if (answer.error != 0) {
       // The host refused the thread. (If the stub died instead, they are freed with it.)

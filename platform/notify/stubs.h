@@ -77,8 +77,8 @@ class Stubs {
                                              uint32_t stack_slot) REQUIRES(stub.mutex);
   Result<int> TakeFdNumber() REQUIRES(mutex_);
   // A root that is to be woken from that CPU.
-  static void Bring(pid_t root, int& root_cpu, int cpu);
-  void LetGo(pid_t manager);
+  static void PinRoot(pid_t root, int& root_cpu, int cpu);
+  void UnpinManager(pid_t manager);
   void Reap();
 
   const EngineOptions options_;

@@ -9,6 +9,7 @@
 #include "base/check.h"
 #include "base/host_call.h"
 #include "platform/common/waker.h"
+#include "platform/exceptions.h"
 #include "platform/ptrace/address_space.h"
 #include "platform/ptrace/calls.h"
 #include "platform/ptrace/engine.h"
@@ -20,19 +21,6 @@ namespace {
 constexpr int kSyscallStop = SIGTRAP | 0x80;  // PTRACE_O_TRACESYSGOOD
 constexpr int kEventStop = 128;               // PTRACE_EVENT_STOP
 constexpr uint64_t kX32Bit = 0x4000'0000;
-// Trap numbers (Linux: arch/x86/include/asm/trapnr.h).
-enum Vector : uint32_t {
-  kDivide = 0,
-  kDebug = 1,
-  kBreakpoint = 3,
-  kInvalidOpcode = 6,
-  kStackSegment = 12,
-  kGeneralProtection = 13,
-  kPageFault = 14,
-  kAlignment = 17,
-  kSimd = 19,
-};
-constexpr uint32_t kFaultPresent = 1, kFaultUser = 4;
 
 // Results for which the host would restart a call of its own.
 bool IsHostRestart(uint64_t rax) {
@@ -40,38 +28,38 @@ bool IsHostRestart(uint64_t rax) {
   return value >= -kRestartBlock && value <= -kRestartSys;
 }
 
-// Of an exception, the host tells what it tells a signal handler in siginfo: not the error code. So
-// bit 1 (a write) is never set, whatever the guest did.
+// The host describes an exception by siginfo, as to a signal handler, without the error code. So
+// kFaultWrite is never set, whatever the guest did.
 FaultStop FaultOf(const siginfo_t& info) {
   FaultStop fault = {.signo = info.si_signo,
                      .code = info.si_code,
                      .address = reinterpret_cast<uint64_t>(info.si_addr),
-                     .vector = kGeneralProtection,
+                     .vector = kGeneralProtectionVector,
                      .error_code = 0};
   switch (info.si_signo) {
     case SIGSEGV:
       if (info.si_code == SI_KERNEL) break;
-      fault.vector = kPageFault;
+      fault.vector = kPageFaultVector;
       fault.error_code = kFaultUser | (info.si_code == SEGV_MAPERR ? 0 : kFaultPresent);
       break;
     case SIGBUS:
       if (info.si_code == SI_KERNEL) {
-        fault.vector = kStackSegment;
+        fault.vector = kStackSegmentVector;
       } else if (info.si_code == BUS_ADRALN) {
-        fault.vector = kAlignment;
+        fault.vector = kAlignmentVector;
       } else {
-        fault.vector = kPageFault;
+        fault.vector = kPageFaultVector;
         fault.error_code = kFaultUser;
       }
       break;
     case SIGFPE:
-      fault.vector = info.si_code == FPE_INTDIV ? kDivide : kSimd;
+      fault.vector = info.si_code == FPE_INTDIV ? kDivideVector : kSimdVector;
       break;
     case SIGILL:
-      fault.vector = kInvalidOpcode;
+      fault.vector = kInvalidOpcodeVector;
       break;
     default:  // SIGTRAP: SI_KERNEL for int3, TRAP_TRACE or TRAP_BRKPT for #DB, as Linux has it
-      fault.vector = info.si_code == SI_KERNEL ? kBreakpoint : kDebug;
+      fault.vector = info.si_code == SI_KERNEL ? kBreakpointVector : kDebugVector;
       break;
   }
   if (info.si_code == SI_KERNEL) fault.address = 0;
@@ -196,7 +184,7 @@ void PtraceContext::Resume() {
   CHECK(!running() && !stop_link.is_ready);
   if (Result<void> written = WriteBack(); !written && written.error() == Errno(EINVAL)) {
     // Linux: a signal frame whose vector state is bad ends in SIGSEGV (signal_64.c, badframe).
-    Stopped(FaultStop{SIGSEGV, SI_KERNEL, 0, kGeneralProtection, 0});
+    Stopped(FaultStop{SIGSEGV, SI_KERNEL, 0, kGeneralProtectionVector, 0});
     engine_.PushReady(*this);
     return;
   }

@@ -115,7 +115,7 @@ pid_t PtraceEngine::WhomToWaitFor() {
 void PtraceEngine::MarkDead(PtraceSpace& space, int status) {
   if (!space.MarkDead(status)) return;
   if (space.ForgetKill()) deaths_expected_.fetch_sub(1);
-  // Should only one of its threads have ended.
+  // In case only one of its threads has ended: kill the rest.
   (void)host::Kill(space.pid(), SIGKILL);
   AnnounceAgain(space);
 }

@@ -65,13 +65,8 @@ bool IsSegmentBase(uint64_t value) { return value < kUserEnd; }
 void InitXsave(std::span<std::byte> area) {
   CHECK(area.size() >= kXsaveMin);
   memset(area.data(), 0, area.size());
-  // Intel SDM 1, 13.4: FCW, MXCSR and XSTATE_BV (x87 and SSE are in the area, the rest is initial).
-  const uint16_t fcw = 0x37f;
-  const uint32_t mxcsr = 0x1f80;
-  const uint64_t features = 3;
-  memcpy(area.data(), &fcw, sizeof(fcw));
-  memcpy(area.data() + 24, &mxcsr, sizeof(mxcsr));
-  memcpy(area.data() + 512, &features, sizeof(features));
+  xsave::Clear(area);
+  xsave::WriteAt(area, xsave::kHeaderAt, xsave::kX87 | xsave::kSse);  // the rest is initial
 }
 
 }  // namespace skep::platform::ptrace

@@ -6,6 +6,7 @@
 #include <span>
 
 #include "platform/platform.h"
+#include "platform/xsave.h"
 
 namespace skep::platform::ptrace {
 
@@ -26,7 +27,7 @@ user_regs_struct ToHost(const Registers& from, uint64_t code_segment);
 bool IsSegmentBase(uint64_t value);
 
 // An XSAVE area as a new process has it.
-inline constexpr size_t kXsaveMin = 576;       // the legacy area and the header
+inline constexpr size_t kXsaveMin = xsave::kMinSize;
 inline constexpr size_t kXsaveMax = 16 << 10;  // larger than any CPU's today
 void InitXsave(std::span<std::byte> area);
 

@@ -29,7 +29,7 @@ Result<Ref<Console>> Console::Start(sched::Scheduler& scheduler, Ref<Terminal> t
 }
 
 Console::~Console() {
-  arena::HostScope host;
+  arena::HostHeapScope host;
   OwnedFd input = arena::HostTable::Get().Remove(input_);
   if (output_ != input_) OwnedFd output = arena::HostTable::Get().Remove(output_);
 }

@@ -96,7 +96,7 @@ HostInode::HostInode(vfs::AnonFs& fs, sched::Scheduler& scheduler, arena::HostFd
 
 HostInode::~HostInode() {
   watch_.reset();
-  arena::HostScope host;
+  arena::HostHeapScope host;
   OwnedFd fd = arena::HostTable::Get().Remove(fd_);
 }
 

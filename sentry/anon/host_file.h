@@ -3,8 +3,8 @@
 //
 // The host's description is shared with strangers, so its flags are never changed: reads and writes
 // are made not to block by poll, RWF_NOWAIT and MSG_DONTWAIT; what can promise neither (terminals,
-// FIFOs) is written by a helper thread. Of regular files the position is the host's: what others
-// who hold the description write, before, meanwhile and after, stays whole.
+// FIFOs) is written by a helper thread. The position of a regular file is the host's, so
+// that output of others who hold the description, before, meanwhile and after, stays whole.
 #pragma once
 
 #include <atomic>
@@ -44,7 +44,7 @@ class HostInode final : public vfs::Inode {
   // Who owns it for the guest; the host's numbers mean nothing there. Before others see the file.
   void SetOwner(uint32_t uid, uint32_t gid) { owner_ = {uid, gid}; }
 
-  // Of a terminal. `wanted` is called on a fiber when a guest reads while the input is held.
+  // For a terminal. `wanted` is called on a fiber when a guest reads while the input is held.
   void OnWantedInput(std::function<void()> wanted) { wanted_ = std::move(wanted); }
   void SetInput(Input input);
   // EAGAIN: it is held.
@@ -93,7 +93,7 @@ class HostFile final : public vfs::File {
   Result<size_t> Read(vfs::Caller& caller, mm::IoSequence& to, uint64_t offset) override;
   Result<size_t> Write(vfs::Caller& caller, mm::IoSequence& from, uint64_t* offset) override;
   Result<uint64_t> Seek(int64_t offset, int whence) override REQUIRES(position_lock());
-  // Of a terminal: its size and modes (so that isatty tells the truth); FIONREAD.
+  // Size and modes of a terminal (so that isatty tells the truth); FIONREAD.
   Result<uint64_t> Ioctl(vfs::Caller& caller, uint64_t command, uint64_t argument) override;
   Result<void> Truncate(vfs::Caller& caller, uint64_t size) override;
   Result<void> Sync(bool data_only) override;

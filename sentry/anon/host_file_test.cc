@@ -20,7 +20,7 @@ using vfs::TryWrite;
 Ref<HostFile> Open(vfs::AnonFs& fs, OwnedFd fd) {
   arena::HostFd ref;
   {
-    const arena::HostScope host;
+    const arena::HostHeapScope host;
     ref = arena::HostTable::Get().Add(std::move(fd));
   }
   return HostFile::Make(fs, sched::Fiber::Current().worker().scheduler(), ref).value();

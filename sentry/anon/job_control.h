@@ -61,7 +61,7 @@ class Terminals {
  private:
   friend class Terminal;
   void Forget(Terminal& terminal);
-  // Of a hang-up: the session that loses its terminal, or none.
+  // For a hang-up: returns the session that loses its terminal, or none.
   Ref<vfs::ProcessId> Detach(Terminal& terminal);
   void Take(Terminal& terminal, vfs::ProcessId& session, Ref<vfs::ProcessId> group)
       REQUIRES(mutex_);

@@ -105,8 +105,8 @@ class PipeFile final : public vfs::File {
 
  private:
   const Ref<Pipe> pipe_;
-  // Of a reader: writers there had been when it was opened without one; no hang-up until another
-  // came (Linux: f_version).
+  // For a reader that was opened without a writer: how many writers there had been. It sees no
+  // hang-up until another one comes (Linux: f_version).
   uint32_t writers_seen_;
   friend Result<Ref<vfs::File>> OpenFifo(Ref<Pipe>, vfs::Path, uint32_t);
 };

@@ -278,7 +278,7 @@ void Terminal::SetWindow(const winsize& size) {
 
 void Terminal::TellPacket(uint8_t status) {
   if (!packet_mode_) return;
-  // What contradicts an earlier word replaces it.
+  // A status that contradicts an earlier one replaces it.
   constexpr uint8_t kFlow = TIOCPKT_STOP | TIOCPKT_START;
   constexpr uint8_t kDoes = TIOCPKT_DOSTOP | TIOCPKT_NOSTOP;
   if ((status & kFlow) != 0) packet_status_ &= static_cast<uint8_t>(~kFlow);

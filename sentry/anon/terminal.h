@@ -1,7 +1,7 @@
 // Terminal: a tty with the N_TTY line discipline (Linux: drivers/tty/n_tty.c). Guests have one end
 // (TtyFile, tty_file.h); the other end is a pty master (pty.h) or the host's terminal (console.h).
 //
-// What the guest's end writes goes through OPOST into output_; what the other end feeds in is
+// Bytes that the guest's end writes go through OPOST into output_. Bytes from the other end are
 // edited into input_ and echoed into output_. mutex_ guards all of it; signals that characters
 // raise are collected and sent once it is released. Guest memory is never touched here.
 #pragma once

@@ -72,7 +72,7 @@ TimerSetting TimerFd::Set(const TimerSetting& setting, bool absolute) {
   if (absolute) {
     const uint64_t reference =
         clock_ == ClockKind::kRealtime ? scheduler_.clock().RealtimeNs() : now;
-    // What is past stays past: the periods since then count.
+    // A start in the past stays there: the periods since then count.
     if (setting.value_ns < reference) {
       const uint64_t ago = reference - setting.value_ns;
       expiry_ns_ = now > ago ? now - ago : 1;

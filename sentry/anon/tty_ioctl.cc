@@ -10,7 +10,7 @@ namespace {
 using mm::UserAddr;
 using mm::UserPtr;
 
-// Of <asm/termbits.h>, which cannot be included beside <termios.h>.
+// From <asm/termbits.h>, which cannot be included beside <termios.h>.
 constexpr uint64_t kTcGets2 = _IOC(_IOC_READ, 'T', 0x2A, sizeof(TerminalModes));
 constexpr uint64_t kTcSets2 = _IOC(_IOC_WRITE, 'T', 0x2B, sizeof(TerminalModes));
 constexpr uint64_t kTcSetsW2 = _IOC(_IOC_WRITE, 'T', 0x2C, sizeof(TerminalModes));

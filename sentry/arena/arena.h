@@ -3,8 +3,8 @@
 //
 // Which heap an allocation comes from is a per-thread flag: code on a fiber allocates from the
 // arena, everything else (boot, workers' own stacks, engines, loggers, offloaded calls, anything
-// inside HostScope) from malloc. `delete` decides by address. Sanitizer builds (SKEP_NO_ARENA) use
-// malloc throughout and cannot checkpoint.
+// inside HostHeapScope) from malloc. `delete` decides by address. Sanitizer builds (SKEP_NO_ARENA)
+// use malloc throughout and cannot checkpoint.
 #pragma once
 
 #include <cstddef>
@@ -33,7 +33,7 @@ HostResult<void> Attach(int fd, uint64_t offset);
 // no worker may run. `root` comes back from Root() after Attach.
 HostResult<uint64_t> Freeze(int fd, uint64_t offset);
 
-// The one object everything hangs off (kernel::Kernel).
+// The one object that everything hangs off (boot::Sandbox).
 void SetRoot(void* root);
 void* Root();
 
@@ -52,14 +52,14 @@ class HeapScope {
  private:
   Heap saved_;
 };
-class HostScope : public HeapScope {
+class HostHeapScope : public HeapScope {
  public:
-  HostScope() : HeapScope(Heap::kHost) {}
+  HostHeapScope() : HeapScope(Heap::kHost) {}
 };
 // For boot: kernel objects that are made before the first fiber runs.
-class ArenaScope : public HeapScope {
+class ArenaHeapScope : public HeapScope {
  public:
-  ArenaScope() : HeapScope(Heap::kArena) {}
+  ArenaHeapScope() : HeapScope(Heap::kArena) {}
 };
 // Sets the flag for good: sched/ does at every fiber switch.
 Heap SetThreadHeap(Heap heap);

@@ -26,10 +26,10 @@ TEST(Heap, FlagDecidesWhereFromAndAddressWhereTo) {
   auto* host = new std::string(100, 'h');
   std::string* kernel = nullptr;
   {
-    const ArenaScope arena;
+    const ArenaHeapScope arena;
     kernel = new std::string(100, 'k');
     {
-      const HostScope inner;
+      const HostHeapScope inner;
       std::string temporary(100, 't');
       EXPECT_FALSE(Contains(temporary.data()));
     }
@@ -44,7 +44,7 @@ TEST(Heap, FlagDecidesWhereFromAndAddressWhereTo) {
 }
 
 TEST(Heap, EverySizeAndAlignment) {
-  const ArenaScope arena;
+  const ArenaHeapScope arena;
   for (size_t align = 1; align <= size_t{1} << 16; align *= 2) {
     for (size_t size :
          {size_t{0}, size_t{1}, size_t{15}, size_t{16}, size_t{17}, size_t{128}, size_t{129},
@@ -75,7 +75,7 @@ struct Block {
 
 // A model: each block is filled with its own mark, which must still be there when it is freed.
 void RandomUse(unsigned seed, int rounds) {
-  const ArenaScope arena;
+  const ArenaHeapScope arena;
   std::minstd_rand random(seed);
   std::vector<Block> blocks;
   for (int i = 0; i < rounds; ++i) {
@@ -119,7 +119,7 @@ TEST(Heap, EverythingComesBack) {
 }
 
 TEST(Heap, LargeRunsCoalesce) {
-  const ArenaScope arena;
+  const ArenaHeapScope arena;
   constexpr size_t kSize = 64 << 20;  // larger than any hole that other tests left
   std::vector<void*> runs;
   for (int i = 0; i < 16; ++i) runs.push_back(operator new(kSize));
@@ -150,7 +150,7 @@ TEST(Heap, ObjectsAreFreedByOtherThreads) {
   std::vector<std::atomic<std::string*>> mail(kCount);
   std::thread producer([&] {
     SetThreadCache(0);
-    const ArenaScope arena;
+    const ArenaHeapScope arena;
     for (int round = 0; round < 200; ++round) {
       for (auto& slot : mail) delete slot.exchange(new std::string(40, 'x'));
     }
@@ -208,7 +208,7 @@ TEST(Scan, FindsAPlantedHostPointerAndSkipsFreeMemory) {
   EXPECT_EQ(ScanForHostPointers(nullptr), 0U);
   auto* words = static_cast<uintptr_t*>(nullptr);
   {
-    const ArenaScope arena;
+    const ArenaHeapScope arena;
     words = new uintptr_t[4]();
   }
   void* host = malloc(100);

@@ -18,7 +18,7 @@ uint64_t ValueOf(const void* pointer) { return reinterpret_cast<uint64_t>(pointe
 HostTable& HostTable::Get() {
   // Never destroyed: engines' threads may still look things up while the process exits.
   static HostTable& table = []() -> HostTable& {
-    const HostScope host;
+    const HostHeapScope host;
     return *new HostTable;
   }();
   return table;
@@ -47,7 +47,7 @@ HostTable::Entry& HostTable::Slot(uint32_t index) {
 
 uint32_t HostTable::AddValue(Kind kind, uint64_t value) {
   CHECK(value != 0);
-  const HostScope host;
+  const HostHeapScope host;
   MutexLock lock(mutex_);
   uint32_t index = first_free_;
   if (index != 0) {
@@ -63,7 +63,7 @@ uint32_t HostTable::AddValue(Kind kind, uint64_t value) {
 
 void HostTable::RestoreValue(Kind kind, uint32_t index, uint64_t value) {
   CHECK(index != 0 && value != 0);
-  const HostScope host;
+  const HostHeapScope host;
   MutexLock lock(mutex_);
   CHECK(index <= highest_ && "ResetNumbers comes first");
   Entry& entry = Slot(index);
@@ -73,7 +73,7 @@ void HostTable::RestoreValue(Kind kind, uint32_t index, uint64_t value) {
 }
 
 uint64_t HostTable::RemoveValue(Kind kind, uint32_t index) {
-  const HostScope host;
+  const HostHeapScope host;
   std::byte* window = nullptr;
   uint64_t window_size = 0;
   uint64_t value = 0;
@@ -206,7 +206,7 @@ uint32_t HostTable::HighestNumber() const {
 }
 
 void HostTable::ResetNumbers(uint32_t highest) {
-  const HostScope host;
+  const HostHeapScope host;
   MutexLock lock(mutex_);
   CHECK(highest_ == 0 && "a restore comes before the first Add");
   highest_ = highest;
@@ -214,7 +214,7 @@ void HostTable::ResetNumbers(uint32_t highest) {
 }
 
 void HostTable::FinishRestore() {
-  const HostScope host;
+  const HostHeapScope host;
   MutexLock lock(mutex_);
   for (uint32_t i = highest_; i > 0; --i) {
     Entry& entry = Slot(i);

@@ -54,7 +54,7 @@ class HostTable final : public platform::HostFiles {
   platform::Context* Get(HostContext ref) const;
   platform::AddressSpace* Get(HostAddressSpace ref) const;
 
-  // Frees the number and gives the resource to the caller (who destroys it under HostScope).
+  // Frees the number and gives the resource to the caller (who destroys it under HostHeapScope).
   OwnedFd Remove(HostFd ref);
   std::unique_ptr<platform::Context> Remove(HostContext ref);
   std::unique_ptr<platform::AddressSpace> Remove(HostAddressSpace ref);

@@ -111,7 +111,7 @@ std::vector<ImageExtent> UsedExtents() {
 }
 
 HostResult<uint64_t> Freeze(int fd, uint64_t offset) {
-  const HostScope host;
+  const HostHeapScope host;
   if (!IsPageAligned(offset)) return HostFail("an arena image starts at a page boundary");
   std::vector<ImageExtent> extents = UsedExtents();
   uint64_t end = DataStart(extents.size());
@@ -129,7 +129,7 @@ HostResult<uint64_t> Freeze(int fd, uint64_t offset) {
 }
 
 HostResult<void> Attach(int fd, uint64_t offset) {
-  const HostScope host;
+  const HostHeapScope host;
   const std::vector<ImageExtent> extents = TRY(ReadExtents(fd, offset));
   TRY(MapRegions());
   TRY(LoadExtents(fd, offset, extents));

@@ -123,7 +123,7 @@ class Scanner {
 }  // namespace
 
 size_t ScanForHostPointers(bool (*report)(uintptr_t where, uintptr_t value), int maps_fd) {
-  const HostScope host;
+  const HostHeapScope host;
   Scanner scanner(report, maps_fd);
   scanner.ScanHeap();
   scanner.ScanStacks();

@@ -18,8 +18,8 @@ namespace {
 
 uintptr_t BottomOf(uint32_t slot) { return kStacksBase + slot * kStackStride + kPageSize; }
 
-// What a fiber left on its stack would lie in the holes of the next one's frames, and so in images.
-// Stacks grow without leaving a page out: frames are smaller than a page.
+// Old values on a stack would lie in the holes of the next fiber's frames, and so get into images.
+// A stack has used every page above the lowest one that it used: frames are smaller than a page.
 void Clear(std::byte* bottom) {
   constexpr int kUntouched = 2;
   int zero_pages = 0;

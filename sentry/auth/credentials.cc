@@ -37,7 +37,7 @@ bool Credentials::HasIn(const UserNamespace* space, int capability) const {
     if (s == user_namespace.get()) return Effective(capability);
     // Not below the own one.
     if (s->level() <= user_namespace->level()) return false;
-    // Whoever made a namespace has all capabilities in it.
+    // The user who made a namespace has all capabilities in it.
     if (s->parent() == user_namespace.get() && s->owner() == euid) return true;
   }
   return false;

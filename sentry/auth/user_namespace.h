@@ -54,7 +54,7 @@ class UserNamespace : public RefCounted<UserNamespace> {
   uint32_t owner() const { return owner_; }
   int level() const { return level_; }
   uint64_t number() const { return number_; }
-  // Of any but the first.
+  // The first namespace has no maps.
   const IdMap& users() const { return users_; }
   const IdMap& groups() const { return groups_; }
 

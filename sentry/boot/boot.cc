@@ -124,7 +124,7 @@ kernel::KernelConfig KernelConfigOf(const BootConfig& config, platform::EngineKi
 // Kernel objects that are there before the first fiber. Arena heap.
 [[gnu::noinline]] Sandbox* MakeSandbox(const BootConfig& config, platform::EngineKind engine,
                                        OwnedFd gofer) {
-  const arena::ArenaScope arena_heap;
+  const arena::ArenaHeapScope arena_heap;
   auto* sandbox = new Sandbox(
       KernelConfigOf(config, engine));  // tidy: allow(new) the arena's root, never freed
   kernel::Kernel& kernel = sandbox->kernel;
@@ -154,7 +154,7 @@ kernel::KernelConfig KernelConfigOf(const BootConfig& config, platform::EngineKi
 }
 
 void StartFirst(Sandbox& sandbox, const BootConfig& config) {
-  const arena::ArenaScope arena_heap;
+  const arena::ArenaHeapScope arena_heap;
   const Ref<ContainerHost> host = sandbox.server->Hosts()[0];
   if (!WatchCaller(sandbox, *host, config.caller_stat_fd)) {
     Die(config, "cannot watch the command line's process");

@@ -130,7 +130,7 @@ HostResult<void> LookForHostPointers(int maps_fd) {
 }
 
 HostResult<void> Prepare(Sandbox& sandbox) {
-  const arena::ArenaScope arena_heap;
+  const arena::ArenaHeapScope arena_heap;
   sandbox.kernel.memory->GiveBackKept();
   for (const Ref<ContainerHost>& host : sandbox.server->Hosts()) {
     for (const Ref<fs::GoferFs>& tree : host->gofer_trees) {
@@ -176,7 +176,7 @@ HostResult<void> Write(Sandbox& sandbox, int fd, const SaveOptions& options) {
 }  // namespace
 
 HostResult<void> SaveSandbox(Sandbox& sandbox, int fd, const SaveOptions& options) {
-  const arena::HostScope host;
+  const arena::HostHeapScope host;
   for (int tries = 0;; ++tries) {
     if (!kernel::Freeze(sandbox.kernel, options.timeout_ns)) {
       return HostFail("the guests did not come to rest in time");
@@ -192,8 +192,6 @@ HostResult<void> SaveSandbox(Sandbox& sandbox, int fd, const SaveOptions& option
   if (!written) kernel::Thaw(sandbox.kernel);
   return written;
 }
-
-void ResumeSandbox(Sandbox& sandbox) { kernel::Thaw(sandbox.kernel); }
 
 namespace {
 
@@ -242,11 +240,11 @@ HostResult<void> RestoreTrees(Sandbox& sandbox, ContainerHost& host, const BootC
     attach_of[now[next++]] = static_cast<uint32_t>(config.mounts[i].attach);
   }
   const std::vector<std::string> names = NamesOfTrees(host.config.mounts);
-  const arena::ArenaScope arena_heap;
+  const arena::ArenaHeapScope arena_heap;
   for (size_t i = 0; i < host.gofer_trees.size(); ++i) {
     const Result<void> found = host.gofer_trees[i]->Reattach(attach_of.at(names[i]));
     if (found) continue;
-    const arena::HostScope host_heap;
+    const arena::HostHeapScope host_heap;
     if (found.error() == Errno(EROFS)) {
       return HostFail(fmt::format("the mount {} was {}writable at the checkpoint", names[i],
                                   host.gofer_trees[i]->read_only() ? "not " : ""));
@@ -261,7 +259,7 @@ HostResult<void> RestoreTrees(Sandbox& sandbox, ContainerHost& host, const BootC
 }  // namespace
 
 HostResult<Sandbox*> RestoreSandbox(int fd, const BootConfig& config, OwnedFd gofer) {
-  const arena::HostScope host_heap;
+  const arena::HostHeapScope host_heap;
   const ImageHead head = TRY(ReadHead(fd));
   TRY(MatchPlan(head, config));
   if (head.memory_files.size() != 1) return HostFail("the image is of more than one memory file");

@@ -18,10 +18,9 @@ struct SaveOptions {
   uint64_t timeout_ns = 5'000'000'000;  // for all guests and calls to come to rest
 };
 
-// From a thread that is not a worker. All is at rest afterwards, if it succeeded; Resume or _exit.
+// From a thread that is not a worker. All is at rest afterwards, if it succeeded: _exit.
 // On an error the guests go on, and the file is worth nothing.
 HostResult<void> SaveSandbox(Sandbox& sandbox, int fd, const SaveOptions& options);
-void ResumeSandbox(Sandbox& sandbox);
 
 // In a new process without an arena: the sandbox of the file, whose guests wait until the
 // scheduler has been started kFrozen and FinishRestore was called. `config` has the descriptors of

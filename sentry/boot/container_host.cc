@@ -29,7 +29,7 @@ Result<Ref<kernel::Container>> MakeContainer(kernel::Kernel& kernel,
   request.hostname = config.hostname;
   if (!config.domainname.empty()) request.domainname = config.domainname;
   request.pids_limit = config.pids_limit;
-  request.unkillable_init = config.init_is_spared;
+  request.unkillable_init = config.unkillable_init;
   return kernel::Container::Make(kernel, std::move(request));
 }
 
@@ -125,7 +125,7 @@ ContainerHost::ContainerHost(kernel::Kernel& kernel, ContainerNumber number_in,
 std::function<void()> TellGoferLost(Sandbox& sandbox, ContainerNumber number) {
   // From a fiber of its own: whoever has noticed it holds locks.
   return [&sandbox, number] {
-    const arena::ArenaScope arena_heap;
+    const arena::ArenaHeapScope arena_heap;
     const auto told = sched::Fiber::Spawn(sandbox.kernel.scheduler.worker(0), [&sandbox, number] {
       sandbox.events().GoferLost(number);
     });
@@ -152,7 +152,7 @@ Result<void> StartContainer(Sandbox& sandbox, Ref<ContainerHost> host) {
   const ProcessConfig& process = host->process;
   kernel::ProcessRequest request;
   // It is a command like any other: whoever started it continues it, as a shell does.
-  request.job_control = !host->config.init_is_spared;
+  request.job_control = !host->config.unkillable_init;
   request.credentials = CredentialsOf(process);
   request.limits = LimitsOf(process);
   request.path = process.exec_path.empty() ? process.argv[0] : process.exec_path;

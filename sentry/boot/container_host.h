@@ -34,7 +34,7 @@ struct ContainerHost : RefCounted<ContainerHost> {
   const Ref<ContainerDevices> devices;
   Ref<kernel::Container> container;  // set when it is made
 
-  // Of the fibers of its processes, from the start of the first one to Dismantle.
+  // Belongs to the fibers of its processes, from the start of the first one to Dismantle.
   Ref<fs::GoferConnection> gofer;
   Ref<vfs::MountNamespace> mounts;
   std::vector<Ref<fs::GoferFs>> gofer_trees;

@@ -265,7 +265,7 @@ void VisitFields(Visitor& visitor, ProcessConfig& config) {
 template <class Visitor>
 void VisitFields(Visitor& visitor, ContainerConfig& config) {
   visitor.Field("id", config.id);
-  visitor.Field("init_is_spared", config.init_is_spared);
+  visitor.Field("unkillable_init", config.unkillable_init);
   visitor.Field("hostname", config.hostname);
   visitor.Field("domainname", config.domainname);
   visitor.Objects("mounts", config.mounts);

@@ -79,9 +79,9 @@ struct ContainerConfig {
   std::string hostname = "skep", domainname;
   std::vector<MountConfig> mounts;  // mounted in this order; the first is "/"
   std::vector<std::string> masked_paths, readonly_paths;
-  bool init_is_spared = true;  // it is a container's init (KernelConfig)
-  uint64_t pids_limit = 0;     // 0: none
-  int gofer_fd = -1;           // client socket of the gofer
+  bool unkillable_init = true;  // it is a container's init (KernelConfig)
+  uint64_t pids_limit = 0;      // 0: none
+  int gofer_fd = -1;            // client socket of the gofer
   // Ids of the container for those of whoever started it: inside, outside and count, repeated.
   std::vector<uint32_t> uid_map, gid_map;
 };

@@ -22,7 +22,7 @@ TEST(BootConfigJson, EveryFieldComesBack) {
   config.no_new_privs = true;
   config.rlimits = {{7, 1024, ~uint64_t{0}}};
   config.oom_score_adj = -999;
-  config.init_is_spared = false;
+  config.unkillable_init = false;
   config.terminal_errors = false;
   config.terminal_input = false;
   MountConfig mount;
@@ -43,7 +43,7 @@ TEST(BootConfigJson, EveryFieldComesBack) {
   EXPECT_EQ(back->mounts[0].kind, MountConfig::Kind::kDev);
   EXPECT_EQ(back->stdio_fds[0], -1);
   EXPECT_EQ(back->oom_score_adj, -999);
-  EXPECT_FALSE(back->init_is_spared);
+  EXPECT_FALSE(back->unkillable_init);
   EXPECT_FALSE(back->terminal_errors);
   EXPECT_FALSE(back->terminal_input);
   EXPECT_EQ(back->uid, 4294967294U);

@@ -47,7 +47,7 @@ class Unpacker {
     const uint64_t value = Word();
     return value <= most ? value : Fail();
   }
-  // So many elements of at least `size` bytes must be there.
+  // `count` elements of at least `size` bytes must be there.
   uint64_t Count(uint64_t most, size_t size) {
     const uint64_t count = Word(most);
     return count <= in_.size() / size ? count : Fail();

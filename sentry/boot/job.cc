@@ -10,7 +10,7 @@ namespace skep::boot {
 
 bool SignalFirst(ContainerHost& host, int signo) {
   if (signo < 1 || signo > kernel::kSignals) return false;
-  const arena::ArenaScope arena_heap;
+  const arena::ArenaHeapScope arena_heap;
   kernel::Kernel& kernel = host.container->kernel();
   kernel::TasksLock lock(kernel);
   kernel::ThreadGroup* init = host.container->init();
@@ -18,7 +18,7 @@ bool SignalFirst(ContainerHost& host, int signo) {
 }
 
 bool SuspendGroup(ContainerHost& host, int signo) {
-  const arena::ArenaScope arena_heap;
+  const arena::ArenaHeapScope arena_heap;
   kernel::Kernel& kernel = host.container->kernel();
   kernel::TasksLock lock(kernel);
   kernel::ThreadGroup* init = host.container->init();
@@ -38,7 +38,7 @@ bool SuspendGroup(ContainerHost& host, int signo) {
 }
 
 void ContinueGroup(ContainerHost& host, bool foreground) {
-  const arena::ArenaScope arena_heap;
+  const arena::ArenaHeapScope arena_heap;
   kernel::Kernel& kernel = host.container->kernel();
   host.suspending = false;
   host.suspended = false;

@@ -9,7 +9,7 @@
 #include "sentry/fs/overlay/overlay_fs.h"
 #include "sentry/fs/tmpfs/tmpfs.h"
 #include "sentry/kernel/file_systems.h"
-#include "sentry/vfs/walk.h"
+#include "sentry/vfs/name_ops.h"
 
 namespace skep::boot {
 namespace {
@@ -43,8 +43,9 @@ class Mounter {
   Result<void> Root(const MountConfig& config) {
     Ref<vfs::FileSystem> root = TRY(Make(config));
     kernel::Kernel& kernel = context_.kernel;
-    context_.mounts = MakeRef<vfs::MountNamespace>(
-        std::move(root), Flags(config), kernel.NextNamespaceNumber(), init_.creds().user_namespace);
+    context_.mounts =
+        MakeRef<vfs::MountNamespace>(std::move(root), Flags(config) & ~uint64_t{MS_RDONLY},
+                                     kernel.NextNamespaceNumber(), init_.creds().user_namespace);
     const vfs::Path path = context_.mounts->root();
     auto fs = MakeRef<vfs::FsContext>(context_.mounts, path, path, context_.process.umask);
     kernel::TasksLock lock(kernel);
@@ -64,9 +65,14 @@ class Mounter {
     return {};
   }
 
+  // All mount points have been made in the root: it becomes what its configuration says.
+  void FinishRoot(const MountConfig& config) {
+    context_.mounts->root().mount->SetFlags(Flags(config));
+  }
+
   // An empty read-only directory, or /dev/null, over what must not be seen (runc: maskPath).
   Result<void> Mask(const std::string& path) {
-    vfs::Walker walker(init_, *init_.fs);
+    vfs::NameOps walker(init_, *init_.fs);
     auto found = walker.Resolve(path, {});
     if (!found || found->inode() == nullptr) return {};  // what is not there needs no mask
     const bool directory = found->inode()->IsDir();
@@ -85,7 +91,7 @@ class Mounter {
   }
 
   Result<void> MakeReadOnly(const std::string& path) {
-    vfs::Walker walker(init_, *init_.fs);
+    vfs::NameOps walker(init_, *init_.fs);
     auto found = walker.Resolve(path, {});
     if (!found || found->inode() == nullptr) return {};
     const uint64_t flags = found->mount->flags() | MS_RDONLY;
@@ -148,7 +154,7 @@ class Mounter {
   // The mount point; made if the tree lets us, as runc does: a directory for a directory, an empty
   // file for a file.
   Result<vfs::Path> MakePoint(const std::string& destination, bool directory) {
-    vfs::Walker walker(init_, *init_.fs);
+    vfs::NameOps walker(init_, *init_.fs);
     auto found = walker.Resolve(destination, {});
     if (found && found->inode() != nullptr) return *found;
     for (size_t at = destination.find('/', 1); at != std::string::npos;
@@ -197,12 +203,13 @@ Result<void> MountAll(const MountContext& context, kernel::Task& init, std::stri
     TRY(told(what.c_str(), config.destination, first ? mounter.Root(config) : mounter.Add(config)));
     first = false;
   }
+  mounter.FinishRoot(context.config.mounts.front());
   for (const std::string& path : context.config.readonly_paths) {
     TRY(told("make read-only", path, mounter.MakeReadOnly(path)));
   }
   for (const std::string& path : context.config.masked_paths)
     TRY(told("mask", path, mounter.Mask(path)));
-  vfs::Walker walker(init, *init.fs);
+  vfs::NameOps walker(init, *init.fs);
   auto cwd = walker.Resolve(context.process.cwd, {.directory = true});
   TRY(told("enter the working directory", context.process.cwd,
            cwd ? Result<void>() : Fail(cwd.error().code())));

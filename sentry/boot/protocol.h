@@ -40,7 +40,7 @@ struct SignalRequest {
   std::string container, exec;
   int32_t signo = 0;
 };
-// Of an exec session's terminal -> DoneReply.
+// The size of an exec session's terminal -> DoneReply.
 struct WindowRequest {
   std::string container, exec;
   uint32_t rows = 0, columns = 0;

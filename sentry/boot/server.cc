@@ -91,7 +91,7 @@ void ControlServer::Serve(int maps_fd) {
       owned = false;
       LoseStarter();
     }
-    const arena::ArenaScope arena_heap;
+    const arena::ArenaHeapScope arena_heap;
     for (size_t i = 0; i < gofers.size(); ++i) {
       if (fds[first_gofer + i].revents != 0) GoferLost(gofers[i]);
     }
@@ -148,7 +148,7 @@ bool ControlServer::ServeCommand(int maps_fd) {
       ReleaseStarters();
       break;
     case CliCommand::Kind::kWindow: {
-      const arena::ArenaScope arena_heap;
+      const arena::ArenaHeapScope arena_heap;
       starters_->terminals().SetConsoleWindow(WindowOf(command->value));
       break;
     }
@@ -160,12 +160,12 @@ void ControlServer::LoseStarter() {
   if (!listens()) _exit(1);  // the CLI is gone: so is the reason to run
   // What it has stopped would wait for it for ever.
   if (starters_->suspended.load()) ContinueGroup(*starters_, false);
-  const arena::ArenaScope arena_heap;
+  const arena::ArenaHeapScope arena_heap;
   starters_->terminals().StopConsole();
 }
 
 void ControlServer::Tell(SentryEvent::Kind kind, int status, std::string_view text) {
-  const arena::HostScope host;
+  const arena::HostHeapScope host;
   if (control_) (void)SendEvent(FdOf(control_), {kind, status, std::string(text)});
 }
 
@@ -205,7 +205,7 @@ void ControlServer::Drop(ControlClient& client) {
       }
       for (const Ref<ExecSession>& session : forgotten) container.sessions.erase(session->id);
     }
-    arena::HostScope host;
+    arena::HostHeapScope host;
     OwnedFd socket = arena::HostTable::Get().Remove(client.socket);
   }
   // Nobody is at these terminals any more.

@@ -177,7 +177,7 @@ void ControlServer::Ended(ContainerHost& host, int status) {
 }
 
 void ControlServer::ReleaseStarters() {
-  const arena::ArenaScope arena_heap;
+  const arena::ArenaHeapScope arena_heap;
   {
     MutexLock lock(mutex_);
     Served* served = Find(starters_->number);

@@ -10,7 +10,7 @@
 #include "sentry/boot/credentials.h"
 #include "sentry/kernel/clone.h"
 #include "sentry/loader/elf.h"
-#include "sentry/vfs/walk.h"
+#include "sentry/vfs/name_ops.h"
 
 namespace skep::boot {
 namespace {
@@ -39,7 +39,7 @@ Result<std::string> FindProgram(kernel::Task& task, const ProcessConfig& process
     const size_t end = std::min(path.find(':'), path.size());
     const std::string_view directory = path.substr(0, end);
     std::string candidate = directory.empty() ? "./" + name : fmt::format("{}/{}", directory, name);
-    vfs::Walker walker(task, *task.fs);
+    vfs::NameOps walker(task, *task.fs);
     const Result<vfs::Path> found = walker.Resolve(candidate, {});
     if (found && found->inode() != nullptr && !found->inode()->IsDir()) {
       if (loader::OpenExecutable(walker, *found)) return candidate;
@@ -66,7 +66,7 @@ Result<Ref<vfs::File>> OpenTerminal(kernel::Task& task, ExecSession& session) {
 constexpr size_t kDatabaseMax = size_t{4} << 20;
 
 // What is not there is empty, as for getpwnam(3).
-std::string ReadFile(vfs::Walker& walker, const char* path) {
+std::string ReadFile(vfs::NameOps& walker, const char* path) {
   const Result<vfs::Path> found = walker.Resolve(path, {});
   if (!found || found->inode() == nullptr || found->inode()->type() != S_IFREG) return "";
   const Result<Ref<vfs::File>> file = found->inode()->Open(walker.caller(), *found, O_RDONLY);
@@ -85,7 +85,7 @@ std::string ReadFile(vfs::Walker& walker, const char* path) {
 // The process becomes who the request names.
 Result<void> BecomeUser(kernel::Task& task, ExecSession& session) {
   if (session.user.empty()) return {};
-  vfs::Walker walker(task, *task.fs);
+  vfs::NameOps walker(task, *task.fs);
   const UserDatabase database = {ReadFile(walker, "/etc/passwd"), ReadFile(walker, "/etc/group")};
   HostResult<User> user = ParseUser(session.user, &database);
   if (!user) {
@@ -124,7 +124,7 @@ Result<void> PrepareFiles(kernel::Task& task, ExecSession& session) {
     task.fs.Set(std::move(fs));
   }
   TRY(BecomeUser(task, session));
-  vfs::Walker walker(task, *task.fs);
+  vfs::NameOps walker(task, *task.fs);
   const Result<vfs::Path> cwd = walker.Resolve(process.cwd, {.directory = true});
   if (!cwd) {
     session.failure = fmt::format("cannot enter the working directory {}: {}", process.cwd,

@@ -35,7 +35,7 @@ struct ExecSession : RefCounted<ExecSession> {
   Ref<ControlClient> owner;  // who started it
   std::string failure;       // of the start, in words
 
-  // Of the session's fibers; others may look at the console while it is `running`.
+  // Belongs to the session's fibers; others may look at the console while it is `running`.
   Ref<anon::Console> console;
   int console_index = -1;
 

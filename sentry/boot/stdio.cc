@@ -33,7 +33,7 @@ Result<Ref<vfs::File>> MakeFile(kernel::Kernel& kernel, const ProcessConfig& con
 void CloseErrors(ProcessStdio& stdio) {
   const arena::HostFd errors = stdio.fds[2];
   if (!errors || errors == stdio.fds[0] || errors == stdio.fds[1]) return;
-  const arena::HostScope host;
+  const arena::HostHeapScope host;
   const OwnedFd closed = arena::HostTable::Get().Remove(errors);
   stdio.fds[2] = stdio.fds[1];
 }
@@ -57,7 +57,7 @@ void AdoptStdio(const ProcessConfig& config, ProcessStdio& stdio) {
 void ReleaseStdio(ProcessStdio& stdio) {
   stdio.files = {};
   if (stdio.opened) return;
-  const arena::HostScope host;
+  const arena::HostHeapScope host;
   for (size_t i = 0; i < stdio.fds.size(); ++i) {
     const arena::HostFd fd = stdio.fds[i];
     if (!fd || std::find(stdio.fds.begin(), stdio.fds.begin() + i, fd) != stdio.fds.begin() + i) {

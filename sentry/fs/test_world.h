@@ -14,8 +14,8 @@
 #include "sentry/mm/memory_file.h"
 #include "sentry/vfs/dentry_cache.h"
 #include "sentry/vfs/file.h"
+#include "sentry/vfs/name_ops.h"
 #include "sentry/vfs/permission.h"
-#include "sentry/vfs/walk.h"
 
 namespace skep::fs {
 
@@ -72,9 +72,9 @@ class World {
         *memory, TmpFsOptions{.dev_minor = dev_minor, .max_bytes = max_bytes, .mode = 0755});
   }
 
-  vfs::Walker Walk() { return vfs::Walker(caller, *context); }
-  vfs::Walker WalkFrom(std::string_view start) {
-    return vfs::Walker(caller, *context, Find(start).value());
+  vfs::NameOps Walk() { return vfs::NameOps(caller, *context); }
+  vfs::NameOps WalkFrom(std::string_view start) {
+    return vfs::NameOps(caller, *context, Find(start).value());
   }
 
   Result<vfs::Path> Find(std::string_view path, vfs::WalkOptions options = {}) {
@@ -106,7 +106,7 @@ class World {
     return Code(Walk().Link(*found, path));
   }
   int Rename(std::string_view from, std::string_view to, uint32_t flags = 0) {
-    vfs::Walker other = Walk();
+    vfs::NameOps other = Walk();
     return Code(Walk().Rename(from, other, to, flags));
   }
   int Chmod(std::string_view path, uint32_t mode) {

@@ -101,7 +101,7 @@ namespace {
 // The body of a started process's fiber up to its first instruction.
 Result<void> LoadFirst(Task& task, ProcessRequest& request) {
   if (request.find) request.path = TRY(request.find(task));
-  vfs::Walker walker(task, *task.fs);
+  vfs::NameOps walker(task, *task.fs);
   const vfs::Path path = TRY(walker.Resolve(request.path, {}));
   Ref<vfs::File> file = TRY(loader::OpenExecutable(walker, path));
   loader::Program program = TRY(loader::Prepare(walker, file, request.path, std::move(request.argv),

@@ -29,7 +29,7 @@ class StartedProcess final : public RefCounted<StartedProcess> {
   Container& container() const { return *container_; }
   const std::string& exec_id() const { return exec_id_; }  // "": the container's init
   bool is_init() const { return exec_id_.empty(); }
-  // Whoever started it is told of its stops and can continue it, as a shell would.
+  // The command that started it is told of its stops and can continue it, as a shell would.
   bool job_control() const { return job_control_; }
 
   // Null: it has ended.

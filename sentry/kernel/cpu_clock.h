@@ -6,7 +6,7 @@
 
 namespace skep::kernel {
 
-// Of a thread or of a process; its user time only, or all.
+// The CPU clock of a thread or of a process: its user time, or user and system time.
 struct CpuClock {
   int id = 0;  // 0: the caller's
   bool thread = false;

@@ -1,10 +1,11 @@
 // execve(2) from the point where the arguments are in the kernel (Linux: fs/exec.c).
-#include <sys/auxv.h>
 #include <sys/personality.h>
 #include <algorithm>
 #include <cstring>
 
 #include "base/host_call.h"
+#include "base/missing_defs.h"
+#include "platform/xsave.h"
 #include "sentry/kernel/clone.h"
 #include "sentry/kernel/cpu_time.h"
 #include "sentry/kernel/credentials.h"
@@ -168,16 +169,7 @@ Result<void> EnterProgram(Task& task, const platform::Registers& first) {
   platform::Registers* r = task.LoadRegisters(platform::LoadXsave::kYes);
   if (r == nullptr) return Fail(kKilled);
   *r = first;
-  std::span<std::byte> xsave = task.context().xsave();
-  // The initial x87 and SSE state; the software-reserved words stay.
-  std::array<std::byte, 48> reserved;
-  memcpy(reserved.data(), xsave.data() + 464, reserved.size());
-  memset(xsave.data(), 0, xsave.size());
-  const uint16_t control = 0x37f;
-  const uint32_t mxcsr = 0x1f80;
-  memcpy(xsave.data(), &control, sizeof control);
-  memcpy(xsave.data() + 24, &mxcsr, sizeof mxcsr);
-  memcpy(xsave.data() + 464, reserved.data(), reserved.size());
+  platform::xsave::Clear(task.context().xsave());
   return {};
 }
 
@@ -195,7 +187,7 @@ loader::LoadContext LoadContextFor(Task& task, const auth::ExecCredentials& ids)
   }
   context.hwcap = getauxval(AT_HWCAP);
   context.hwcap2 = getauxval(AT_HWCAP2);
-  context.minsigstksz = getauxval(51 /* AT_MINSIGSTKSZ */);
+  context.minsigstksz = getauxval(AT_MINSIGSTKSZ);
   return context;
 }
 
@@ -210,7 +202,7 @@ Result<void> Commit(Task& task, const loader::Program& program, const Identity& 
   ChangeIdentity(task, program, identity);
   task.restart = {};
   const loader::LoadContext context = LoadContextFor(task, identity.ids);
-  const loader::Loaded loaded = TRY(loader::Load(*task.mm, task, program, context));
+  const loader::Loaded loaded = TRY(loader::Load(*task.mm, program, context));
   // Linux: only the program itself stays protected from being written to.
   if (program.script) program.script->AllowWrites();
   if (program.interpreter.file) program.interpreter.file->AllowWrites();

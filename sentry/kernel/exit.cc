@@ -46,6 +46,8 @@ bool NotifyParentOfExit(ThreadGroup& group) REQUIRES(tasks) {
   int signo = group.exit_signal;
   // The parent may have become a program that this child must not harm.
   if (group.parent_exec_id != parent->self_exec_id) signo = SIGCHLD;
+  // clone(2) takes any eight bits (Linux: do_notify_parent looks for valid_signal here).
+  if (signo > kSignals) signo = 0;
   const SignalAction action = signo == 0 ? SignalAction{} : parent->handlers->Of(signo);
   const bool unwanted =
       signo == SIGCHLD && (action.IsIgnored() || (action.flags & SA_NOCLDWAIT) != 0);
@@ -244,7 +246,7 @@ void ReleaseMemory(Task& task) {
   if (task.context_ref) {
     auto context = arena::HostTable::Get().Remove(task.context_ref);
     task.context_ref = {};
-    arena::HostScope host;
+    arena::HostHeapScope host;
     context.reset();
   }
   if (mm && mm->users.fetch_sub(1) == 1) {

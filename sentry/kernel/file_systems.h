@@ -32,8 +32,8 @@ struct FileSystemRequest {
 
 struct FileSystemType {
   std::string_view name;
-  // Whose CAP_SYS_ADMIN mount(2) asks for: that of the mount namespace's owner (Linux:
-  // FS_USERNS_MOUNT), or that of the first user namespace.
+  // mount(2) asks for CAP_SYS_ADMIN in this user namespace: the owner of the mount namespace
+  // (Linux: FS_USERNS_MOUNT), or the first one.
   enum class Capability : uint8_t { kOwner, kFirst } capability = Capability::kFirst;
   // Null: it has files, and is not made by its name: the kernel has one (pipefs), or its layers
   // come from outside (overlay, 9p).

@@ -23,7 +23,7 @@ Result<void> SaveContext(Task& task) {
   platform::Context* context = arena::HostTable::Get().Get(task.context_ref);
   if (context == nullptr) return Fail(ESRCH);
   {
-    const arena::HostScope host;
+    const arena::HostHeapScope host;
     TRY(context->Load(platform::LoadXsave::kYes));
   }
   task.saved_registers = context->registers();
@@ -46,7 +46,7 @@ Result<void> RestoreContext(Task& task) {
 
 // Calls `each` for every task that has a guest thread, on its worker.
 Result<void> OnEveryContext(Kernel& kernel, Result<void> (*each)(Task&)) {
-  const arena::ArenaScope arena_heap;
+  const arena::ArenaHeapScope arena_heap;
   const std::vector<Ref<Task>> tasks = AllTasks(kernel);
   Result<void> result;
   kernel.scheduler.OnEachWorker([&](sched::Worker& worker) {
@@ -62,21 +62,21 @@ Result<void> OnEveryContext(Kernel& kernel, Result<void> (*each)(Task&)) {
 
 bool Freeze(Kernel& kernel, uint64_t timeout_ns) {
   {
-    const arena::ArenaScope arena_heap;
+    const arena::ArenaHeapScope arena_heap;
     // A task that is not in the list was published later, and sees the gate closed.
     kernel.freeze_gate().Close();
     for (const Ref<Task>& task : AllTasks(kernel)) task->fiber->StopGuest();
   }
   if (kernel.scheduler.Quiesce(timeout_ns)) return true;
-  const arena::ArenaScope arena_heap;
+  const arena::ArenaHeapScope arena_heap;
   kernel.freeze_gate().Open();
   return false;
 }
 
 Result<void> SaveContexts(Kernel& kernel) {
   {
-    // What is kept in ticks of this processor becomes time.
-    const arena::ArenaScope arena_heap;
+    // CPU time that is kept in ticks of this processor becomes nanoseconds.
+    const arena::ArenaHeapScope arena_heap;
     TasksLock lock(kernel);
     SettleEverybody(kernel);
   }
@@ -86,7 +86,7 @@ Result<void> RestoreContexts(Kernel& kernel) { return OnEveryContext(kernel, &Re
 
 void Thaw(Kernel& kernel) {
   kernel.scheduler.Thaw();
-  const arena::ArenaScope arena_heap;
+  const arena::ArenaHeapScope arena_heap;
   kernel.freeze_gate().Open();
 }
 

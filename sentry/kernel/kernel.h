@@ -40,10 +40,14 @@ struct Hooks {
   std::span<const FileSystemType> file_systems;  // kernel/file_systems.h
 };
 
-// Who is told what guests do (--strace); syscalls/strace.h.
+// Is told what guests do (--strace); syscalls/strace.h.
 class StraceSink {
  public:
   virtual ~StraceSink() = default;
+  // A system call begins, and ends. A call that does not return has no end.
+  virtual void Enter(Task& task, uint64_t number, const std::array<uint64_t, 6>& args) = 0;
+  virtual void Leave(Task& task, uint64_t number, const std::array<uint64_t, 6>& args,
+                     const Result<uint64_t>& result) = 0;
   // The execve of the first program, which no guest calls.
   virtual void Started(Task& init, const std::string& path,
                        const std::vector<std::string>& argv) = 0;
@@ -94,7 +98,7 @@ class Kernel {
   void NoteTaskGone() REQUIRES(tasks) { --task_count_; }
   void NoteFork() { forks_.fetch_add(1, std::memory_order_relaxed); }
   uint64_t forks() const { return forks_.load(std::memory_order_relaxed); }
-  // Of all threads that are gone.
+  // The sum over all threads that are gone.
   const Usage& ended() const REQUIRES(tasks) { return ended_; }
   void NoteEnd(const Usage& usage) REQUIRES(tasks) { ended_.Add(usage); }
 

@@ -28,7 +28,7 @@ struct NamespacesTest : ::testing::Test {
   std::vector<Ref<Task>> made;
 
   void SetUp() override {
-    const arena::ArenaScope arena;
+    const arena::ArenaHeapScope arena;
     kernel = std::make_unique<Kernel>(KernelConfig{.workers = 1});
     kernel->anon_fs = MakeRef<vfs::AnonFs>(9u);
     one = Container::Make(*kernel, {.id = "one", .hostname = "first"}).value();
@@ -229,7 +229,7 @@ TEST_F(NamespacesTest, CapabilitiesHoldInTheOwnUserNamespaceAndBelow) {
   EXPECT_TRUE(inside.HasIn(below.get(), CAP_KILL));
   EXPECT_FALSE(inside.HasIn(first.get(), CAP_KILL));
   EXPECT_FALSE(inside.HasIn(beside.get(), CAP_KILL));
-  // Whoever made a namespace has all in it, without having any outside.
+  // The user who made a namespace has all capabilities in it, without having any outside.
   auth::Credentials owner;
   owner.user_namespace = first;
   owner.euid = 1000;
@@ -266,7 +266,7 @@ struct NestedTest : NamespacesTest {
 
   void SetUp() override {
     NamespacesTest::SetUp();
-    const arena::ArenaScope arena;
+    const arena::ArenaHeapScope arena;
     const auth::IdMap map({{0, 1000, 100}});
     const auto users = MakeRef<auth::UserNamespace>(kernel->user_namespace, 0u,
                                                     kernel->NextNamespaceNumber(), map, map);

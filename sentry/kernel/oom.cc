@@ -17,7 +17,7 @@ namespace {
 constexpr uint64_t kMsNs = 1'000'000;
 constexpr uint64_t kMinLookNs = kMsNs;
 constexpr uint64_t kMaxLookNs = 250 * kMsNs;
-// What one CPU can fill with zeros, at most.
+// An upper bound of how fast one CPU can write zeros.
 constexpr uint64_t kBytesPerNs = 4;
 // A victim's pages come back within this time, or another one is chosen.
 constexpr uint64_t kVictimTimeNs = 1000 * kMsNs;
@@ -38,7 +38,7 @@ uint64_t OomKiller::Look(uint64_t now_ns) {
   const uint64_t room = kernel_.memory->limit().Room();
   if (room == 0 && !wanted_.exchange(true)) wanted_queue_.Wake();
   const auto workers = static_cast<uint64_t>(kernel_.scheduler.worker_count());
-  // The host counts kept pages, which go back when it is looked again.
+  // The host counts kept pages, which go back to it at the next look.
   const uint64_t free = room - std::min(room, kernel_.memory->KeptBytes());
   return now_ns + std::clamp(free / (kBytesPerNs * workers), kMinLookNs, kMaxLookNs);
 }
@@ -64,7 +64,8 @@ void OomKiller::Serve() {
     if (kernel_.memory->limit().Room() < mm::MemoryLimit::kCopyStep) {
       for (const Candidate& c : Candidates()) c.mm->GiveBackUntouched();
     }
-    // Whoever asked has found less than it needs, if more than nothing.
+    // A caller asks when less than kCopyStep is free, which may be more than zero: kill until that
+    // much is free.
     while (killed && kernel_.memory->limit().Room() < mm::MemoryLimit::kCopyStep) {
       killed = KillOne();
     }
@@ -115,7 +116,7 @@ std::vector<OomKiller::Candidate> OomKiller::Candidates() {
 // Linux: select_bad_process and oom_badness; but memory of the kernel counts for those who made it
 // grow, because a process that fills pipes has next to none of its own.
 const OomKiller::Candidate* OomKiller::Choose(std::vector<Candidate>& candidates) const {
-  // One that is ending anyway, and may wait for memory in the host.
+  // A process that is ending anyway comes first: it may be waiting for memory in the host.
   for (const Candidate& c : candidates) {
     const auto keeps = [&](const Candidate& other) { return other.mm == c.mm && !other.exiting; };
     if (!c.exiting ||
@@ -146,7 +147,7 @@ bool OomKiller::KillOne() {
   if (worst == nullptr) return false;
   victims_.push_back(worst->group->pid->global_number());
   if (!worst->exiting) {
-    const arena::HostScope host;
+    const arena::HostHeapScope host;
     SKEP_LOG(kWarning, "the memory limit is reached: process {} with {} KiB is killed",
              worst->group->tgid, worst->bytes >> 10);
   }

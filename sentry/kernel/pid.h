@@ -49,7 +49,7 @@ class Pid final : public vfs::ProcessId {
   ProcessGroup* process_group() const REQUIRES(tasks) { return process_group_; }
   Session* session() const REQUIRES(tasks) { return session_; }
 
-  // Who bears it now; null: nobody any more. Without a bearer the numbers are taken back.
+  // Its user now; null: none any more. Numbers without a user become free.
   void SetTask(Task* task) REQUIRES(tasks);
   void SetGroup(ThreadGroup* group) REQUIRES(tasks);
 

@@ -61,8 +61,8 @@ void DeleteIntervalTimers(ThreadGroup& group) EXCLUDES(tasks);
 // Interval timers that waited for that go on; overruns are told in `info`.
 void SignalTaken(ThreadGroup& group, PosixTimer* timer, siginfo_t& info) REQUIRES(tasks);
 
-// Of a timer with a cpu_clock: the clock's time (`process`: what the process has
-// used), and its expiry.
+// The time of a cpu_clock timer's clock (`process`: CPU time that the process has used), and its
+// expiry.
 uint64_t CpuTimeFor(const PosixTimer& timer, const Usage& process) REQUIRES(tasks);
 void FireCpuTimer(PosixTimer& timer, uint64_t now) REQUIRES(tasks);
 

@@ -3,6 +3,7 @@
 #include <sys/syscall.h>
 #include <cstring>
 
+#include "platform/exceptions.h"
 #include "sentry/arena/arena.h"
 #include "sentry/kernel/clone.h"
 #include "sentry/kernel/cpu_time.h"
@@ -20,9 +21,6 @@ namespace skep::kernel {
 namespace {
 
 constexpr uint64_t kSyscallInstruction = 2;  // bytes of `syscall`
-// Linux: enum x86_pf_error_code.
-constexpr uint32_t kErrorPresent = 1, kErrorWrite = 2, kErrorFetch = 16;
-constexpr uint32_t kPageFaultVector = 14;
 
 bool IsRestart(int code) {
   return code == kRestartSys || code == kRestartNoIntr || code == kRestartNoHand ||
@@ -63,7 +61,7 @@ platform::Registers* Task::LoadRegisters(platform::LoadXsave xsave) {
   platform::Context& c = context();
   bool loaded;
   {
-    arena::HostScope host;
+    arena::HostHeapScope host;
     loaded = c.Load(xsave).has_value();
   }
   if (loaded) return &c.registers();
@@ -75,7 +73,7 @@ platform::Registers* Task::LoadRegisters(platform::LoadXsave xsave) {
 bool Task::Start() {
   if (start.failed()) return false;
   if (context_ref) {  // init, whose program is loaded already, or one that was made by its maker
-    const arena::HostScope host;
+    const arena::HostHeapScope host;
     return context().MoveTo(fiber->worker().engine()).has_value();
   }
   int error = 0;
@@ -150,13 +148,14 @@ void Task::HandleStop(const platform::Stop& stop) {
 
 void Task::HandleFault(const platform::FaultStop& fault) {
   siginfo_t info;
-  if (fault.vector == 14 || fault.signo == SIGBUS) {
+  if (fault.vector == platform::kPageFaultVector || fault.signo == SIGBUS) {
     minor_faults.store(minor_faults.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
-    mm::MemoryManager::FaultAccess access;
+    mm::FaultAccess access;
     // An engine that cannot tell leaves the bits clear.
-    if ((fault.error_code & kErrorWrite) != 0) access.write = 1;
-    if ((fault.error_code & kErrorFetch) != 0) access.exec = 1;
-    access.protection = (fault.error_code & 1) != 0 || fault.code == SEGV_ACCERR;
+    if ((fault.error_code & platform::kFaultWrite) != 0) access.write = mm::Did::kYes;
+    if ((fault.error_code & platform::kFaultFetch) != 0) access.fetch = mm::Did::kYes;
+    access.protection =
+        (fault.error_code & platform::kFaultPresent) != 0 || fault.code == SEGV_ACCERR;
     const mm::FaultResult result = mm->HandleFault(fault.address, access, MemoryLimits());
     if (result.outcome == mm::FaultOutcome::kRetry) return;
     if (result.outcome == mm::FaultOutcome::kKilled) {
@@ -177,15 +176,15 @@ void Task::HandleFault(const platform::FaultStop& fault) {
 // what refused the access. Whether nothing was to be read or to be written stays unknown.
 void Task::CompleteErrorCode(const mm::FaultResult& result) {
   auto* fault = std::get_if<platform::FaultStop>(&last_stop);
-  if (fault == nullptr || fault->vector != kPageFaultVector) return;
-  uint32_t code = fault->error_code & ~kErrorPresent;
-  if (result.readable) code |= kErrorPresent;
-  if ((code & (kErrorWrite | kErrorFetch)) == 0) {
+  if (fault == nullptr || fault->vector != platform::kPageFaultVector) return;
+  uint32_t code = fault->error_code & ~platform::kFaultPresent;
+  if (result.readable) code |= platform::kFaultPresent;
+  if ((code & (platform::kFaultWrite | platform::kFaultFetch)) == 0) {
     const platform::Registers* r = LoadRegisters();
     if (r != nullptr && r->rip == fault->address) {
-      code |= kErrorFetch;
+      code |= platform::kFaultFetch;
     } else if (result.readable) {
-      code |= kErrorWrite;
+      code |= platform::kFaultWrite;
     }
   }
   fault->error_code = code;

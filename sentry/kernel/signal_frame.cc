@@ -5,17 +5,18 @@
 
 #include "base/limits.h"
 #include "base/missing_defs.h"
+#include "platform/exceptions.h"
+#include "platform/xsave.h"
 #include "sentry/kernel/kernel.h"
 #include "sentry/kernel/signals.h"
 
 namespace skep::kernel {
 namespace {
 
+namespace xsave = platform::xsave;
+
 constexpr uint64_t kUcFpXstate = 1, kUcSigcontextSs = 2, kUcStrictRestoreSs = 4;
-constexpr uint32_t kMagic1 = 0x46505853, kMagic2 = 0x46505845;
-constexpr size_t kSoftwareReserved = 464;  // in the legacy area
-constexpr size_t kXsaveHeader = 512;       // xfeatures is its first word
-constexpr size_t kMinXsave = 512 + 64;
+constexpr uint64_t kAlwaysThere = xsave::kX87 | xsave::kSse;
 constexpr uint64_t kRedZone = 128;
 constexpr uint16_t kUserCs = 0x33, kUserSs = 0x2b;
 constexpr uint64_t kFlagsFixed = 0x202, kFlagsUser = 0x250dd5;  // what sigreturn may change
@@ -44,14 +45,6 @@ struct Frame {  // struct rt_sigframe
 };
 static_assert(sizeof(Frame) == 440);
 
-// struct _fpx_sw_bytes
-struct SoftwareBytes {
-  uint32_t magic1, extended_size;
-  uint64_t xfeatures;
-  uint32_t xstate_size, padding[7];
-};
-static_assert(sizeof(SoftwareBytes) == 48);
-
 }  // namespace
 }  // namespace skep::kernel
 
@@ -78,36 +71,34 @@ void FromContext(const SigContext& c, platform::Registers& r) {
 }
 
 // Writes the xsave area with Linux's software bytes at `at`.
-Result<void> PushXsave(Task& task, std::span<const std::byte> xsave, uint64_t at) {
-  std::vector<std::byte> image(xsave.begin(), xsave.end());
-  uint64_t xfeatures = 0;
-  memcpy(&xfeatures, image.data() + kXsaveHeader, sizeof xfeatures);
-  SoftwareBytes software{};
-  software.magic1 = kMagic1;
-  software.extended_size = static_cast<uint32_t>(image.size() + sizeof kMagic2);
-  // What the frame may hold is what the CPU has enabled (XCR0), kept by Linux in this same place.
-  memcpy(&software.xfeatures, xsave.data() + kSoftwareReserved, sizeof software.xfeatures);
-  if (software.xfeatures == 0) software.xfeatures = xfeatures | 3;
+Result<void> PushXsave(Task& task, std::span<const std::byte> area, uint64_t at) {
+  std::vector<std::byte> image(area.begin(), area.end());
+  // x87 and SSE are always in the frame.
+  const uint64_t features = xsave::ReadAt<uint64_t>(image, xsave::kHeaderAt) | kAlwaysThere;
+  xsave::SoftwareBytes software{};
+  software.magic1 = xsave::kMagic1;
+  software.extended_size = static_cast<uint32_t>(image.size() + sizeof xsave::kMagic2);
+  // The frame may hold what the CPU has enabled (XCR0). Linux keeps XCR0 in this same place.
+  software.features = xsave::ReadAt<uint64_t>(area, xsave::kSoftwareAt);
+  if (software.features == 0) software.features = features;
   software.xstate_size = static_cast<uint32_t>(image.size());
-  xfeatures |= 3;  // x87 and SSE are always in the frame
-  memcpy(image.data() + kXsaveHeader, &xfeatures, sizeof xfeatures);
-  memcpy(image.data() + kSoftwareReserved, &software, sizeof software);
-  image.resize(image.size() + sizeof kMagic2);
-  memcpy(image.data() + image.size() - sizeof kMagic2, &kMagic2, sizeof kMagic2);
+  xsave::WriteAt(image, xsave::kHeaderAt, features);
+  xsave::WriteAt(image, xsave::kSoftwareAt, software);
+  image.resize(image.size() + sizeof xsave::kMagic2);
+  xsave::WriteAt(image, image.size() - sizeof xsave::kMagic2, xsave::kMagic2);
   if (task.mm->CopyOut(mm::UserAddr{at}, image).fault != 0) return Fail(EFAULT);
   return {};
 }
 
-// Restores from the guest's area at `at` into xsave; a frame without extended state restores the
+// Restores from the guest's frame at `at` into `area`; a frame without extended state restores the
 // legacy part only.
-Result<void> PopXsave(Task& task, uint64_t at, std::span<std::byte> xsave) {
-  std::vector<std::byte> image(xsave.size());
-  const auto legacy = std::span(image).first(512);
+Result<void> PopXsave(Task& task, uint64_t at, std::span<std::byte> area) {
+  std::vector<std::byte> image(area.size());
+  const auto legacy = std::span(image).first(xsave::kLegacySize);
   if (task.mm->CopyIn(mm::UserAddr{at}, legacy).fault != 0) return Fail(EFAULT);
-  SoftwareBytes software{};
-  memcpy(&software, image.data() + kSoftwareReserved, sizeof software);
-  bool extended = software.magic1 == kMagic1 && software.xstate_size >= kMinXsave &&
-                  software.xstate_size <= xsave.size() &&
+  const auto software = xsave::ReadAt<xsave::SoftwareBytes>(image, xsave::kSoftwareAt);
+  bool extended = software.magic1 == xsave::kMagic1 && software.xstate_size >= xsave::kMinSize &&
+                  software.xstate_size <= area.size() &&
                   software.extended_size >= software.xstate_size;
   if (extended) {
     uint32_t magic2 = 0;
@@ -115,28 +106,28 @@ Result<void> PopXsave(Task& task, uint64_t at, std::span<std::byte> xsave) {
     if (task.mm->CopyIn(tail, std::as_writable_bytes(std::span(&magic2, 1))).fault != 0) {
       return Fail(EFAULT);
     }
-    extended = magic2 == kMagic2;
+    extended = magic2 == xsave::kMagic2;
   }
-  uint64_t allowed = 0;
-  memcpy(&allowed, xsave.data() + kSoftwareReserved, sizeof allowed);
-  uint64_t xfeatures = 3;
+  const auto allowed = xsave::ReadAt<uint64_t>(area, xsave::kSoftwareAt);
+  uint64_t features = kAlwaysThere;
   if (extended) {
-    const auto rest = std::span(image).subspan(512, software.xstate_size - 512);
-    if (task.mm->CopyIn(mm::UserAddr{at + 512}, rest).fault != 0) return Fail(EFAULT);
-    memcpy(&xfeatures, image.data() + kXsaveHeader, sizeof xfeatures);
-    xfeatures &= software.xfeatures;
+    const auto rest =
+        std::span(image).subspan(xsave::kLegacySize, software.xstate_size - xsave::kLegacySize);
+    if (task.mm->CopyIn(mm::UserAddr{at + xsave::kLegacySize}, rest).fault != 0)
+      return Fail(EFAULT);
+    features = xsave::ReadAt<uint64_t>(image, xsave::kHeaderAt) & software.features;
   }
-  if (allowed != 0) xfeatures &= allowed;
-  memset(image.data() + kXsaveHeader, 0, 64);
-  memcpy(image.data() + kXsaveHeader, &xfeatures, sizeof xfeatures);
+  if (allowed != 0) features &= allowed;
+  memset(image.data() + xsave::kHeaderAt, 0, xsave::kHeaderSize);
+  xsave::WriteAt(image, xsave::kHeaderAt, features);
   // MXCSR: only bits that exist, as restore refuses others.
-  uint32_t mxcsr = 0, mask = 0;
-  memcpy(&mxcsr, image.data() + 24, sizeof mxcsr);
-  memcpy(&mask, xsave.data() + 28, sizeof mask);
-  mxcsr &= mask != 0 ? mask : 0xffbf;
-  memcpy(image.data() + 24, &mxcsr, sizeof mxcsr);
-  memcpy(image.data() + kSoftwareReserved, xsave.data() + kSoftwareReserved, sizeof(SoftwareBytes));
-  memcpy(xsave.data(), image.data(), image.size());
+  const auto mask = xsave::ReadAt<uint32_t>(area, xsave::kMxcsrMaskAt);
+  xsave::WriteAt(image, xsave::kMxcsrAt,
+                 xsave::ReadAt<uint32_t>(image, xsave::kMxcsrAt) &
+                     (mask != 0 ? mask : xsave::kDefaultMxcsrMask));
+  xsave::WriteAt(image, xsave::kSoftwareAt,
+                 xsave::ReadAt<xsave::SoftwareBytes>(area, xsave::kSoftwareAt));
+  memcpy(area.data(), image.data(), image.size());
   return {};
 }
 
@@ -180,14 +171,14 @@ Result<void> PushSignalFrame(Task& task, platform::Registers& r, const siginfo_t
                              const SignalAction& action, SignalSet mask) {
   // x86-64 has no other way back (Linux: x64_setup_rt_frame).
   if ((action.flags & kSaRestorer) == 0) return Fail(EFAULT);
-  const std::span<const std::byte> xsave = task.context().xsave();
+  const std::span<const std::byte> area = task.context().xsave();
   const stack_t& alt = task.alt_stack;
   uint64_t sp = r.rsp - kRedZone;
   const bool on_alt = OnAltStack(task, r.rsp);
   const bool enter_alt = (action.flags & SA_ONSTACK) != 0 && alt.ss_size != 0 && !on_alt;
   const auto alt_base = reinterpret_cast<uint64_t>(alt.ss_sp);
   if (enter_alt) sp = alt_base + alt.ss_size;
-  const uint64_t fpstate = (sp - xsave.size() - sizeof kMagic2) & ~uint64_t{63};
+  const uint64_t fpstate = (sp - area.size() - sizeof xsave::kMagic2) & ~uint64_t{63};
   const uint64_t at = ((fpstate - sizeof(Frame)) & ~uint64_t{15}) - 8;
   if ((on_alt || enter_alt) && at <= alt_base) return Fail(EFAULT);
 
@@ -202,13 +193,13 @@ Result<void> PushSignalFrame(Task& task, platform::Registers& r, const siginfo_t
   if (const auto* fault = std::get_if<platform::FaultStop>(&task.last_stop)) {
     frame.context.err = fault->error_code;
     frame.context.trapno = fault->vector;
-    if (fault->vector == 14) frame.context.cr2 = fault->address;
+    if (fault->vector == platform::kPageFaultVector) frame.context.cr2 = fault->address;
   }
   frame.context.oldmask = mask.bits();
   frame.context.fpstate = fpstate;
   frame.mask = mask.bits();
   if ((action.flags & SA_SIGINFO) != 0) frame.info = info;
-  TRY(PushXsave(task, xsave, fpstate));
+  TRY(PushXsave(task, area, fpstate));
   TRY(task.mm->CopyOut(mm::UserPtr<Frame>(at), frame));
 
   if ((static_cast<uint32_t>(alt.ss_flags) & SS_AUTODISARM) != 0) task.alt_stack = {};
@@ -226,19 +217,11 @@ Result<void> PopSignalFrame(Task& task, platform::Registers& r) {
   const Frame frame = TRY(task.mm->CopyIn(mm::UserPtr<const Frame>(r.rsp - 8)));
   SetBlocked(task, SignalSet(frame.mask));
   FromContext(frame.context, r);
-  std::span<std::byte> xsave = task.context().xsave();
+  std::span<std::byte> area = task.context().xsave();
   if (frame.context.fpstate != 0) {
-    TRY(PopXsave(task, frame.context.fpstate, xsave));
+    TRY(PopXsave(task, frame.context.fpstate, area));
   } else {
-    // Linux: fpu__clear_user_states: the initial state.
-    uint64_t keep[6];
-    memcpy(keep, xsave.data() + kSoftwareReserved, sizeof keep);
-    memset(xsave.data(), 0, xsave.size());
-    const uint16_t control = 0x37f;
-    const uint32_t mxcsr = 0x1f80;
-    memcpy(xsave.data(), &control, sizeof control);
-    memcpy(xsave.data() + 24, &mxcsr, sizeof mxcsr);
-    memcpy(xsave.data() + kSoftwareReserved, keep, sizeof keep);
+    xsave::Clear(area);  // Linux: fpu__clear_user_states
   }
   stack_t stack{};
   stack.ss_sp = reinterpret_cast<void*>(frame.uc_stack.sp);

@@ -6,9 +6,9 @@
 
 namespace skep::kernel {
 
-// What the sender may not do is checked here.
-// Queues `info` for a thread or for a group and wakes whoever should look. EAGAIN: the queue of
-// real-time signals is full (sigqueue only).
+// Queues `info` for a thread or for a group, and wakes a thread that takes it. The caller has
+// checked the sender's permission (MayKill). EAGAIN: the queue of real-time signals is full
+// (sigqueue only).
 Result<void> SendToTask(Task& task, const siginfo_t& info) REQUIRES(tasks);
 Result<void> SendToGroup(ThreadGroup& group, const siginfo_t& info, Ref<PosixTimer> timer = {})
     REQUIRES(tasks);
@@ -18,7 +18,7 @@ Result<void> SendFrom(const Task& sender, Task& task, siginfo_t info) REQUIRES(t
 Result<void> SendFrom(const Task& sender, ThreadGroup& group, siginfo_t info) REQUIRES(tasks);
 // As SendToGroup, from outside the sandbox: init is not spared its default action.
 Result<void> SendFromOperator(ThreadGroup& group, int signo) REQUIRES(tasks);
-// Of a terminal: as the kernel (SI_KERNEL); init is not spared either.
+// A signal of a terminal: sent by the kernel (SI_KERNEL), and not ignored by an unkillable init.
 Result<void> SendFromTerminal(ThreadGroup& group, int signo) REQUIRES(tasks);
 // A signal that cannot be blocked or ignored away: faults, SIGKILL of the sandbox's operator.
 void ForceSignal(Task& task, siginfo_t info) REQUIRES(tasks);

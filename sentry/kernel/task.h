@@ -18,6 +18,7 @@
 #include <string>
 #include <vector>
 
+#include "base/check.h"
 #include "base/ref.h"
 #include "platform/platform.h"
 #include "sentry/arena/host_table.h"
@@ -49,7 +50,10 @@ struct Namespaces;
 // Dispositions; shared by the threads of a group and by CLONE_SIGHAND (Linux: sighand_struct).
 struct SignalHandlers : RefCounted<SignalHandlers> {
   std::array<SignalAction, kSignals> actions GUARDED_BY(tasks);
-  SignalAction& Of(int signo) REQUIRES(tasks) { return actions[static_cast<size_t>(signo - 1)]; }
+  SignalAction& Of(int signo) REQUIRES(tasks) {
+    CHECK(signo >= 1 && signo <= kSignals);
+    return actions[static_cast<size_t>(signo - 1)];
+  }
 };
 
 struct Usage {  // ns
@@ -85,7 +89,7 @@ class ThreadGroup final : public RefCounted<ThreadGroup> {
 
   Ref<Task> leader GUARDED_BY(tasks);            // also while a zombie; cut when reaped
   std::vector<Task*> threads GUARDED_BY(tasks);  // alive (not yet past ExitTask)
-  // Of those, the ones that have not begun to exit (Linux: live).
+  // How many of them have not begun to exit (Linux: live).
   size_t live GUARDED_BY(tasks) = 0;
   Ref<ProcessGroup> process_group GUARDED_BY(tasks);  // null once reaped
   ThreadGroup* parent GUARDED_BY(tasks) = nullptr;    // null: outside the sandbox, or gone

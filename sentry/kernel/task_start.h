@@ -28,7 +28,7 @@ class TaskStart {
     return permission_.load() == Permission::kGiven;
   }
 
-  // Whoever makes the guest thread, fiber or maker: 0, or an errno.
+  // Called by the fiber or the maker, whichever makes the guest thread: 0, or an errno.
   void SetReady(int error) {
     ready_.store(error, std::memory_order_release);
     queue_.Wake();

@@ -16,7 +16,7 @@
 #include "sentry/loader/vdso.h"
 #include "sentry/mm/memory_manager.h"
 #include "sentry/vfs/file.h"
-#include "sentry/vfs/walk.h"
+#include "sentry/vfs/name_ops.h"
 
 namespace skep::loader {
 
@@ -41,13 +41,13 @@ struct Program {
 // (permission, type and mount checked by OpenExecutable). `path_inaccessible`: the path names a
 // descriptor that execve closes, so a script's interpreter could not open it (ENOENT). Errors:
 // ENOEXEC, ELIBBAD, EACCES, E2BIG...
-Result<Program> Prepare(vfs::Walker& walker, Ref<vfs::File> file, std::string path,
+Result<Program> Prepare(vfs::NameOps& walker, Ref<vfs::File> file, std::string path,
                         std::vector<std::string> argv, std::vector<std::string> envp,
                         bool path_inaccessible = false);
 
 // Linux: do_open_execat: a regular file, execute permission, no noexec mount. EACCES, ENOENT,
 // ELOOP... Nobody may write to the file while it is open or until AllowWrites: ETXTBSY.
-Result<Ref<vfs::File>> OpenExecutable(vfs::Walker& walker, const vfs::Path& path);
+Result<Ref<vfs::File>> OpenExecutable(vfs::NameOps& walker, const vfs::Path& path);
 
 struct LoadContext {
   VdsoPages* vdso = nullptr;
@@ -65,7 +65,6 @@ struct Loaded {
   uint64_t stack_pointer = 0;
   std::vector<uint64_t> auxv;  // as /proc/<pid>/auxv shows it
 };
-Result<Loaded> Load(mm::MemoryManager& mm, vfs::Caller& caller, const Program& program,
-                    const LoadContext& context);
+Result<Loaded> Load(mm::MemoryManager& mm, const Program& program, const LoadContext& context);
 
 }  // namespace skep::loader

@@ -46,6 +46,13 @@ struct Mapped {
   uint64_t start = ~uint64_t{0};
 };
 
+bool WantsExecutableStack(const ElfFile& elf) {
+  for (const Elf64_Phdr& p : elf.segments) {
+    if (p.p_type == PT_GNU_STACK) return (p.p_flags & PF_X) != 0;
+  }
+  return false;
+}
+
 class Loader {
  public:
   Loader(mm::MemoryManager& mm, const LoadContext& context) : mm_(mm), random_(context.random) {}
@@ -86,7 +93,7 @@ class Loader {
       out.bias = base - low;
     }
     for (const Elf64_Phdr& p : elf.segments) {
-      if (p.p_type == PT_LOAD) TRY(MapSegment(elf, p, out.bias, file));
+      if (p.p_type == PT_LOAD) TRY(MapSegment(p, out.bias, file));
     }
     out.entry = elf.header.e_entry + out.bias;
     out.start = low + out.bias;
@@ -94,6 +101,49 @@ class Loader {
     out.phdr = PhdrAddress(elf, out.bias);
     if (!is_interpreter) NoteLayout(elf, out.bias);
     return out;
+  }
+
+  Result<void> MapStack(uint64_t top, const Program& program) {
+    size_t strings = program.execfn.size() + 64;
+    for (const auto* list : {&program.argv, &program.envp}) {
+      for (const std::string& s : *list) strings += s.size() + 1 + 8;
+    }
+    const uint64_t size = PageCeil(strings + 4096) + (uint64_t{128} << 10);
+    const int prot = PROT_READ | PROT_WRITE | (WantsExecutableStack(program.main) ? PROT_EXEC : 0);
+    TRY(mm_.Mmap({.address = top - size,
+                  .size = size,
+                  .prot = prot,
+                  .flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_GROWSDOWN,
+                  .name = "[stack]"},
+                 limits_));
+    return {};
+  }
+
+  // The address of the vDSO; 0: there is none.
+  Result<uint64_t> MapVdso(mm::Mappable* vdso) {
+    if (vdso == nullptr) return 0;
+    const uint64_t size = kPageSize + VdsoPages::ImageSize();
+    const uint64_t at = TRY(
+        mm_.Mmap({.size = size, .prot = PROT_NONE, .flags = MAP_PRIVATE | MAP_ANONYMOUS}, limits_));
+    const Ref<mm::Mappable> pages(vdso);
+    TRY(mm_.Mmap({.address = at,
+                  .size = kPageSize,
+                  .prot = PROT_READ,
+                  .flags = MAP_SHARED | MAP_FIXED,
+                  .file = pages,
+                  .max_prot = PROT_READ,
+                  .name = "[vvar]"},
+                 limits_));
+    TRY(mm_.Mmap({.address = at + kPageSize,
+                  .size = VdsoPages::ImageSize(),
+                  .prot = PROT_READ | PROT_EXEC,
+                  .flags = MAP_SHARED | MAP_FIXED,
+                  .file = pages,
+                  .offset = kPageSize,
+                  .max_prot = PROT_READ | PROT_EXEC,
+                  .name = "[vdso]"},
+                 limits_));
+    return at + kPageSize;
   }
 
   mm::MemoryManager& mm() { return mm_; }
@@ -118,9 +168,7 @@ class Loader {
     return {};
   }
 
-  Result<void> MapSegment(const ElfFile& elf, const Elf64_Phdr& p, uint64_t bias,
-                          const Ref<mm::Mappable>& file) {
-    (void)elf;
+  Result<void> MapSegment(const Elf64_Phdr& p, uint64_t bias, const Ref<mm::Mappable>& file) {
     const uint64_t start = PageFloor(p.p_vaddr + bias);
     const uint64_t file_end = p.p_vaddr + bias + p.p_filesz;
     const uint64_t memory_end = PageCeil(p.p_vaddr + bias + p.p_memsz);
@@ -258,37 +306,30 @@ std::vector<uint64_t> MakeAuxv(const Program& program, const LoadContext& contex
   return v;
 }
 
-bool WantsExecutableStack(const ElfFile& elf) {
-  for (const Elf64_Phdr& p : elf.segments) {
-    if (p.p_type == PT_GNU_STACK) return (p.p_flags & PF_X) != 0;
-  }
-  return false;
+// The lowest part of the stack: argc, the addresses of arguments and environment, the auxiliary
+// vector. Returns the first stack pointer.
+Result<uint64_t> PushWords(mm::MemoryManager& mm, uint64_t below, const Program& program,
+                           const std::vector<uint64_t>& auxv) {
+  std::vector<uint64_t> words;
+  words.push_back(program.argv.size());
+  AddAddresses(words, program.argv, mm.layout.arg_start);
+  AddAddresses(words, program.envp, mm.layout.env_start);
+  words.insert(words.end(), auxv.begin(), auxv.end());
+  const uint64_t sp = (below - words.size() * 8) & ~uint64_t{15};
+  if (mm.CopyOut(mm::UserAddr{sp}, std::as_bytes(std::span(words))).fault != 0) return Fail(ENOMEM);
+  return sp;
 }
 
 }  // namespace
 
-Result<Loaded> Load(mm::MemoryManager& mm, vfs::Caller& caller, const Program& program,
-                    const LoadContext& context) {
-  (void)caller;
+Result<Loaded> Load(mm::MemoryManager& mm, const Program& program, const LoadContext& context) {
   Loader loader(mm, context);
   // The stack first: mmap's search starts below it.
   const uint64_t stack_top = kGuestAddressEnd - kPageSize - loader.random().Pages(22);
   const uint64_t room =
       std::clamp<uint64_t>(context.stack_limit, kStackGap, kGuestAddressEnd / 6 * 5);
   mm.SetMmapTop(PageFloor(stack_top - room - kStackGuardGap - loader.random().Pages(28)));
-  size_t strings = program.execfn.size() + 64;
-  for (const auto* list : {&program.argv, &program.envp}) {
-    for (const std::string& s : *list) strings += s.size() + 1 + 8;
-  }
-  const uint64_t stack_size = PageCeil(strings + 4096) + (uint64_t{128} << 10);
-  const int stack_prot =
-      PROT_READ | PROT_WRITE | (WantsExecutableStack(program.main) ? PROT_EXEC : 0);
-  TRY(mm.Mmap({.address = stack_top - stack_size,
-               .size = stack_size,
-               .prot = stack_prot,
-               .flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_GROWSDOWN,
-               .name = "[stack]"},
-              loader.limits()));
+  TRY(loader.MapStack(stack_top, program));
 
   const bool has_interpreter = static_cast<bool>(program.interpreter.file);
   const Mapped main = TRY(loader.MapElf(program.main, false, has_interpreter));
@@ -299,31 +340,7 @@ Result<Loaded> Load(mm::MemoryManager& mm, vfs::Caller& caller, const Program& p
   if (context.random != 0) brk += loader.random().Pages(13);
   mm.SetBrkStart(brk);
 
-  uint64_t vdso = 0;
-  if (context.vdso != nullptr) {
-    const uint64_t size = kPageSize + VdsoPages::ImageSize();
-    const uint64_t at = TRY(mm.Mmap(
-        {.size = size, .prot = PROT_NONE, .flags = MAP_PRIVATE | MAP_ANONYMOUS}, loader.limits()));
-    const Ref<mm::Mappable> pages(context.vdso);
-    TRY(mm.Mmap({.address = at,
-                 .size = kPageSize,
-                 .prot = PROT_READ,
-                 .flags = MAP_SHARED | MAP_FIXED,
-                 .file = pages,
-                 .max_prot = PROT_READ,
-                 .name = "[vvar]"},
-                loader.limits()));
-    vdso = at + kPageSize;
-    TRY(mm.Mmap({.address = vdso,
-                 .size = VdsoPages::ImageSize(),
-                 .prot = PROT_READ | PROT_EXEC,
-                 .flags = MAP_SHARED | MAP_FIXED,
-                 .file = pages,
-                 .offset = kPageSize,
-                 .max_prot = PROT_READ | PROT_EXEC,
-                 .name = "[vdso]"},
-                loader.limits()));
-  }
+  const uint64_t vdso = TRY(loader.MapVdso(context.vdso));
 
   StackBuilder stack(mm, stack_top - 8);
   const uint64_t execfn = TRY(stack.PushString(program.execfn));
@@ -345,14 +362,7 @@ Result<Loaded> Load(mm::MemoryManager& mm, vfs::Caller& caller, const Program& p
                         uint64_t{AT_PLATFORM}, platform, uint64_t{AT_NULL}, uint64_t{0}}) {
     out.auxv.push_back(word);
   }
-  std::vector<uint64_t> words;
-  words.push_back(program.argv.size());
-  AddAddresses(words, program.argv, arg_start);
-  AddAddresses(words, program.envp, env_start);
-  words.insert(words.end(), out.auxv.begin(), out.auxv.end());
-  uint64_t sp = stack.sp() - words.size() * 8;
-  sp &= ~uint64_t{15};
-  if (mm.CopyOut(mm::UserAddr{sp}, std::as_bytes(std::span(words))).fault != 0) return Fail(ENOMEM);
+  const uint64_t sp = TRY(PushWords(mm, stack.sp(), program, out.auxv));
   mm.layout.start_stack = sp;
   out.stack_pointer = sp;
   out.entry = has_interpreter ? interpreter.entry : main.entry;

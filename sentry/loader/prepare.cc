@@ -103,7 +103,7 @@ Result<std::optional<std::string>> InterpreterOf(vfs::Caller& caller, const ElfF
 }
 
 // What a program names. Linux: open_exec, for which an empty name is the working directory.
-Result<Ref<vfs::File>> OpenInterpreter(vfs::Walker& walker, const std::string& path) {
+Result<Ref<vfs::File>> OpenInterpreter(vfs::NameOps& walker, const std::string& path) {
   if (path.empty()) return Fail(EACCES);
   const vfs::Path found = TRY(walker.Resolve(path, {}));
   return OpenExecutable(walker, found);
@@ -111,7 +111,7 @@ Result<Ref<vfs::File>> OpenInterpreter(vfs::Walker& walker, const std::string& p
 
 }  // namespace
 
-Result<Ref<vfs::File>> OpenExecutable(vfs::Walker& walker, const vfs::Path& path) {
+Result<Ref<vfs::File>> OpenExecutable(vfs::NameOps& walker, const vfs::Path& path) {
   vfs::Inode* inode = path.inode();
   if (inode == nullptr) return Fail(ENOENT);
   if (inode->IsSymlink()) return Fail(ELOOP);
@@ -125,7 +125,7 @@ Result<Ref<vfs::File>> OpenExecutable(vfs::Walker& walker, const vfs::Path& path
   return file;
 }
 
-Result<Program> Prepare(vfs::Walker& walker, Ref<vfs::File> file, std::string path,
+Result<Program> Prepare(vfs::NameOps& walker, Ref<vfs::File> file, std::string path,
                         std::vector<std::string> argv, std::vector<std::string> envp,
                         bool path_inaccessible) {
   vfs::Caller& caller = walker.caller();

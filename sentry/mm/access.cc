@@ -71,7 +71,8 @@ MemoryManager::State::Found MemoryManager::State::Find(uint64_t address, size_t 
 bool MemoryManager::State::Resolve(uint64_t address, bool write, bool force) {
   SleepLockHold hold(mmap_lock);
   if (!force) {
-    return Fault(address, {.write = write ? 1 : 0, .exec = 0}).outcome == FaultOutcome::kRetry;
+    return Fault(address, {.write = write ? Did::kYes : Did::kNo, .fetch = Did::kNo}).outcome ==
+           FaultOutcome::kRetry;
   }
   auto it = vmas.Find(address);
   if (it == vmas.end()) it = ExpandStack(address);

@@ -26,7 +26,7 @@ class MmConcurrency : public MmTest {
   void Run(int fibers, const std::function<void(int)>& body) {
     sched::Scheduler* scheduler = nullptr;
     {
-      const arena::ArenaScope arena;
+      const arena::ArenaHeapScope arena;
       scheduler = new sched::Scheduler(2);
     }
     ASSERT_TRUE(scheduler->Start(

@@ -20,9 +20,9 @@ constexpr FaultResult kBusErr{FaultOutcome::kSignal, SIGBUS, BUS_ADRERR};
 
 constexpr uint64_t kStackStep = 64 << 10;  // a stack grows by this much at a time where it may
 constexpr int kFaultPieces = 16;
-constexpr uint64_t kNear = 64 << 10;  // so far apart, copy-on-write faults are of one streak
-// A fault that finds nothing wrong is one that another thread has just put right, or an access that
-// the engine could not describe and the mapping refuses; the latter comes back at once.
+constexpr uint64_t kNear = 64 << 10;  // copy-on-write faults this close together are one streak
+// Another thread has mapped the page since, or the mapping forbids an access that the engine could
+// not classify. The second kind repeats immediately, so it is counted: at the limit it is refused.
 constexpr int kIdleFaults = 8;
 constexpr int kIdleFaultsUnsure = 64;
 
@@ -53,8 +53,8 @@ FaultResult MemoryManager::State::Fault(uint64_t address, FaultAccess access) {
   }
   const Vma& vma = it->second;
   if (!vma.accessible()) return kAccErr;
-  if (access.write == 1 && (vma.prot & PROT_WRITE) == 0) return kAccErr;
-  if (access.exec == 1 && (vma.prot & PROT_EXEC) == 0) return kAccErr;
+  if (access.write == Did::kYes && (vma.prot & PROT_WRITE) == 0) return kAccErr;
+  if (access.fetch == Did::kYes && (vma.prot & PROT_EXEC) == 0) return kAccErr;
 
   const auto segment = segments.Find(address);
   if (segment == segments.end()) return FillFault(it, address);
@@ -69,7 +69,8 @@ FaultResult MemoryManager::State::Fault(uint64_t address, FaultAccess access) {
     return error == 0 || error == EIO ? kRetry : FromErrno(error);
   }
   const bool to_copy = ((vma.prot & ~HostProt(vma, segment->second)) & PROT_WRITE) != 0;
-  if (access.write != 0 && access.exec != 1 && to_copy) return WriteFault(it, address);
+  if (access.write != Did::kNo && access.fetch != Did::kYes && to_copy)
+    return WriteFault(it, address);
   return UpToDate(vma, segment, address, access);
 }
 
@@ -248,8 +249,8 @@ FaultResult MemoryManager::State::UpToDate(const Vma& vma, SegmentSet::iterator 
     }
   }
   const int prot = HostProt(vma, segment->second);
-  const bool refuses = (access.write != 0 && (prot & PROT_WRITE) == 0) ||
-                       (access.exec != 0 && (prot & PROT_EXEC) == 0);
+  const bool refuses = (access.write != Did::kNo && (prot & PROT_WRITE) == 0) ||
+                       (access.fetch != Did::kNo && (prot & PROT_EXEC) == 0);
   if (idle_address != PageFloor(address) || idle_generation != generation) {
     idle_address = PageFloor(address);
     idle_generation = generation;

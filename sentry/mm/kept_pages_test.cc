@@ -203,7 +203,7 @@ TEST_F(KeptPages, LargeMappingsMayHaveHugePages) {
 TEST_F(KeptPages, GoWhenNothingComesAndGoes) {
   sched::Scheduler* scheduler = nullptr;
   {
-    const arena::ArenaScope arena;
+    const arena::ArenaHeapScope arena;
     scheduler = new sched::Scheduler(1);
   }
   ASSERT_TRUE(scheduler->Start(

@@ -256,7 +256,7 @@ void MemoryFile::State::PunchLocked(Range range) {
   NotePunched(range);
 }
 
-// Whoever looked at these pages before they went notes nothing after it.
+// A thread that looked at these pages before the punch must not count them: it sees `punches`.
 void MemoryFile::State::Punch(Range range) {
   GiveToHost(range);
   MutexLock lock(mutex);
@@ -325,7 +325,7 @@ MemoryFile::~MemoryFile() {
     CHECK(state_->offsets.free_bytes() == kFileSize);
   }
   (void)host::Munmap(reinterpret_cast<void*>(state_->window), kFileSize);
-  const arena::HostScope host;
+  const arena::HostHeapScope host;
   const OwnedFd fd = arena::HostTable::Get().Remove(state_->fd);
 }
 

@@ -32,7 +32,7 @@ class MemoryLimitTest : public testing::Test {
     std::memset(memory->Window(extent->offsets().start), 1, bytes);
     return extent;
   }
-  // Of which the kernel's heap takes its part.
+  // The kernel's heap takes its part of the limit.
   void SetLimit(uint64_t bytes) { memory->limit().Set(memory->limit().Used() + bytes, &freer); }
 
   std::unique_ptr<MemoryFile> memory = *MemoryFile::Make();

@@ -33,7 +33,7 @@ Result<void> MemoryManager::Activate(platform::Engine& engine) {
   SleepLockHold hold(state_->mmap_lock);
   CHECK(!space_);
   {
-    const arena::HostScope host;
+    const arena::HostHeapScope host;
     std::unique_ptr<platform::AddressSpace> space = TRY(engine.NewAddressSpace());
     space_ = HostTable::Get().Add(std::move(space));
   }
@@ -42,7 +42,7 @@ Result<void> MemoryManager::Activate(platform::Engine& engine) {
 
 Result<void> MemoryManager::Reactivate(platform::Engine& engine) {
   {
-    const arena::HostScope host;
+    const arena::HostHeapScope host;
     std::unique_ptr<platform::AddressSpace> space = TRY(engine.NewAddressSpace());
     HostTable::Get().Restore(space_, std::move(space));
   }
@@ -56,7 +56,7 @@ Result<void> MemoryManager::RestoreContext(platform::Engine& engine, arena::Host
   if (space == nullptr) return Fail(EIO);
   // The image was made by an engine that shares address spaces between workers; this one may not.
   if (!space->Serves(engine)) return Fail(ENOTSUP);
-  const arena::HostScope host;
+  const arena::HostHeapScope host;
   std::unique_ptr<platform::Context> context = TRY(engine.NewContext(*space, registers, xsave));
   HostTable::Get().Restore(ref, std::move(context));
   return {};
@@ -84,7 +84,7 @@ Result<arena::HostContext> MemoryManager::NewContext(platform::Engine& engine,
                                                      std::span<const std::byte> xsave) {
   platform::AddressSpace* space = HostTable::Get().Get(space_);
   if (space == nullptr) return Fail(EIO);
-  const arena::HostScope host;
+  const arena::HostHeapScope host;
   std::unique_ptr<platform::Context> context = TRY(engine.NewContext(*space, registers, xsave));
   return HostTable::Get().Add(std::move(context));
 }
@@ -93,7 +93,7 @@ void MemoryManager::Deactivate() {
   SleepLockHold hold(state_->mmap_lock);
   if (space_) {
     state_->UnmapLarge();
-    const arena::HostScope host;
+    const arena::HostHeapScope host;
     const std::unique_ptr<platform::AddressSpace> space = HostTable::Get().Remove(space_);
     space_ = {};
   }
@@ -144,7 +144,7 @@ Result<void> MemoryManager::Clear() {
   membarriers = 0;
   Result<void> reset;
   if (state.alive()) {
-    const arena::HostScope host;
+    const arena::HostHeapScope host;
     reset = HostTable::Get().Get(space_)->Reset();
     state.held = reset.has_value();
   }

@@ -38,8 +38,8 @@ struct MmapRequest {
   int flags = 0;       // MAP_*
   Ref<Mappable> file;  // none: anonymous
   uint64_t offset = 0;
-  int max_prot =
-      PROT_READ | PROT_WRITE | PROT_EXEC;  // what mprotect may reach (file opened read-only)
+  // What mprotect may reach: less for a file that is open read-only.
+  int max_prot = PROT_READ | PROT_WRITE | PROT_EXEC;
   std::string name;  // "[stack]", "[vdso]", or the path of `file` as opened: for maps
 };
 
@@ -47,12 +47,20 @@ struct MmapRequest {
 // ids, or nobody.
 enum class Dumpable : uint8_t { kNo = 0, kUser = 1 };
 
+// What an access that faulted did, as far as the engine knows. kUnknown: the protection of the VMA,
+// and whether it has a page to copy, decide.
+enum class Did : uint8_t { kNo, kYes, kUnknown };
+struct FaultAccess {
+  Did write = Did::kUnknown, fetch = Did::kUnknown;
+  bool protection = false;  // the page was there and its protection refused the access
+};
+
 // What the fault path decided.
 enum class FaultOutcome : uint8_t { kRetry, kSignal, kKilled };
 struct FaultResult {
   FaultOutcome outcome;
-  int signo = 0,
-      code = 0;  // kSignal: SIGSEGV with SEGV_MAPERR/SEGV_ACCERR, or SIGBUS with BUS_ADRERR
+  // kSignal: SIGSEGV with SEGV_MAPERR or SEGV_ACCERR, or SIGBUS with BUS_ADRERR.
+  int signo = 0, code = 0;
   // What is there may be read: only a write (or a fetch) can have been refused.
   bool readable = false;
 };
@@ -114,12 +122,7 @@ class MemoryManager final : public UserMemory, public RefCounted<MemoryManager> 
   // Where mmap looks first (downwards); set by the loader, with the guest's address randomisation.
   void SetMmapTop(uint64_t top);
 
-  // A page fault of the guest at `address`. write/exec: 1 yes, 0 no, -1 the engine does not know
-  // (then what the VMA would refuse or still has to copy decides). `stack_limit`: RLIMIT_STACK.
-  struct FaultAccess {
-    int write = -1, exec = -1;
-    bool protection = false;
-  };
+  // A page fault of the guest at `address`.
   FaultResult HandleFault(uint64_t address, FaultAccess access, const MemoryLimits& limits);
 
   // UserMemory

@@ -153,7 +153,7 @@ TEST_F(MmTest, AForkCopiesWhatFaultedAfterTheLastOne) {
   EXPECT_EQ(Try(*grandchild, at + 5 * kPage, true).faults, 0);
   EXPECT_EQ(Load(*child, at + 5 * kPage), 8u);
   Store(*parent, at + 4 * kPage, 6);
-  // What is not inherited is not copied.
+  // A fork does not copy pages that it does not inherit.
   ASSERT_TRUE(parent->Madvise(at + 3 * kPage, kPage, MADV_WIPEONFORK));
   ASSERT_TRUE(parent->Madvise(at + 5 * kPage, kPage, MADV_DONTFORK));
   child = fork();
@@ -338,12 +338,15 @@ TEST_F(MmTest, FaultsOfUnknownKind) {
   const Ref<MemoryManager> child = mm->Fork().value();
   EXPECT_EQ(Try(*mm, rw, true, false).signo, 0);
   // Another thread was faster: nothing to do is not an error.
-  EXPECT_EQ(mm->HandleFault(rw, {.write = 1, .exec = 0, .protection = true}, limits).outcome,
+  EXPECT_EQ(mm->HandleFault(rw, {.write = Did::kYes, .fetch = Did::kNo, .protection = true}, limits)
+                .outcome,
             FaultOutcome::kRetry);
-  EXPECT_EQ(mm->HandleFault(at, {.write = 1, .exec = 0, .protection = true}, limits).code,
-            SEGV_ACCERR);
-  EXPECT_EQ(mm->HandleFault(at, {.write = 0, .exec = 1, .protection = true}, limits).code,
-            SEGV_ACCERR);
+  EXPECT_EQ(
+      mm->HandleFault(at, {.write = Did::kYes, .fetch = Did::kNo, .protection = true}, limits).code,
+      SEGV_ACCERR);
+  EXPECT_EQ(
+      mm->HandleFault(at, {.write = Did::kNo, .fetch = Did::kYes, .protection = true}, limits).code,
+      SEGV_ACCERR);
 }
 
 TEST_F(MmTest, Mprotect) {

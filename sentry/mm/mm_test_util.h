@@ -117,10 +117,13 @@ inline AccessEnd Access(MemoryManager& mm, uint64_t address, uint64_t& value, bo
         return end;
       }
     }
-    const FaultResult r = mm.HandleFault(
-        address,
-        {.write = sure ? write : -1, .exec = sure ? 0 : -1, .protection = page.has_value()},
-        limits);
+    const FaultResult r = mm.HandleFault(address,
+                                         {.write = !sure   ? Did::kUnknown
+                                                   : write ? Did::kYes
+                                                           : Did::kNo,
+                                          .fetch = sure ? Did::kNo : Did::kUnknown,
+                                          .protection = page.has_value()},
+                                         limits);
     if (r.outcome == FaultOutcome::kRetry) continue;
     end.signo = r.outcome == FaultOutcome::kKilled ? SIGKILL : r.signo;
     end.code = r.code;

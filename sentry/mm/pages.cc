@@ -174,7 +174,7 @@ Result<void> MemoryManager::State::FillHoles(const Vma& vma, Range range,
     if (!hole.empty()) {
       const Result<void> made = vma.anonymous() ? MakeAnonymous(hole, fresh)
                                                 : MakeFile(vma, hole, write, kMaxPieces, fresh);
-      // What a file cannot give is found out by the access.
+      // A page that the file cannot give is no error here: the access to it finds out.
       if (!made && (vma.anonymous() || made.error().code() == kKilled)) return made;
     }
     if (last) break;

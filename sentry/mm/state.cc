@@ -101,7 +101,8 @@ int MemoryManager::State::Commit(Batch& batch) {
   return error;
 }
 
-// What does not fit into memory is not taken ahead: the guest that touches it pays for it.
+// Pages that do not fit into the memory limit are not populated: a guest that touches one waits for
+// memory then.
 void MemoryManager::State::LimitPopulation(Batch& batch) {
   uint64_t bytes = 0;
   for (const MapOp& op : batch.ops) {
@@ -112,7 +113,7 @@ void MemoryManager::State::LimitPopulation(Batch& batch) {
 }
 
 platform::AddressSpace::Applied MemoryManager::State::Apply(std::span<const platform::MapOp> ops) {
-  const arena::HostScope host;
+  const arena::HostHeapScope host;
   platform::AddressSpace* space = arena::HostTable::Get().Get(mm.space_);
   CHECK(space != nullptr);
   return space->Apply(ops);
@@ -189,7 +190,7 @@ platform::AddressSpace::Applied MemoryManager::State::ApplyInSteps(Batch& batch)
 // The stub does not answer: the engine will report Died.
 void MemoryManager::State::KillSpace() {
   dead = true;
-  const arena::HostScope host;
+  const arena::HostHeapScope host;
   arena::HostTable::Get().Get(mm.space_)->Kill();
 }
 

@@ -35,7 +35,7 @@ inline constexpr uint64_t kCopyStreakMax = 64 << 10;  // of one copy-on-write fa
 inline constexpr uint64_t kCrowdedBlock = 256 << 10;  // the same, near the host's limit of mappings
 inline constexpr size_t kCrowded = 40000;
 inline constexpr int kMaxPieces = 64;  // of a file, mapped ahead of faults
-// So much of a mapping is populated, and so much is transferred, while nobody else runs.
+// A longer population or transfer is done in steps of this size; others run between two.
 inline constexpr uint64_t kPopulateStep = uint64_t{4} << 20;
 inline constexpr size_t kTransferStep = 1 << 20;
 // The host is first told to take away this much of a mapping at a time; then more or less, as long

@@ -1,4 +1,4 @@
-// What /proc/<pid>/maps, status and statm say.
+// The text of /proc/<pid>/maps, status and statm.
 #include <fmt/format.h>
 #include <iterator>
 #include <string>

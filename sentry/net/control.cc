@@ -35,7 +35,7 @@ Result<void> AddFiles(const vfs::FdTable& table, std::string_view payload, Contr
   for (size_t i = 0; i < count; ++i) {
     int fd = -1;
     memcpy(&fd, payload.data() + i * sizeof fd, sizeof fd);
-    Ref<vfs::File> file = TRY(table.GetAny(fd));
+    Ref<vfs::File> file = TRY(table.GetIncludingPath(fd));
     control.files.push_back(std::move(file));
   }
   return {};

@@ -22,7 +22,7 @@ namespace skep::net {
 
 class UnixEndpoint;
 
-// Whose descriptors they are, and how many he may have in flight.
+// The user whose descriptors are in flight, and how many that user may have there.
 struct FileSender {
   uint32_t user = 0;              // real uid
   uint64_t limit = ~uint64_t{0};  // RLIMIT_NOFILE; for ever with CAP_SYS_RESOURCE or CAP_SYS_ADMIN

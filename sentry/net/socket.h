@@ -27,7 +27,7 @@ inline constexpr int kMaxBacklog = 4096;       // net.core.somaxconn
 inline constexpr int kDefaultBuffer = 212992;  // net.core.{r,w}mem_default, as getsockopt tells it
 inline constexpr int kMaxBuffer = 212992;      // net.core.{r,w}mem_max
 
-// Whose queue a connect waits on that was answered EAGAIN: of the one that cannot take it now.
+// A connect that was answered EAGAIN waits on this queue: that of the listener that is full.
 struct ConnectWait {
   Ref<RefCountedAny> holder;  // keeps the queue
   sched::WaitQueue* queue = nullptr;
@@ -153,8 +153,8 @@ class Socket : public vfs::File {
   Options& options() { return options_; }
   const Options& options() const { return options_; }
 
-  // Of a family whose TryConnect answers EINPROGRESS: before it begins, and when it has ended (0,
-  // or why it failed; any thread).
+  // For families whose TryConnect answers EINPROGRESS: called before the connect begins, and when
+  // it has ended (0, or why it failed; any thread).
   void BeginConnect();
   void EndConnect(int error);
   // SO_ERROR: takes the pending error.

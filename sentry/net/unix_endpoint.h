@@ -69,7 +69,7 @@ class UnixEndpoint final : public RefCountedAny {
   Result<Received> ReceiveStream(mm::IoSequence& to, int flags);
   Result<Received> ReceivePacket(mm::IoSequence& to, int flags);
 
-  // Throws away what is queued here and at connections that nobody accepted. Of a socket that
+  // Throws away what is queued here and at connections that nobody accepted. For a socket that
   // nobody can reach any more.
   void DiscardMessages();
 

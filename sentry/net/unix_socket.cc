@@ -7,7 +7,7 @@
 #include <algorithm>
 #include <csignal>
 
-#include "sentry/vfs/walk.h"
+#include "sentry/vfs/name_ops.h"
 
 namespace skep::net {
 namespace {
@@ -53,7 +53,7 @@ Result<Ref<UnixEndpoint>> UnixSocket::Find(vfs::Caller& caller, const UnixName& 
     if (!found) return Fail(ECONNREFUSED);
     return found;
   }
-  vfs::Walker walker(caller, *caller.fs_context());
+  vfs::NameOps walker(caller, *caller.fs_context());
   const vfs::Path path = TRY(walker.Resolve(name.text, {}));
   TRY(walker.Access(path, vfs::kMayWrite, caller.creds()));
   if (path.inode()->type() != S_IFSOCK) return Fail(ECONNREFUSED);
@@ -74,7 +74,7 @@ Result<void> UnixSocket::Bind(vfs::Caller& caller, const Address& address) {
 
 Result<void> UnixSocket::BindPath(vfs::Caller& caller, UnixName name) {
   if (end_->name().kind != UnixName::Kind::kUnnamed) return Fail(EINVAL);
-  vfs::Walker walker(caller, *caller.fs_context());
+  vfs::NameOps walker(caller, *caller.fs_context());
   // Linux: unix_bind_bsd: fchmod of the socket counts.
   const vfs::Attributes own = TRY(inode()->GetAttributes());
   const uint32_t mode = S_IFSOCK | (own.mode & 07777 & ~caller.fs_context()->umask());

@@ -51,8 +51,8 @@ bool UnixEndpoint::Writable() const {
   return charged_.load() * 4 <= static_cast<size_t>(send_buffer_.load());
 }
 
-// Linux: maybe_add_creds. Of a connection that nobody has accepted yet, it is not known whether it
-// will ask.
+// Linux: maybe_add_creds. A connection that nobody has accepted yet may still ask for credentials,
+// so its messages carry them.
 Sender UnixEndpoint::CredentialsFor(const Outgoing& message, UnixEndpoint& to) const {
   if (message.control.credentials) return *message.control.credentials;
   if (pass_credentials_.load() || to.pass_credentials_.load() || !to.has_file()) return message.own;

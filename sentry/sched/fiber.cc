@@ -114,7 +114,7 @@ int64_t HeapBytesOf(Fiber& fiber) {
 }
 
 Result<Ref<Fiber>> FiberAccess::Make(Worker& worker, std::move_only_function<void()> body) {
-  const arena::ArenaScope arena;
+  const arena::ArenaHeapScope arena;
   Result<std::byte*> stack = arena::AllocateStack();
   if (!stack) return Fail(EAGAIN);
   Ref<Fiber> fiber(new Fiber(worker));
@@ -125,7 +125,7 @@ Result<Ref<Fiber>> FiberAccess::Make(Worker& worker, std::move_only_function<voi
   s.body = std::move(body);
   s.deadline.fiber = fiber.get();
   std::byte* top = *stack + arena::kStackSize - kTopReserve;
-  // What an earlier fiber left there would become this one's first register values.
+  // Values that an earlier fiber left there would become this one's first register values.
   memset(top - 256, 0, 256);
   *s.saved_sp = make_fcontext(top, arena::kStackSize - kTopReserve, &FiberMain);
   fiber->IncRef();  // its own, until Finish
@@ -202,7 +202,7 @@ void Fiber::Kill() {
 // RunGuest publishes the context under the lock and looks at the flags after: one of the two sees
 // the other. The lock also keeps the context alive.
 void Fiber::InterruptGuest() {
-  const arena::HostScope host;
+  const arena::HostHeapScope host;
   MutexLock lock(state_->guest_lock);
   if (state_->guest != nullptr) state_->guest->Interrupt();
 }
@@ -228,7 +228,7 @@ WakeReason Suspend(Deadline deadline, Sleep sleep) {
       return WakeReason::kTimedOut;
     }
   }
-  // Whoever makes the fiber ready from here on hands it to this very thread, which is still busy.
+  // A thread that makes the fiber ready from here on hands it to this thread, which is still busy.
   if (!s.word.compare_exchange_strong(expected, FiberAccess::State::kParked,
                                       std::memory_order_acq_rel)) {
     s.word.exchange(0, std::memory_order_seq_cst);
@@ -301,7 +301,7 @@ GuestEnd RunGuest(platform::Context& context, platform::AddressSpace& space) {
     s.guest = &context;
   }
   {
-    const arena::HostScope host;
+    const arena::HostHeapScope host;
     if (fiber.interrupted() || fiber.killed() || fiber.guest_stop_wanted()) context.Interrupt();
     context.Resume();
   }

@@ -78,9 +78,9 @@ struct FiberAccess {
   // One that will never run again, in the middle of what it did.
   static void Abandon(Fiber& fiber);
   static void ReleaseStack(Fiber& fiber);
-  // Of a parked fiber that the caller is about to make ready.
+  // For a parked fiber that the caller is about to make ready.
   static void NoteWaker(Fiber& fiber);
-  // Of the current fiber, at a stop of its guest.
+  // For the current fiber, at a stop of its guest.
   static void LookAtPeer(Fiber& fiber);
   // On the loop of the worker that it leaves; it may run elsewhere at once.
   static void FinishMove(Fiber& fiber);

@@ -420,7 +420,7 @@ TEST(Offload, RunsElsewhereWithMallocsHeap) {
   EXPECT_EQ(others, 10);
 }
 
-// Of all threads but this one.
+// The sum over all threads but this one.
 uint64_t ContextSwitches() {
   uint64_t sum = 0;
   DIR* tasks = opendir("/proc/self/task");

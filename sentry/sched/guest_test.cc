@@ -197,7 +197,7 @@ class PipeWatch {
     host::PipePair pipe = host::MakePipe(O_NONBLOCK).value();
     writer = std::move(pipe.writer);
     reader = arena::HostTable::Get().Add(std::move(pipe.reader));
-    const arena::ArenaScope arena;
+    const arena::ArenaHeapScope arena;
     queue = std::make_unique<WaitQueue>();
     watch = std::make_unique<HostWatch>(scheduler, reader, *queue);
   }

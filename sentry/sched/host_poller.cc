@@ -62,7 +62,7 @@ struct WatchAccess {
 
   // Makes the host side agree with armed_.
   static void ArmOnHost(SchedulerHost& host, HostWatch& watch) {
-    const arena::HostScope scope;
+    const arena::HostHeapScope scope;
     const WorkerHost* here = ThreadWorker();
     // Something that waits for delivery ties it to the worker that has it.
     if (here != nullptr && watch.ready_ == 0 && watch.worker_ != here->worker.index()) {
@@ -151,7 +151,7 @@ HostWatch::HostWatch(Scheduler& scheduler, arena::HostFd fd, WaitQueue& queue)
 }
 
 HostWatch::~HostWatch() {
-  const arena::HostScope host;
+  const arena::HostHeapScope host;
   SchedulerAccess::State& s = SchedulerAccess::StateOf(scheduler_);
   MutexLock lock(s.watch_lock);
   if (SchedulerHost* running = RunningHost()) WatchAccess::Forget(*running, *this);

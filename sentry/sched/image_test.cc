@@ -234,7 +234,7 @@ uintptr_t first_hit[2];
 void FreezeWorld(int fd) {
   World* world = nullptr;
   {
-    const arena::ArenaScope arena;
+    const arena::ArenaHeapScope arena;
     world = new World;
     world->scheduler = new Scheduler(2);
   }
@@ -245,7 +245,7 @@ void FreezeWorld(int fd) {
   host::PipePair pipe = host::MakePipe(O_NONBLOCK).value();
   w.pipe = arena::HostTable::Get().Add(std::move(pipe.reader));
   {
-    const arena::ArenaScope arena;
+    const arena::ArenaHeapScope arena;
     w.watch = std::make_unique<HostWatch>(s, w.pipe, w.pipe_queue);
     Populate(w);
   }
@@ -269,7 +269,7 @@ void FreezeWorld(int fd) {
   s.Thaw();
   // The source goes on, too: this is a fork.
   {
-    const arena::ArenaScope arena;
+    const arena::ArenaHeapScope arena;
     w.open = true;
   }
   w.queue.Wake(EPOLLIN);
@@ -301,7 +301,7 @@ TEST(ArenaImage, DISABLED_Resume) {
   EXPECT_LE(now, w.frozen_at + host::MonotonicNs() - start);
   EXPECT_EQ(w.done, 0U);
   {
-    const arena::ArenaScope arena;
+    const arena::ArenaHeapScope arena;
     w.open = true;
   }
   w.queue.Wake(EPOLLIN);
@@ -325,7 +325,7 @@ TEST(ArenaImage, DISABLED_Resume) {
   }
   // The kernel lives on: new fibers, new stacks, memory freed and allocated.
   {
-    const arena::ArenaScope arena;
+    const arena::ArenaHeapScope arena;
     w.fibers.clear();
     w.results.clear();
     w.open = false;

@@ -16,7 +16,7 @@ constexpr int kLooksAtPeer = 2;
 constexpr int kPeerWaits = 3;
 // A worker whose run queue has held more than one fiber for this long is overloaded.
 constexpr uint64_t kCrowdedMs = 2;
-// The test mode moves each fiber at each so-manyeth stop of its worker.
+// The test mode moves a fiber once in this many stops of its worker.
 constexpr uint32_t kStopsForEachTestMove = 5;
 
 bool IsIdle(SchedulerHost& host, Worker& worker) {
@@ -31,7 +31,7 @@ Worker* TestTarget(SchedulerHost& host, WorkerHost& here) {
   return &scheduler.worker((here.worker.index() + 1) % scheduler.worker_count());
 }
 
-// Of the worker's own thread.
+// Called by the worker's own thread only.
 bool IsCrowded(WorkerHost& here) {
   if (here.worker.Load() == 0) {  // but for the fiber that asks
     here.crowded_since = 0;
@@ -61,11 +61,11 @@ Worker* BetterFor(Fiber& fiber, SchedulerHost& host, WorkerHost& here) {
 }
 
 bool MoveContext(platform::Context& context, SchedulerHost& host, Worker& to) {
-  const arena::HostScope scope;
+  const arena::HostHeapScope scope;
   return context.MoveTo(*host.workers[static_cast<size_t>(to.index())]->engine).has_value();
 }
 
-// Apart: nothing of the host may stay in the frame of a fiber that switches.
+// Not inlined, so that a fiber that switches has no pointer to a host object in its frame.
 [[gnu::noinline]] Worker* PrepareMove(Fiber& fiber, platform::Context& context) {
   WorkerHost& here = *ThreadWorker();
   SchedulerHost& host = here.scheduler;

@@ -16,7 +16,7 @@ HostResult<void> OffloadPool::Start() {
 }
 
 int OffloadPool::AddThread() {
-  const arena::HostScope host;
+  const arena::HostHeapScope host;
   // Signals of the process are for its other threads.
   sigset_t all, old;
   sigfillset(&all);

@@ -53,7 +53,7 @@ class TestGuest {
 class TestScheduler {
  public:
   explicit TestScheduler(int workers) : engines(static_cast<size_t>(workers)) {
-    const arena::ArenaScope arena;
+    const arena::ArenaHeapScope arena;
     scheduler_ = new Scheduler(workers);
   }
   ~TestScheduler() {

@@ -159,7 +159,7 @@ int Worker::Load() const {
 }
 
 void Worker::Post(std::move_only_function<void()> work) {
-  const arena::ArenaScope arena;
+  const arena::ArenaHeapScope arena;
   auto* posted = new PostedWork{std::move(work)};
   {
     MutexLock lock(state_->post_lock);
@@ -171,7 +171,7 @@ void Worker::Post(std::move_only_function<void()> work) {
 
 Scheduler::Scheduler(int workers) {
   CHECK(workers > 0);
-  const arena::ArenaScope arena;
+  const arena::ArenaHeapScope arena;
   state_ = new State;
   for (int i = 0; i < workers; ++i) state_->workers.push_back(new Worker(*this, i));
   state_->generation = arena::Contains(this) ? arena::Generation() : 0;
@@ -233,7 +233,7 @@ void SchedulerHost::JoinAll() {
 }
 
 HostResult<void> Scheduler::Start(const MakeEngine& make_engine, bool pin, StartAs as) {
-  const arena::HostScope scope;
+  const arena::HostHeapScope scope;
   CHECK(RunningHost() == nullptr && "one started scheduler for each process");
   const uint64_t generation = arena::Contains(this) ? arena::Generation() : 0;
   if (state_->generation != generation) clock_.ContinueFrom(state_->quiesced_at_ns);
@@ -275,7 +275,7 @@ HostResult<void> Scheduler::Start(const MakeEngine& make_engine, bool pin, Start
 }
 
 void Scheduler::Stop() {
-  const arena::HostScope scope;
+  const arena::HostHeapScope scope;
   std::unique_ptr<SchedulerHost> host(RunningHost());
   CHECK(host != nullptr && &host->scheduler == this && ThreadWorker() == nullptr);
   host->phase.store(Phase::kStopping, std::memory_order_seq_cst);
@@ -320,7 +320,7 @@ bool SchedulerHost::AllIdle() {
 }
 
 bool Scheduler::Quiesce(uint64_t timeout_ns) {
-  const arena::HostScope scope;
+  const arena::HostHeapScope scope;
   SchedulerHost& host = *RunningHost();
   CHECK(&host.scheduler == this && ThreadWorker() == nullptr);
   const uint64_t deadline = host::MonotonicNs() + timeout_ns;

@@ -21,7 +21,7 @@ class Scheduler;
 class Worker {
  public:
   int index() const { return index_; }
-  // Of this worker's thread only (and Engine::Kick).
+  // Only this worker's thread may use it (except for Engine::Kick).
   platform::Engine& engine();
   Scheduler& scheduler() const { return *scheduler_; }
   // Fibers that are ready or have a guest running, as a measure of load. A hint.
@@ -57,7 +57,7 @@ class GuestWatch {
 
 class Scheduler {
  public:
-  // Makes `workers` workers (no threads yet). In the arena (arena::ArenaScope).
+  // Makes `workers` workers (no threads yet). In the arena (arena::ArenaHeapScope).
   explicit Scheduler(int workers);
   ~Scheduler();  // not while it is started
   Scheduler(const Scheduler&) = delete;

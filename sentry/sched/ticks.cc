@@ -98,7 +98,7 @@ void WorkerHost::EndTurn(Fiber& fiber) {
 }
 
 Fiber::Costs Fiber::costs() const {
-  // What this turn has cost so far counts, so that a fiber sees its own clock go on.
+  // The current turn's cost counts too, so that a fiber sees its own clock go on.
   if (WorkerHost* here = ThreadWorker(); here != nullptr && here->current == this) {
     AddTo(state_->kernel_ticks, here->turn.End(here->scheduler));
   }

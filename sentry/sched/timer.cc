@@ -37,7 +37,7 @@ bool RemoveArmed(TimerState& s, Worker& home) NO_THREAD_SAFETY_ANALYSIS {
 }  // namespace
 
 Timer::Timer(Scheduler& scheduler, std::move_only_function<void()> callback) {
-  const arena::ArenaScope arena;
+  const arena::ArenaHeapScope arena;
   WorkerHost* here = ThreadWorker();
   state_ =
       new TimerState(std::move(callback), here != nullptr ? &here->worker : &scheduler.worker(0));

@@ -46,7 +46,7 @@ bool TimerQueue::Add(TimerNode& node, uint64_t deadline) {
   node.deadline = deadline;
   node.order = next_order_++;
   {
-    const arena::ArenaScope arena;
+    const arena::ArenaHeapScope arena;
     heap_.push_back(&node);
   }
   SiftUp(heap_.size() - 1);

@@ -13,17 +13,18 @@
 namespace skep::sched {
 namespace {
 
-// So many fibers run before the engine is asked again, and so many stops are taken before fibers
-// run again; either for a millisecond at most.
+// After this many fibers the engine is asked for stops, and after this many stops fibers run; each
+// after a millisecond at most.
 constexpr int kBatch = 64;
-// So many fibers run before one whose deadline has passed.
+// A fiber whose deadline has passed runs after this many others.
 constexpr int kTurnsBeforeLate = 4;
-// While so many guests run, one more comes for a deadline only each kLatePeriodNs: resumed all at
-// once, a crowd takes the CPU from whoever holds the lock that it waits for.
+// While this many guests run, a fiber whose deadline has passed is resumed only once in
+// kLatePeriodNs: a crowd that is resumed at once takes the CPU from the holder of the lock it
+// wants.
 constexpr int kGuestsBeforeLate = 4;
 constexpr uint64_t kLatePeriodNs = 100'000;
 
-// Of this process: host state.
+// State of the host process, not of the kernel.
 std::atomic<SchedulerHost*> running_host{nullptr};
 thread_local WorkerHost* thread_worker = nullptr;
 
@@ -328,7 +329,7 @@ void WorkerHost::WaitForEvent(Phase phase) {
     rest_epoch.fetch_add(1, std::memory_order_seq_cst);
     resting.store(false, std::memory_order_seq_cst);
   }
-  // What is ready on the host stays so: a sandbox at rest is left alone.
+  // A frozen scheduler takes no event. One that is ready on the host stays ready.
   if (scheduler.phase.load(std::memory_order_seq_cst) == Phase::kFrozen) return;
   (void)OnEvent(std::move(event));
 }
@@ -388,7 +389,7 @@ void WorkerHost::StayFrozen() {
       continue;
     }
     {
-      const arena::ArenaScope arena;
+      const arena::ArenaHeapScope arena;
       (*work)(worker);
     }
     {

@@ -31,8 +31,8 @@ struct Worker::State {
   // Its thread only.
   Fiber* first_ready = nullptr;
   Fiber* last_ready = nullptr;
-  // Whose deadline has passed. Very many may pass at once (a thousand threads that wait with a
-  // timeout): those that were woken, and guests that stopped, go first.
+  // Fibers whose deadline has passed. A thousand threads that wait with a timeout come here at
+  // once, so fibers that were woken, and guests that stopped, go first.
   Fiber* first_late = nullptr;
   Fiber* last_late = nullptr;
   Fiber* guests = nullptr;  // fibers in RunGuest
@@ -176,7 +176,7 @@ struct WorkerHost {
   uint64_t turn_started = 0;       // ticks
   uint64_t watches_looked_at = 0;  // ticks
   uint64_t next_late_ns = 0;       // host's monotonic clock
-  // Ticks; 0: it has not more than one thing to do. Its thread writes it.
+  // Ticks; 0: its run queue is empty. Its thread writes it.
   std::atomic<uint64_t> crowded_since{0};
   uint32_t stops_since_test_move = 0;
   const void* loop_stack = nullptr;  // AddressSanitizer's

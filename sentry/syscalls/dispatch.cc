@@ -1,7 +1,6 @@
 // The kernel's way into the table.
 #include "sentry/kernel/kernel.h"
 #include "sentry/syscalls/adapter.h"
-#include "sentry/syscalls/strace.h"
 
 namespace skep::syscalls {
 
@@ -9,11 +8,11 @@ Result<uint64_t> Dispatch(Task& task, uint64_t number, const RawArgs& args, bool
   // int 0x80, sysenter and 32-bit code: as a kernel without CONFIG_IA32_EMULATION.
   if (compat || number >= kSyscallCount) return Fail(ENOSYS);
   const Syscall& call = kSyscalls[number];
-  auto* strace = static_cast<Strace*>(task.kernel.strace.get());
-  if (strace != nullptr) strace->Enter(task, call, number, args);
+  kernel::StraceSink* strace = task.kernel.strace.get();
+  if (strace != nullptr) strace->Enter(task, number, args);
   Result<uint64_t> result =
       call.handler != nullptr ? call.handler(task, args) : Result<uint64_t>(Fail(call.refusal));
-  if (strace != nullptr) strace->Leave(task, call, number, args, result);
+  if (strace != nullptr) strace->Leave(task, number, args, result);
   return result;
 }
 

@@ -5,7 +5,7 @@
 #include <sys/wait.h>
 
 #include "sentry/syscalls/test_kernel.h"
-#include "sentry/vfs/walk.h"
+#include "sentry/vfs/name_ops.h"
 #include "tests/util/elf_cases.h"
 
 namespace skep::syscalls {
@@ -20,7 +20,7 @@ void Write(TestKernel& kernel, std::string_view path, std::string_view bytes,
            uint32_t mode = 0755) {
   kernel.OnFiber([&] {
     kernel::Task& task = kernel.init().task();
-    vfs::Walker walker(task, *task.fs);
+    vfs::NameOps walker(task, *task.fs);
     (void)walker.Unlink(path);
     const auto file = walker.Open(path, {.flags = O_WRONLY | O_CREAT | O_EXCL, .mode = mode});
     ASSERT_TRUE(file) << path;
@@ -70,7 +70,7 @@ TEST(Elf, EveryEdge) {
     Write(kernel, "/program", each.program);
     kernel.OnFiber([&] {
       kernel::Task& task = kernel.init().task();
-      (void)vfs::Walker(task, *task.fs).Unlink("/interpreter");
+      (void)vfs::NameOps(task, *task.fs).Unlink("/interpreter");
     });
     if (!each.interpreter.empty()) Write(kernel, "/interpreter", each.interpreter);
     EXPECT_EQ(TextOf(Execute(kernel, "/program").outcome), TextOf(each.outcome)) << each.name;

@@ -20,7 +20,7 @@ struct PidNamespaceTest : ::testing::Test {
   Ref<kernel::PidNamespace> below;
 
   void SetUp() override {
-    const arena::ArenaScope arena;
+    const arena::ArenaHeapScope arena;
     kernel::Kernel& k = kernel.kernel();
     kernel::PidNamespace& own = parent.task().pid_namespace();
     below = MakeRef<kernel::PidNamespace>(Ref<kernel::PidNamespace>(&own), k.user_namespace,

@@ -20,7 +20,7 @@
 #include "sentry/fs/gofer/test_simulated_gofer.h"
 #include "sentry/syscalls/abi.h"
 #include "sentry/syscalls/test_kernel.h"
-#include "sentry/vfs/walk.h"
+#include "sentry/vfs/name_ops.h"
 
 namespace skep::syscalls {
 namespace {
@@ -110,12 +110,12 @@ class Simulation {
   void MountGofer() {
     Ref<fs::GoferFs> tree;
     {
-      const arena::ArenaScope arena;
+      const arena::ArenaHeapScope arena;
       tree = gofer_.Mount();
     }
     kernel_.OnFiber([&] {
       kernel::Task& task = kernel_.init().task();
-      vfs::Walker walker(task, *task.fs);
+      vfs::NameOps walker(task, *task.fs);
       ASSERT_TRUE(walker.Mkdir("/gofer", 0755));
       const vfs::Path point = walker.Resolve("/gofer", {}).value();
       ASSERT_TRUE(task.fs->mounts()->Add(point, std::move(tree), 0));
@@ -124,7 +124,7 @@ class Simulation {
   void RemoveGofer() {
     kernel_.OnFiber([&] {
       kernel::Task& task = kernel_.init().task();
-      vfs::Walker walker(task, *task.fs);
+      vfs::NameOps walker(task, *task.fs);
       const vfs::Path mounted = walker.Resolve("/gofer", {}).value();
       ASSERT_TRUE(task.fs->mounts()->Remove(mounted, 0)) << "somebody uses it";
     });

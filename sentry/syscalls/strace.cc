@@ -87,16 +87,17 @@ void Strace::Started(Task& init, const std::string& path, const std::vector<std:
   Write(line + "], ...)");
 }
 
-void Strace::Enter(Task& task, const Syscall& call, uint64_t number, const RawArgs& args) {
+void Strace::Enter(Task& task, uint64_t number, const RawArgs& args) {
   if (!TellsAtStart(number)) return;
   std::string line = Start(task);
-  WriteCall({task, args, std::nullopt}, call, number, line);
+  WriteCall({task, args, std::nullopt}, kSyscalls[number], number, line);
   Write(std::move(line));
 }
 
-void Strace::Leave(Task& task, const Syscall& call, uint64_t number, const RawArgs& args,
+void Strace::Leave(Task& task, uint64_t number, const RawArgs& args,
                    const Result<uint64_t>& result) {
   if (!result && result.error().code() == kKilled) return;
+  const Syscall& call = kSyscalls[number];
   std::string line = Start(task);
   if (TellsAtStart(number)) {
     line += fmt::format("<... {} resumed>)", call.name);

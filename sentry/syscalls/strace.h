@@ -18,9 +18,9 @@ class Strace final : public kernel::StraceSink {
   explicit Strace(arena::HostFd fd) : fd_(fd) {}
 
   // Calls that do not return, or replace the program, are written at their start.
-  void Enter(Task& task, const Syscall& call, uint64_t number, const RawArgs& args);
-  void Leave(Task& task, const Syscall& call, uint64_t number, const RawArgs& args,
-             const Result<uint64_t>& result);
+  void Enter(Task& task, uint64_t number, const RawArgs& args) override;
+  void Leave(Task& task, uint64_t number, const RawArgs& args,
+             const Result<uint64_t>& result) override;
   void Started(Task& init, const std::string& path, const std::vector<std::string>& argv) override;
   void Signal(Task& task, const siginfo_t& info) override;
   void Exited(Task& task) override;

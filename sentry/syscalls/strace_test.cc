@@ -20,12 +20,12 @@ using Guest = TestKernel::Guest;
 class StraceTest : public ::testing::Test {
  protected:
   StraceTest() {
-    const arena::ArenaScope arena;
+    const arena::ArenaHeapScope arena;
     fd_ = arena::HostTable::Get().Add(host::MemfdCreate("strace", 0).value());
     kernel.kernel().strace = std::make_unique<Strace>(fd_);
   }
   ~StraceTest() override {
-    const arena::ArenaScope arena;
+    const arena::ArenaHeapScope arena;
     kernel.OnFiber([&] { kernel.kernel().strace.reset(); });
     const OwnedFd file = arena::HostTable::Get().Remove(fd_);
   }

@@ -96,14 +96,14 @@ Result<void> EnterDirectory(Task& task, const vfs::Path& path) {
 
 Result<void> Chdir(Task& task, Path address) {
   const std::string path = TRY(CopyInPath(task, address));
-  const vfs::Path found = TRY(WalkerFor(task).Resolve(path, {.directory = true}));
+  const vfs::Path found = TRY(NameOpsFor(task).Resolve(path, {.directory = true}));
   TRY(EnterDirectory(task, found));
   task.fs->SetCwd(found);
   return {};
 }
 
 Result<void> Fchdir(Task& task, Fd fd) {
-  const Ref<vfs::File> file = TRY(task.files->GetAny(fd.value));
+  const Ref<vfs::File> file = TRY(task.files->GetIncludingPath(fd.value));
   TRY(EnterDirectory(task, file->path()));
   task.fs->SetCwd(file->path());
   return {};
@@ -111,7 +111,7 @@ Result<void> Fchdir(Task& task, Fd fd) {
 
 Result<void> Chroot(Task& task, Path address) {
   const std::string path = TRY(CopyInPath(task, address));
-  const vfs::Path found = TRY(WalkerFor(task).Resolve(path, {.directory = true}));
+  const vfs::Path found = TRY(NameOpsFor(task).Resolve(path, {.directory = true}));
   TRY(EnterDirectory(task, found));
   if (!task.creds().HasInOwn(CAP_SYS_CHROOT)) return Fail(EPERM);
   task.fs->SetRoot(found);
@@ -122,7 +122,7 @@ Result<uint32_t> Umask(Task& task, uint32_t mask) { return task.fs->ExchangeUmas
 
 Result<void> Mkdirat(Task& task, Fd dir, Path address, FileMode mode) {
   const std::string path = TRY(CopyInPath(task, address));
-  vfs::Walker walker = TRY(WalkerAt(task, dir, path));
+  vfs::NameOps walker = TRY(WalkerAt(task, dir, path));
   return walker.Mkdir(path, mode.value & 01777 & ~task.fs->umask());
 }
 Result<void> Mkdir(Task& task, Path path, FileMode mode) { return Mkdirat(task, kCwd, path, mode); }
@@ -148,7 +148,7 @@ Result<void> Mknodat(Task& task, Fd dir, Path address, FileMode mode, uint64_t d
       return Fail(EINVAL);
   }
   wanted &= S_IFMT | (07777 & ~task.fs->umask());
-  vfs::Walker walker = TRY(WalkerAt(task, dir, path));
+  vfs::NameOps walker = TRY(WalkerAt(task, dir, path));
   return walker.Mknod(path, wanted, gnu_dev_major(device), gnu_dev_minor(device));
 }
 Result<void> Mknod(Task& task, Path path, FileMode mode, uint64_t device) {
@@ -158,7 +158,7 @@ Result<void> Mknod(Task& task, Path path, FileMode mode, uint64_t device) {
 Result<void> Unlinkat(Task& task, Fd dir, Path address, int32_t flags) {
   if ((flags & ~AT_REMOVEDIR) != 0) return Fail(EINVAL);
   const std::string path = TRY(CopyInPath(task, address));
-  vfs::Walker walker = TRY(WalkerAt(task, dir, path));
+  vfs::NameOps walker = TRY(WalkerAt(task, dir, path));
   return flags != 0 ? walker.Rmdir(path) : walker.Unlink(path);
 }
 Result<void> Unlink(Task& task, Path path) { return Unlinkat(task, kCwd, path, 0); }
@@ -172,8 +172,8 @@ Result<void> Renameat2(Task& task, Fd from_dir, Path from, Fd to_dir, Path to, u
   }
   const std::string old_path = TRY(CopyInPath(task, from));
   const std::string new_path = TRY(CopyInPath(task, to));
-  vfs::Walker walker = TRY(WalkerAt(task, from_dir, old_path));
-  vfs::Walker target = TRY(WalkerAt(task, to_dir, new_path));
+  vfs::NameOps walker = TRY(WalkerAt(task, from_dir, old_path));
+  vfs::NameOps target = TRY(WalkerAt(task, to_dir, new_path));
   return walker.Rename(old_path, target, new_path, flags);
 }
 Result<void> Renameat(Task& task, Fd from_dir, Path from, Fd to_dir, Path to) {
@@ -187,9 +187,9 @@ Result<void> Rename(Task& task, Path from, Path to) {
 // (Linux: path_init, LOOKUP_LINKAT_EMPTY).
 Result<vfs::Path> ResolveLinked(Task& task, Fd dir, Path address, int32_t flags) {
   const std::string path = TRY(CopyInPath(task, address));
-  vfs::Walker walker = TRY(WalkerAt(task, dir, path));
+  vfs::NameOps walker = TRY(WalkerAt(task, dir, path));
   if ((flags & AT_EMPTY_PATH) != 0 && dir.value != AT_FDCWD && !path.starts_with('/')) {
-    const Ref<vfs::File> file = TRY(task.files->GetAny(dir.value));
+    const Ref<vfs::File> file = TRY(task.files->GetIncludingPath(dir.value));
     const auth::UserNamespace* space = file->opener ? file->opener->user_namespace.get() : nullptr;
     if (file->opener != task.shared_creds() && !task.creds().HasIn(space, CAP_DAC_READ_SEARCH)) {
       return Fail(ENOENT);
@@ -204,7 +204,7 @@ Result<void> Linkat(Task& task, Fd from_dir, Path from, Fd to_dir, Path to, int3
   if ((flags & ~(AT_SYMLINK_FOLLOW | AT_EMPTY_PATH)) != 0) return Fail(EINVAL);
   const vfs::Path existing = TRY(ResolveLinked(task, from_dir, from, flags));
   const std::string new_path = TRY(CopyInPath(task, to));
-  vfs::Walker walker = TRY(WalkerAt(task, to_dir, new_path));
+  vfs::NameOps walker = TRY(WalkerAt(task, to_dir, new_path));
   return walker.Link(existing, new_path);
 }
 Result<void> Link(Task& task, Path from, Path to) { return Linkat(task, kCwd, from, kCwd, to, 0); }
@@ -213,7 +213,7 @@ Result<void> Symlinkat(Task& task, Path target_address, Fd dir, Path address) {
   const std::string target = TRY(CopyInPath(task, target_address));
   if (target.empty()) return Fail(ENOENT);
   const std::string path = TRY(CopyInPath(task, address));
-  vfs::Walker walker = TRY(WalkerAt(task, dir, path));
+  vfs::NameOps walker = TRY(WalkerAt(task, dir, path));
   return walker.Symlink(target, path);
 }
 Result<void> Symlink(Task& task, Path target, Path path) {
@@ -223,7 +223,7 @@ Result<void> Symlink(Task& task, Path target, Path path) {
 Result<int64_t> Readlinkat(Task& task, Fd dir, Path address, UserPtr<char> to, int32_t size) {
   if (size <= 0) return Fail(EINVAL);
   const std::string path = TRY(CopyInPath(task, address));
-  vfs::Walker walker = TRY(WalkerAt(task, dir, path));
+  vfs::NameOps walker = TRY(WalkerAt(task, dir, path));
   const vfs::Path found =
       TRY(walker.Resolve(path, {.follow = vfs::FollowFinal::kNo, .empty_path = true}));
   if (found.inode() == nullptr) return Fail(ENOENT);
@@ -244,7 +244,7 @@ Result<void> MountCall(Task& task, Path, Path target, Path type_name, uint64_t f
   std::string name;
   if (!type_name.is_null()) name = TRY(CopyInPath(task, type_name));
   const std::string path = TRY(CopyInPath(task, target));
-  TRY(WalkerFor(task).Resolve(path, {}));
+  TRY(NameOpsFor(task).Resolve(path, {}));
   const auth::Credentials& creds = task.creds();
   if (!task.fs->mounts()->MayChange(creds)) return Fail(EPERM);
   constexpr uint64_t kNoNewOnes =

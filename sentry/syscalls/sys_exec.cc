@@ -33,7 +33,7 @@ Result<void> DoExec(Task& task, Fd dir, Path address, UserPtr<const uint64_t> ar
   const std::string path = TRY(CopyInPath(task, address));
   TRY(kernel::CheckProcessLimitOfExec(task));
   if ((flags & ~(AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW)) != 0) return Fail(EINVAL);
-  vfs::Walker walker = TRY(WalkerAt(task, dir, path));
+  vfs::NameOps walker = TRY(WalkerAt(task, dir, path));
   const auto follow =
       (flags & AT_SYMLINK_NOFOLLOW) != 0 ? vfs::FollowFinal::kNo : vfs::FollowFinal::kYes;
   const vfs::Path found =

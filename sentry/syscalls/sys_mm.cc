@@ -119,9 +119,9 @@ Result<Fd> MemfdCreate(Task& task, Path name, uint32_t flags) {
     return copied;
   }());
   // No huge pages: as a kernel without hugetlbfs.
-  constexpr uint32_t kNoexecSeal = 8, kExec = 16;
-  if ((flags & ~(MFD_CLOEXEC | MFD_ALLOW_SEALING | kNoexecSeal | kExec)) != 0 ||
-      (flags & (kNoexecSeal | kExec)) == (kNoexecSeal | kExec)) {
+  constexpr uint32_t kExecutable = MFD_NOEXEC_SEAL | MFD_EXEC;
+  if ((flags & ~(MFD_CLOEXEC | MFD_ALLOW_SEALING | kExecutable)) != 0 ||
+      (flags & kExecutable) == kExecutable) {
     return Fail(EINVAL);
   }
   Ref<vfs::File> file =

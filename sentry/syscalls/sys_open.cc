@@ -33,7 +33,7 @@ Result<Fd> DoOpen(Task& task, Fd dir, Path address, const vfs::OpenHow& how,
   if (path.empty()) return Fail(ENOENT);
   // A root or a fence of its own starts absolute paths at the descriptor too.
   const bool scoped = (how.resolve & (RESOLVE_IN_ROOT | RESOLVE_BENEATH)) != 0;
-  vfs::Walker walker = TRY(WalkerAt(task, dir, scoped ? std::string_view() : path));
+  vfs::NameOps walker = TRY(WalkerAt(task, dir, scoped ? std::string_view() : path));
   // Reserve before opening: with O_CREAT, EMFILE must not leave a new file behind.
   vfs::FdReservation slot = TRY(task.files->Reserve(task.Limit(RLIMIT_NOFILE)));
   Ref<vfs::File> file = TRY(walker.Open(path, flags));
@@ -88,14 +88,14 @@ Result<void> CloseRange(Task& task, uint32_t first, uint32_t last, uint32_t flag
 }
 
 Result<Fd> Dup(Task& task, Fd fd) {
-  Ref<vfs::File> file = TRY(task.files->GetAny(fd.value));
+  Ref<vfs::File> file = TRY(task.files->GetIncludingPath(fd.value));
   return InstallFile(task, std::move(file), false);
 }
 
 Result<Fd> DupOnto(Task& task, Fd from, Fd to, vfs::CloseOnExec cloexec) {
   const uint64_t limit = task.Limit(RLIMIT_NOFILE);
   if (to.value < 0 || static_cast<uint64_t>(to.value) >= limit) return Fail(EBADF);
-  Ref<vfs::File> file = TRY(task.files->GetAny(from.value));
+  Ref<vfs::File> file = TRY(task.files->GetIncludingPath(from.value));
   const Ref<vfs::File> displaced =
       TRY(task.files->Replace(to.value, std::move(file), cloexec, limit));
   if (displaced) (void)vfs::FinishClose(task, *task.files, *displaced);
@@ -104,7 +104,7 @@ Result<Fd> DupOnto(Task& task, Fd from, Fd to, vfs::CloseOnExec cloexec) {
 
 Result<Fd> Dup2(Task& task, Fd from, Fd to) {
   if (from.value == to.value) {
-    TRY(task.files->GetAny(from.value));
+    TRY(task.files->GetIncludingPath(from.value));
     return to;
   }
   return DupOnto(task, from, to, vfs::CloseOnExec::kNo);
@@ -290,7 +290,7 @@ Result<int64_t> SetStatusFlags(vfs::File& file, uint64_t argument) {
 }
 
 Result<int64_t> Fcntl(Task& task, Fd fd, int32_t command, uint64_t argument) {
-  const Ref<vfs::File> file = TRY(task.files->GetAny(fd.value));
+  const Ref<vfs::File> file = TRY(task.files->GetIncludingPath(fd.value));
   if (file->is_path() && command != F_DUPFD && command != F_DUPFD_CLOEXEC && command != F_GETFD &&
       command != F_SETFD && command != F_GETFL) {
     return Fail(EBADF);

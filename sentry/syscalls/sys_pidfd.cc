@@ -56,7 +56,7 @@ Result<Fd> PidfdGetfd(Task& task, Fd pidfd, Fd fd, uint32_t flags) {
     theirs = target.files.Get().ref();
   }
   if (!theirs) return Fail(ESRCH);
-  Ref<vfs::File> file = TRY(theirs->GetAny(fd.value));
+  Ref<vfs::File> file = TRY(theirs->GetIncludingPath(fd.value));
   return InstallFile(task, std::move(file), true);
 }
 

@@ -6,6 +6,7 @@
 #include <sys/prctl.h>
 #include <sys/wait.h>
 
+#include "sentry/kernel/access.h"
 #include "sentry/kernel/clone.h"
 #include "sentry/kernel/exit.h"
 #include "sentry/kernel/job_control.h"
@@ -20,6 +21,16 @@ namespace {
 
 using kernel::CloneRequest;
 using kernel::ThreadGroup;
+
+// The parts of a siginfo_t that waitid(2) writes.
+struct WaitSignal {
+  int32_t signo, error, code;
+};
+struct WaitChild {
+  int32_t pid;
+  uint32_t uid;
+  int32_t status;
+};
 
 Result<int32_t> Fork(Task& task) { return kernel::Clone(task, {.exit_signal = SIGCHLD}); }
 
@@ -53,17 +64,18 @@ Result<int32_t> Clone3(Task& task, UserPtr<void> address, uint64_t size) {
       (args.exit_signal != 0 && args.exit_signal > kernel::kSignals)) {
     return Fail(EINVAL);
   }
-  constexpr uint64_t kClearSighand = 0x100000000, kIntoCgroup = 0x200000000;
-  if ((args.flags & ~(uint64_t{0xffffffff} | kClearSighand | kIntoCgroup)) != 0)
+  constexpr uint64_t kKnown = UINT32_MAX | CLONE_CLEAR_SIGHAND | CLONE_INTO_CGROUP;
+  if ((args.flags & ~kKnown) != 0) return Fail(EINVAL);
+  if ((args.flags & (CLONE_DETACHED | (CSIGNAL & ~uint64_t{CLONE_NEWTIME}))) != 0)
     return Fail(EINVAL);
-  if ((args.flags & (CLONE_DETACHED | (CSIGNAL & ~uint64_t{0x80}))) != 0) return Fail(EINVAL);
-  if ((args.flags & (CLONE_SIGHAND | kClearSighand)) == (CLONE_SIGHAND | kClearSighand)) {
+  if ((args.flags & (CLONE_SIGHAND | CLONE_CLEAR_SIGHAND)) ==
+      (CLONE_SIGHAND | CLONE_CLEAR_SIGHAND)) {
     return Fail(EINVAL);
   }
   if ((args.flags & (CLONE_THREAD | CLONE_PARENT)) != 0 && args.exit_signal != 0)
     return Fail(EINVAL);
   if ((args.stack == 0) != (args.stack_size == 0)) return Fail(EINVAL);
-  if ((args.flags & kIntoCgroup) != 0) return Fail(EINVAL);
+  if ((args.flags & CLONE_INTO_CGROUP) != 0) return Fail(EINVAL);
   return kernel::Clone(task, {.flags = args.flags,
                               .exit_signal = static_cast<int>(args.exit_signal),
                               .stack = args.stack == 0 ? 0 : args.stack + args.stack_size,
@@ -78,7 +90,7 @@ Result<void> Unshare(Task& task, uint64_t flags) {
   constexpr uint64_t kShared = CLONE_FS | CLONE_FILES | CLONE_SYSVSEM;
   constexpr uint64_t kProcess = CLONE_THREAD | CLONE_SIGHAND | CLONE_VM;
   constexpr uint64_t kNamespaces = CLONE_NEWNS | CLONE_NEWCGROUP | CLONE_NEWUTS | CLONE_NEWIPC |
-                                   CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNET | 0x80;
+                                   CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNET | CLONE_NEWTIME;
   if ((flags & ~(kShared | kProcess | kNamespaces)) != 0) return Fail(EINVAL);
   if ((flags & kNamespaces) != 0) return Fail(EPERM);
   if ((flags & kProcess) != 0) {
@@ -140,8 +152,8 @@ Result<int32_t> Wait4(Task& task, int32_t pid, UserPtr<int32_t> status, int32_t 
   return waited.pid;
 }
 
-Result<void> Waitid(Task& task, int32_t type, int32_t id, UserPtr<siginfo_t> info, int32_t options,
-                    UserPtr<rusage> usage) {
+// Linux: kernel_waitid.
+Result<kernel::WaitedFor> WaitForId(Task& task, int32_t type, int32_t id, int32_t options) {
   constexpr int32_t kEvents = WEXITED | WSTOPPED | WCONTINUED;
   constexpr int32_t kAllowed = WNOHANG | WNOWAIT | kEvents | __WNOTHREAD | __WCLONE | __WALL;
   if ((options & ~kAllowed) != 0 || (options & kEvents) == 0) return Fail(EINVAL);
@@ -174,13 +186,28 @@ Result<void> Waitid(Task& task, int32_t type, int32_t id, UserPtr<siginfo_t> inf
     default:
       return Fail(EINVAL);
   }
-  const kernel::WaitedFor waited = TRY(kernel::WaitForChild(task, request));
+  kernel::WaitedFor waited = TRY(kernel::WaitForChild(task, request));
   if (nonblocking && waited.pid == 0) return Fail(EAGAIN);
-  if (!usage.is_null() && waited.pid != 0) TRY(task.mm->CopyOut(usage, ToRusage(waited.usage)));
-  if (info.is_null()) return {};
-  siginfo_t out = waited.info;
-  if (waited.pid == 0) out = kernel::MakeInfo(0, 0);
-  return task.mm->CopyOut(info, out);
+  return waited;
+}
+
+// Six fields of the siginfo are written, and no other byte of it: also when there is nothing to
+// tell, and when the call fails (zeros).
+Result<void> Waitid(Task& task, int32_t type, int32_t id, UserPtr<void> info, int32_t options,
+                    UserPtr<rusage> usage) {
+  const Result<kernel::WaitedFor> waited = WaitForId(task, type, id, options);
+  if (!waited && waited.error() == Errno(kKilled)) return Fail(kKilled);
+  const bool found = waited && waited->pid != 0;
+  if (found && !usage.is_null()) TRY(task.mm->CopyOut(usage, ToRusage(waited->usage)));
+  if (!info.is_null()) {
+    const siginfo_t out = found ? waited->info : kernel::MakeInfo(0, 0);
+    const uint64_t at = Raw(info.addr());
+    TRY(task.mm->CopyOut(UserPtr<WaitSignal>(at), {out.si_signo, out.si_errno, out.si_code}));
+    TRY(task.mm->CopyOut(UserPtr<WaitChild>(at + offsetof(siginfo_t, si_pid)),
+                         {out.si_pid, out.si_uid, out.si_status}));
+  }
+  if (!waited) return std::unexpected(waited.error());
+  return {};
 }
 
 Result<int32_t> GetPid(Task& task) { return task.group->tgid; }
@@ -239,7 +266,7 @@ Result<void> GetRobustList(Task& task, int32_t pid, UserPtr<uint64_t> head,
     Task* target = pid == 0 ? &task : task.pid_namespace().FindTask(pid);
     if (target == nullptr) return Fail(ESRCH);
     if (target != &task && target->group != task.group &&
-        !kernel::MayKill(task, *target->group, 0)) {
+        !kernel::MayAccess(*target, task.creds(), &task, kernel::AccessIds::kReal)) {
       return Fail(EPERM);
     }
     value = target->robust_list;

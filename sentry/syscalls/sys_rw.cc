@@ -211,7 +211,7 @@ Result<int64_t> CopyBetween(Task& task, vfs::File& in, Cursor& from, vfs::File& 
     auto put = to.at_position ? WriteAtPosition(task, out, write_from, false)
                               : WriteAt(task, out, write_from, static_cast<int64_t>(to.offset));
     const uint64_t wrote = put ? static_cast<uint64_t>(*put) : 0;
-    // What was read but not written is given back, where the file can.
+    // Bytes that were read and not written are given back, if the file can seek.
     if (wrote < n && from.at_position && in.seekable()) {
       const sched::SleepLockHold hold(in.position_lock());
       (void)in.Seek(-static_cast<int64_t>(n - wrote), SEEK_CUR);
@@ -326,7 +326,7 @@ Result<void> Readahead(Task& task, Fd fd, int64_t, uint64_t) {
 Result<void> Truncate(Task& task, Path address, int64_t size) {
   if (size < 0) return Fail(EINVAL);
   const vfs::Path path = TRY(ResolveAt(task, Fd{AT_FDCWD}, address, 0, vfs::FollowFinal::kYes));
-  return WalkerFor(task).Truncate(path, static_cast<uint64_t>(size));
+  return NameOpsFor(task).Truncate(path, static_cast<uint64_t>(size));
 }
 
 Result<void> Ftruncate(Task& task, Fd fd, int64_t size) {

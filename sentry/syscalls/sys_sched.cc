@@ -41,7 +41,7 @@ void ForEachNamed(Task& task, Whom whom, uint32_t who, Visit visit) REQUIRES(tas
   });
 }
 
-// 0 is the caller's own group or real user id. Of a user: the kernel's number.
+// 0 is the caller's own group or real user id. A user's id is the kernel's number.
 uint32_t Named(const Task& task, Whom whom, int32_t who) REQUIRES(tasks) {
   if (whom == Whom::kUser) {
     return who == 0 ? task.creds().uid : task.creds().KernelUser(static_cast<uint32_t>(who));

@@ -64,7 +64,7 @@ Result<void> Lstat(Task& task, Path path, UserPtr<struct stat> out) {
 }
 
 Result<void> Fstat(Task& task, Fd fd, UserPtr<struct stat> out) {
-  const Ref<vfs::File> file = TRY(task.files->GetAny(fd.value));
+  const Ref<vfs::File> file = TRY(task.files->GetIncludingPath(fd.value));
   return StatPath(task, file->path(), out);
 }
 
@@ -127,7 +127,7 @@ Result<void> Faccessat2(Task& task, Fd dir, Path path, int32_t mode, int32_t fla
   const vfs::Path found =
       TRY(ResolveAt(task, dir, path, flags, FollowUnless(flags, AT_SYMLINK_NOFOLLOW)));
   if (found.inode() == nullptr) return Fail(ENOENT);
-  return WalkerFor(task).Access(found, mode, creds);
+  return NameOpsFor(task).Access(found, mode, creds);
 }
 
 Result<void> Access(Task& task, Path path, int32_t mode) {
@@ -164,7 +164,7 @@ Result<void> StatfsCall(Task& task, Path path, UserPtr<struct statfs> out) {
 }
 
 Result<void> Fstatfs(Task& task, Fd fd, UserPtr<struct statfs> out) {
-  const Ref<vfs::File> file = TRY(task.files->GetAny(fd.value));
+  const Ref<vfs::File> file = TRY(task.files->GetIncludingPath(fd.value));
   return StatfsPath(task, file->path(), out);
 }
 
@@ -174,7 +174,7 @@ Result<void> Fchmodat2(Task& task, Fd dir, Path path, FileMode mode, uint32_t fl
   const vfs::Path found =
       TRY(ResolveAt(task, dir, path, at, FollowUnless(at, AT_SYMLINK_NOFOLLOW)));
   if (found.inode() != nullptr && found.inode()->IsSymlink()) return Fail(EOPNOTSUPP);
-  return WalkerFor(task).Chmod(found, mode.value & 07777);
+  return NameOpsFor(task).Chmod(found, mode.value & 07777);
 }
 
 Result<void> Fchmodat(Task& task, Fd dir, Path path, FileMode mode) {
@@ -186,7 +186,7 @@ Result<void> Chmod(Task& task, Path path, FileMode mode) {
 
 Result<void> Fchmod(Task& task, Fd fd, FileMode mode) {
   const Ref<vfs::File> file = TRY(task.files->Get(fd.value));
-  return WalkerFor(task).Chmod(file->path(), mode.value & 07777);
+  return NameOpsFor(task).Chmod(file->path(), mode.value & 07777);
 }
 
 // Linux: chown_common. EINVAL: ids that the caller's user namespace does not map.
@@ -195,7 +195,7 @@ Result<void> ChownPath(Task& task, const vfs::Path& path, uint32_t uid, uint32_t
   if (uid != auth::kNoId) user = task.creds().KernelUser(uid);
   if (gid != auth::kNoId) group = task.creds().KernelGroup(gid);
   if (user == auth::kNoId || group == auth::kNoId) return Fail(EINVAL);
-  return WalkerFor(task).Chown(path, user, group);
+  return NameOpsFor(task).Chown(path, user, group);
 }
 
 Result<void> Fchownat(Task& task, Fd dir, Path path, uint32_t uid, uint32_t gid, int32_t flags) {
@@ -219,6 +219,7 @@ Result<void> Fchown(Task& task, Fd fd, uint32_t uid, uint32_t gid) {
 struct WantedTimes {
   std::optional<vfs::Timestamp> atime, mtime;
   bool both_now = false;
+  bool valid = true;
 };
 
 vfs::Timestamp Now(Task& task) {
@@ -227,8 +228,9 @@ vfs::Timestamp Now(Task& task) {
 }
 
 Result<void> SetTimes(Task& task, const vfs::Path& path, const WantedTimes& times) {
+  if (!times.valid) return Fail(EINVAL);  // Linux: vfs_utimes, when the file has been found
   if (!times.atime && !times.mtime) return {};
-  return WalkerFor(task).SetTimes(path, times.atime, times.mtime, times.both_now);
+  return NameOpsFor(task).SetTimes(path, times.atime, times.mtime, times.both_now);
 }
 
 // A null pointer, UTIME_NOW and UTIME_OMIT (Linux: do_utimes).
@@ -241,7 +243,7 @@ Result<WantedTimes> TimesFrom(Task& task, UserPtr<const timespec> address) {
   for (const timespec& t : in) {
     if (t.tv_nsec != UTIME_NOW && t.tv_nsec != UTIME_OMIT &&
         (t.tv_nsec < 0 || t.tv_nsec > 999'999'999)) {
-      return Fail(EINVAL);
+      out.valid = false;
     }
   }
   out.both_now = in[0].tv_nsec == UTIME_NOW && in[1].tv_nsec == UTIME_NOW;
@@ -271,10 +273,10 @@ Result<WantedTimes> TimesFromTimeval(Task& task, UserPtr<const timeval> address)
 
 Result<void> Utimensat(Task& task, Fd dir, Path path, UserPtr<const timespec> address,
                        int32_t flags) {
-  if ((flags & ~(AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH)) != 0) return Fail(EINVAL);
   const WantedTimes times = TRY(TimesFrom(task, address));
-  if (!times.atime && !times.mtime && !address.is_null()) return {};
-  if (path.is_null()) {
+  if (!times.atime && !times.mtime && times.valid) return {};
+  if ((flags & ~(AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH)) != 0) return Fail(EINVAL);
+  if (path.is_null() && dir.value != AT_FDCWD) {
     if (flags != 0) return Fail(EINVAL);
     const Ref<vfs::File> file = TRY(task.files->Get(dir.value));
     return SetTimes(task, file->path(), times);
@@ -286,7 +288,7 @@ Result<void> Utimensat(Task& task, Fd dir, Path path, UserPtr<const timespec> ad
 
 Result<void> Futimesat(Task& task, Fd dir, Path path, UserPtr<const timeval> address) {
   const WantedTimes times = TRY(TimesFromTimeval(task, address));
-  if (path.is_null()) {
+  if (path.is_null() && dir.value != AT_FDCWD) {
     const Ref<vfs::File> file = TRY(task.files->Get(dir.value));
     return SetTimes(task, file->path(), times);
   }
@@ -295,7 +297,6 @@ Result<void> Futimesat(Task& task, Fd dir, Path path, UserPtr<const timeval> add
 }
 
 Result<void> Utimes(Task& task, Path path, UserPtr<const timeval> times) {
-  if (path.is_null()) return Fail(EFAULT);
   return Futimesat(task, kCwd, path, times);
 }
 
@@ -360,7 +361,7 @@ Result<int64_t> GetXattrAt(Task& task, Place (*find)(Task&, Target), Target targ
                            UserPtr<void> value, uint64_t size) {
   const std::string wanted = TRY(CopyInXattrName(task, name));
   const vfs::Path path = TRY(find(task, target));
-  const std::string data = TRY(WalkerFor(task).GetXattr(path, wanted));
+  const std::string data = TRY(NameOpsFor(task).GetXattr(path, wanted));
   return CopyOutSized(task, value, size, data);
 }
 
@@ -369,14 +370,14 @@ Result<void> SetXattrAt(Task& task, Place (*find)(Task&, Target), Target target,
                         UserPtr<void> value, uint64_t size, int32_t flags) {
   const NewXattr xattr = TRY(CopyInXattr(task, name, value, size, flags));
   const vfs::Path path = TRY(find(task, target));
-  return WalkerFor(task).SetXattr(path, xattr.name, xattr.value, xattr.flags);
+  return NameOpsFor(task).SetXattr(path, xattr.name, xattr.value, xattr.flags);
 }
 
 template <class Target>
 Result<int64_t> ListXattrsAt(Task& task, Place (*find)(Task&, Target), Target target,
                              UserPtr<void> list, uint64_t size) {
   const vfs::Path path = TRY(find(task, target));
-  const std::vector<std::string> names = TRY(WalkerFor(task).ListXattrs(path));
+  const std::vector<std::string> names = TRY(NameOpsFor(task).ListXattrs(path));
   std::string text;
   for (const std::string& name : names) {
     text.append(name.c_str(), name.size() + 1);
@@ -388,7 +389,7 @@ template <class Target>
 Result<void> RemoveXattrAt(Task& task, Place (*find)(Task&, Target), Target target, Path name) {
   const std::string wanted = TRY(CopyInXattrName(task, name));
   const vfs::Path path = TRY(find(task, target));
-  return WalkerFor(task).RemoveXattr(path, wanted);
+  return NameOpsFor(task).RemoveXattr(path, wanted);
 }
 
 Result<int64_t> Getxattr(Task& task, Path path, Path name, UserPtr<void> value, uint64_t size) {

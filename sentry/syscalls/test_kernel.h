@@ -157,7 +157,7 @@ class TestKernel {
   };
 
   TestKernel() {
-    const arena::ArenaScope arena;
+    const arena::ArenaHeapScope arena;
     kernel_ = std::make_unique<kernel::Kernel>(kernel::KernelConfig{.workers = 1});
     HostResult<std::unique_ptr<mm::MemoryFile>> memory = mm::MemoryFile::Make();
     CHECK(memory.has_value());
@@ -192,7 +192,7 @@ class TestKernel {
     init_ = {};
     OnFiber([] {});
     kernel_->scheduler.Stop();
-    const arena::ArenaScope arena;
+    const arena::ArenaHeapScope arena;
     mounts_ = {};
     EXPECT_TRUE(container_->Remove());
     container_ = {};
@@ -219,7 +219,7 @@ class TestKernel {
   void OnFiber(std::move_only_function<void()> body) {
     Ref<sched::Fiber> fiber;
     {
-      const arena::ArenaScope arena;
+      const arena::ArenaHeapScope arena;
       fiber = sched::Fiber::Spawn(kernel_->scheduler.worker(0), std::move(body)).value();
     }
     EXPECT_TRUE(WaitFor([&] { return fiber->finished(); }));
@@ -275,7 +275,7 @@ class TestKernel {
   }
 
   void StartInit() {
-    const arena::ArenaScope arena;
+    const arena::ArenaHeapScope arena;
     kernel::ProcessRequest request;
     auth::Credentials root;
     root.permitted = root.effective = root.bounding = auth::kAllCapabilities;
@@ -308,7 +308,7 @@ class TestKernel {
       init.fs.Set(MakeRef<vfs::FsContext>(mounts_, top, top, 022u));
       init.files.Set(vfs::FdTableHold(MakeRef<vfs::FdTable>()));
     }
-    vfs::Walker walker(init, *init.fs);
+    vfs::NameOps walker(init, *init.fs);
     const Ref<vfs::File> file =
         TRY(walker.Open("/init", {.flags = O_WRONLY | O_CREAT, .mode = 0755}));
     const std::string elf = Elf();

@@ -35,7 +35,7 @@ struct UserNamespaceTest : ::testing::Test {
   Ref<UserNamespace> below;
 
   void SetUp() override {
-    const arena::ArenaScope arena;
+    const arena::ArenaHeapScope arena;
     const IdMap map({{0, kFirst, kCount}});
     below = MakeRef<UserNamespace>(kernel.kernel().user_namespace, 0u,
                                    kernel.kernel().NextNamespaceNumber(), map, map);
@@ -45,7 +45,7 @@ struct UserNamespaceTest : ::testing::Test {
   // A process that is root of `below` and has left the first namespace.
   Guest Inside() {
     Guest child = init.Fork();
-    const arena::ArenaScope arena;
+    const arena::ArenaHeapScope arena;
     auto creds = std::make_shared<auth::Credentials>(child.task().creds());
     creds->uid = creds->euid = creds->suid = creds->fsuid = kFirst;
     creds->gid = creds->egid = creds->sgid = creds->fsgid = kFirst;
@@ -58,7 +58,7 @@ struct UserNamespaceTest : ::testing::Test {
   // ... and is in uts and net namespaces that `below` owns.
   Guest InsideWithItsOwn() {
     Guest child = Inside();
-    const arena::ArenaScope arena;
+    const arena::ArenaHeapScope arena;
     kernel::Kernel& k = kernel.kernel();
     auto set = MakeRef<kernel::Namespaces>();
     const kernel::Namespaces& old = *child.task().namespaces;

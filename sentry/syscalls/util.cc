@@ -48,16 +48,16 @@ Result<std::string> CopyInPath(Task& task, Path path) {
   return task.mm->CopyInString(path, kPathMax);
 }
 
-Result<vfs::Walker> WalkerAt(Task& task, Fd dir, std::string_view path) {
-  if (dir.value == AT_FDCWD || path.starts_with('/')) return WalkerFor(task);
-  const Ref<vfs::File> file = TRY(task.files->GetAny(dir.value));
-  return vfs::Walker(task, *task.fs, file->path());
+Result<vfs::NameOps> WalkerAt(Task& task, Fd dir, std::string_view path) {
+  if (dir.value == AT_FDCWD || path.starts_with('/')) return NameOpsFor(task);
+  const Ref<vfs::File> file = TRY(task.files->GetIncludingPath(dir.value));
+  return vfs::NameOps(task, *task.fs, file->path());
 }
 
 Result<vfs::Path> ResolveAt(Task& task, Fd dir, Path address, int32_t at_flags,
                             vfs::FollowFinal follow) {
   const std::string path = TRY(CopyInPath(task, address));
-  vfs::Walker walker = TRY(WalkerAt(task, dir, path));
+  vfs::NameOps walker = TRY(WalkerAt(task, dir, path));
   return walker.Resolve(path, {.follow = follow, .empty_path = (at_flags & AT_EMPTY_PATH) != 0});
 }
 

@@ -9,7 +9,7 @@
 #include "sentry/kernel/task.h"
 #include "sentry/sched/fiber.h"
 #include "sentry/syscalls/adapter.h"
-#include "sentry/vfs/walk.h"
+#include "sentry/vfs/name_ops.h"
 
 namespace skep::syscalls {
 
@@ -28,9 +28,9 @@ void ChangeCredentials(Task& task, const std::function<void(auth::Credentials&)>
 // A path argument: at most PATH_MAX bytes. ENOENT for "" is the walk's business.
 Result<std::string> CopyInPath(Task& task, Path path);
 
-// A Walker that starts at `dir` (AT_FDCWD: the cwd). An absolute path ignores dir, as Linux does.
-Result<vfs::Walker> WalkerAt(Task& task, Fd dir, std::string_view path);
-inline vfs::Walker WalkerFor(Task& task) { return vfs::Walker(task, *task.fs); }
+// A NameOps that starts at `dir` (AT_FDCWD: the cwd). An absolute path ignores dir, as Linux does.
+Result<vfs::NameOps> WalkerAt(Task& task, Fd dir, std::string_view path);
+inline vfs::NameOps NameOpsFor(Task& task) { return vfs::NameOps(task, *task.fs); }
 
 // What `dir` and `path` name, for the *at calls. AT_EMPTY_PATH with "" is the descriptor itself.
 Result<vfs::Path> ResolveAt(Task& task, Fd dir, Path path, int32_t at_flags,

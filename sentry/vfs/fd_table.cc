@@ -76,7 +76,7 @@ Result<FdTable::Slot*> FdTable::SlotAt(int fd) {
   return &slots_[index];
 }
 
-Result<Ref<File>> FdTable::GetAny(int fd) const {
+Result<Ref<File>> FdTable::GetIncludingPath(int fd) const {
   MutexLock lock(mutex_);
   const auto index = static_cast<size_t>(fd);
   if (fd < 0 || index >= slots_.size() || !slots_[index].file) return Fail(EBADF);
@@ -84,7 +84,7 @@ Result<Ref<File>> FdTable::GetAny(int fd) const {
 }
 
 Result<Ref<File>> FdTable::Get(int fd) const {
-  Result<Ref<File>> file = GetAny(fd);
+  Result<Ref<File>> file = GetIncludingPath(fd);
   if (file && (*file)->is_path()) return Fail(EBADF);
   return file;
 }

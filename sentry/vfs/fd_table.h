@@ -45,9 +45,9 @@ class FdTable : public RefCounted<FdTable> {
 
   // The lowest free number >= least; EMFILE at `limit` (RLIMIT_NOFILE).
   Result<FdReservation> Reserve(uint64_t limit, int least = 0);
-  // EBADF. Get() refuses O_PATH descriptors, GetAny() does not.
+  // EBADF. Get() refuses O_PATH descriptors, GetIncludingPath() does not.
   Result<Ref<File>> Get(int fd) const;
-  Result<Ref<File>> GetAny(int fd) const;
+  Result<Ref<File>> GetIncludingPath(int fd) const;
 
   // The file that was there; the caller calls FinishClose on it.
   Result<Ref<File>> Remove(int fd);
@@ -83,7 +83,7 @@ class FdTable : public RefCounted<FdTable> {
 };
 
 // A task's hold on its table (Linux: files_struct::count). A Ref alone keeps a table in memory, but
-// with the last hold its descriptors are closed. Of one thread at a time.
+// with the last hold its descriptors are closed. Used by one thread at a time.
 class FdTableHold {
  public:
   FdTableHold() = default;

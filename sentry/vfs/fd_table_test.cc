@@ -66,7 +66,7 @@ TEST_F(FdTableTest, ReplaceGivesBackWhatWasThere) {
 TEST_F(FdTableTest, PathDescriptorsAreNotFiles) {
   const int fd = table->Reserve(kLimit).value().Commit(fs->NewFile(O_PATH), CloseOnExec::kNo);
   EXPECT_EQ(table->Get(fd).error(), Errno(EBADF));
-  EXPECT_TRUE(table->GetAny(fd).has_value());
+  EXPECT_TRUE(table->GetIncludingPath(fd).has_value());
 }
 
 TEST_F(FdTableTest, CloneAndExec) {

@@ -108,10 +108,8 @@ class File : public RefCounted<File> {
   virtual Result<void> Allocate(Caller& caller, int mode, uint64_t offset,
                                 uint64_t size);  // EOPNOTSUPP
   virtual Result<void> Sync(bool data_only);     // EINVAL
-  virtual Result<void> Flush(Caller& caller) {
-    (void)caller;
-    return {};
-  }  // each close(2)
+  // Each close(2).
+  virtual Result<void> Flush(Caller&) { return {}; }
 
   // Readiness now (EPOLLIN | EPOLLOUT | ...). Regular files are always ready. A file backed by a
   // host descriptor arms its watch for what of `wanted` is not ready.
@@ -143,8 +141,8 @@ class File : public RefCounted<File> {
 
   // The inode's write access (ETXTBSY) is held since open and goes with the file.
   void SetHoldsWriteAccess() { holds_write_access_ = true; }
-  // Of a program that runs: nobody may open the inode for writing (ETXTBSY) while this file lives,
-  // or until AllowWrites. ETXTBSY: somebody writes already.
+  // For a program that runs: an open of the inode for writing is ETXTBSY while this file lives, or
+  // until AllowWrites. Fails with ETXTBSY if it is open for writing already.
   Result<void> DenyWrites();
   void AllowWrites();
 

@@ -143,7 +143,7 @@ TEST_F(LocksTest, WaitersGoOnAndDeadlocksAreSeen) {
   });
   scheduler.Start();
   scheduler.RunAll(std::move(bodies));
-  // Whoever closes the circle is told; the other one goes on.
+  // The one that closes the circle gets EDEADLK; the other one goes on.
   EXPECT_EQ(a_code, b_got ? EDEADLK : 0);
 }
 

@@ -126,7 +126,7 @@ Result<void> MountNamespace::Remove(const Path& mount_root, int flags) {
   if (it == mounts.end() || it == mounts.begin()) return Fail(EINVAL);
   // References: the list's and the caller's one path. Files and mounts inside hold others.
   if ((flags & MNT_DETACH) == 0 && (*it)->RefCount() > 2) return Fail(EBUSY);
-  // What is mounted inside goes, too (MNT_DETACH); a mount comes after its parent in the list.
+  // Mounts inside it go too (MNT_DETACH); a mount comes after its parent in the list.
   for (const Ref<Mount>& mount : mounts) {
     const bool inside = std::find(removed.begin(), removed.end(), mount->parent_) != removed.end();
     if (mount == mount_root.mount || inside) removed.push_back(mount);

@@ -1,7 +1,7 @@
 #include <sys/mount.h>
 #include <algorithm>
 
-#include "sentry/vfs/walk.h"
+#include "sentry/vfs/name_ops.h"
 
 namespace skep::vfs {
 

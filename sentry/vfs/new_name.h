@@ -10,9 +10,9 @@
 
 namespace skep::vfs {
 
-class Walker::NewName {
+class NameOps::NewName {
  public:
-  explicit NewName(Walker& walker) : walker_(walker), walk_(walker, 0) {}
+  explicit NewName(NameOps& walker) : walker_(walker), walk_(walker, 0) {}
 
   // EEXIST, ENOENT (a trailing slash on what is no directory), EROFS. The lock is held afterwards.
   Result<void> Prepare(std::string_view path, bool directory);
@@ -26,7 +26,7 @@ class Walker::NewName {
   Path Add(Ref<Inode> inode);
 
  private:
-  Walker& walker_;
+  NameOps& walker_;
   PathWalk walk_;
   std::optional<sched::SleepLockHold> hold_;
 };

@@ -31,7 +31,7 @@ class OpenFlags {
   bool FollowsLast() const {
     return !Has(O_NOFOLLOW) && (flags_ & (O_CREAT | O_EXCL)) != (O_CREAT | O_EXCL);
   }
-  // Of the open file: without what concerns the act of opening.
+  // The flags that the open file keeps: without those that concern the act of opening.
   uint32_t OfFile() const;
 
   int access() const { return access_; }   // kMayRead, kMayWrite; 0 for O_PATH

@@ -1,4 +1,4 @@
-// PathWalk: one walk along one path, component by component (Linux: struct nameidata). Walker's
+// PathWalk: one walk along one path, component by component (Linux: struct nameidata). NameOps's
 // operations are made of it; nobody else needs it.
 //
 // A walk over cached names allocates nothing. A symlink on the way replaces the text by its target
@@ -8,7 +8,7 @@
 #include <string>
 #include <string_view>
 
-#include "sentry/vfs/walk.h"
+#include "sentry/vfs/name_ops.h"
 
 namespace skep::vfs {
 
@@ -16,7 +16,8 @@ enum class LastType : uint8_t { kNormal, kRoot, kDot, kDotDot };
 
 class PathWalk {
  public:
-  PathWalk(Walker& walker, uint64_t resolve, Inode::LastName last_name = Inode::LastName::kLookedUp)
+  PathWalk(NameOps& walker, uint64_t resolve,
+           Inode::LastName last_name = Inode::LastName::kLookedUp)
       : walker_(walker), resolve_(resolve), last_name_(last_name) {}
 
   // ENOENT for ""; ENAMETOOLONG.
@@ -51,7 +52,7 @@ class PathWalk {
   Result<Path> CrossMounts(Path path);
   const Path& Root();
 
-  Walker& walker_;
+  NameOps& walker_;
   const uint64_t resolve_;
   const Inode::LastName last_name_;
   Path current_;

@@ -107,7 +107,7 @@ class Caller {
     (void)id;
     return 0;
   }
-  // Of its pid namespace; null: the kernel's first.
+  // The owner of its pid namespace; null: the kernel's first.
   virtual const auth::UserNamespace* PidNamespaceOwner() const { return nullptr; }
   // Null: the caller is no task (boot, an overlay).
   virtual JobControlCaller* job_control() { return nullptr; }

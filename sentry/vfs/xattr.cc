@@ -4,8 +4,8 @@
 #include <sys/xattr.h>
 
 #include "sentry/auth/exec_credentials.h"
+#include "sentry/vfs/name_ops.h"
 #include "sentry/vfs/permission.h"
-#include "sentry/vfs/walk.h"
 
 namespace skep::vfs {
 namespace {
@@ -66,15 +66,15 @@ Result<void> XattrPermission(Inode& inode, std::string_view name, const std::str
   return inode.CheckPermission(creds, mask);
 }
 
-Result<std::string> Walker::GetXattr(const Path& path, std::string_view name) {
+Result<std::string> NameOps::GetXattr(const Path& path, std::string_view name) {
   TRY(XattrPermission(*path.inode(), name, nullptr, creds(), kMayRead));
   std::string value = TRY(path.inode()->GetXattr(name));
   if (name != auth::kFileCapabilitiesXattr) return value;
   return auth::FileCapabilitiesShown(value, creds());
 }
 
-Result<void> Walker::SetXattr(const Path& path, std::string_view name, std::string_view value,
-                              int flags) {
+Result<void> NameOps::SetXattr(const Path& path, std::string_view name, std::string_view value,
+                               int flags) {
   TRY(WantWrite(path));
   TRY(XattrPermission(*path.inode(), name, &value, creds(), kMayWrite));
   if (name == auth::kFileCapabilitiesXattr && !value.empty() && !creds().HasInFirst(CAP_SETFCAP)) {
@@ -85,13 +85,13 @@ Result<void> Walker::SetXattr(const Path& path, std::string_view name, std::stri
   return path.inode()->SetXattr(name, value, flags);
 }
 
-Result<void> Walker::RemoveXattr(const Path& path, std::string_view name) {
+Result<void> NameOps::RemoveXattr(const Path& path, std::string_view name) {
   TRY(WantWrite(path));
   TRY(XattrPermission(*path.inode(), name, nullptr, creds(), kMayWrite));
   return path.inode()->RemoveXattr(name);
 }
 
-Result<std::vector<std::string>> Walker::ListXattrs(const Path& path) {
+Result<std::vector<std::string>> NameOps::ListXattrs(const Path& path) {
   std::vector<std::string> names = TRY(path.inode()->ListXattrs());
   const bool trusted = creds().HasInFirst(CAP_SYS_ADMIN);
   std::erase_if(names, [&](const std::string& name) {

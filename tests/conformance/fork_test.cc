@@ -7,6 +7,7 @@
 #include <sys/time.h>
 
 #include <array>
+#include <sstream>
 
 #include "tests/util/matchers.h"
 #include "tests/util/process.h"
@@ -165,6 +166,28 @@ TEST(Clone, WithoutExitSignalNeedsWall) {
   int status = 0;
   EXPECT_THAT(waitpid(child, &status, __WCLONE), SucceedsWith(child));
   EXPECT_THAT(status, ExitsWith(5));
+}
+
+// clone(2) takes any eight bits: a number above the last signal is kept and sends nothing.
+TEST(Clone, AnExitSignalThatIsNoneSendsNothing) {
+  for (const int signo : {65, 126, 128, 189, 255}) {
+    const long child = RawClone(signo);
+    if (child == 0) {
+      pause();
+      _exit(0);
+    }
+    ASSERT_THAT(child, Succeeds()) << signo;
+    const std::string stat = ReadFile("/proc/" + std::to_string(child) + "/stat");
+    std::istringstream fields(stat.substr(stat.rfind(')') + 2));
+    std::string field;
+    for (int i = 3; i <= 38; ++i) fields >> field;
+    EXPECT_EQ(field, std::to_string(signo)) << stat;
+    ASSERT_THAT(kill(static_cast<pid_t>(child), SIGKILL), Succeeds());
+    EXPECT_THAT(waitpid(static_cast<pid_t>(child), nullptr, 0), FailsWith(ECHILD));
+    int status = 0;
+    EXPECT_THAT(waitpid(static_cast<pid_t>(child), &status, __WALL), SucceedsWith(child));
+    EXPECT_THAT(status, KilledBy(SIGKILL));
+  }
 }
 
 TEST(Clone, SetsTidsInParentAndChild) {

@@ -371,6 +371,20 @@ TEST(OneCapability, DoesWhatItIsFor) {
   EXPECT_EQ(WithCapability(CAP_SETFCAP, set_capability), 0);
 }
 
+// Linux: cap_inode_getsecurity.
+TEST(FileCapabilities, AValueThatIsNoneCannotBeRead) {
+  REQUIRE_ROOT();
+  REQUIRE_CAPABILITY(CAP_SETFCAP);
+  const Scene scene("/dev/shm");
+  const std::string file = scene.At("f666");
+  char value[64];
+  ASSERT_THAT(setxattr(file.c_str(), "security.capability", "", 0, 0), Succeeds());
+  EXPECT_THAT(getxattr(file.c_str(), "security.capability", value, sizeof value),
+              FailsWith(EINVAL));
+  EXPECT_THAT(getxattr(file.c_str(), "security.capability", nullptr, 0), FailsWith(EINVAL));
+  EXPECT_GT(listxattr(file.c_str(), nullptr, 0), 0) << "it is there";
+}
+
 // access(2) asks for the real user, whose capabilities are those of a real root alone.
 TEST(OneCapability, AccessAsksForTheRealUser) {
   REQUIRE_ROOT();
@@ -396,6 +410,12 @@ struct ProcessRow {
   int owner, other, capable;
   int capability = kFree;
 };
+
+int RobustListOf(pid_t target) {
+  void* head = nullptr;
+  size_t size = 0;
+  return Code(syscall(SYS_get_robust_list, target, &head, &size));
+}
 
 constexpr int32_t Priority(int io_class, int data) { return IOPRIO_PRIO_VALUE(io_class, data); }
 int SetIoPriority(pid_t target, int32_t value) {
@@ -469,6 +489,7 @@ const ProcessRow kProcessRows[] = {
      CAP_SYS_PTRACE},
     {"/proc/PID/fdinfo/0", [](pid_t t) { return OpenOf(t, "/fdinfo/0"); }, 0, EACCES, 0,
      CAP_SYS_PTRACE},
+    {"get_robust_list", &RobustListOf, 0, EPERM, 0, CAP_SYS_PTRACE},
     {"/proc/PID/status", [](pid_t t) { return OpenOf(t, "/status"); }, 0, 0, 0},
 };
 
@@ -495,7 +516,23 @@ TEST(ProcessPermission, Table) {
   }
 }
 
-// Who has the same ids may still have less power.
+// A process of the same ids that is not dumpable is not an equal.
+TEST(ProcessPermission, NotDumpableIsRefusedToItsEquals) {
+  REQUIRE_ROOT();
+  Gate ready;
+  ChildProcess target([&] {
+    Become(Who::kTheOwner);
+    prctl(PR_SET_DUMPABLE, 0);
+    ready.Open();
+    for (;;) pause();
+  });
+  ready.Wait();
+  EXPECT_EQ(As(Who::kTheOwner, [&] { return RobustListOf(target.pid()); }), EPERM);
+  EXPECT_EQ(As(Who::kTheOwner, [&] { return ReadMemory(target.pid()); }), EPERM);
+  EXPECT_EQ(As(Who::kTheOwner, [&] { return kill(target.pid(), 0); }), 0);
+}
+
+// A process of the same ids may still have less power.
 TEST(ProcessPermission, FewerCapabilitiesAreNotEqual) {
   REQUIRE_ROOT();
   REQUIRE_CAPABILITY(CAP_SYS_NICE);

@@ -167,6 +167,12 @@ TEST_F(Stat, UtimensatSetsNowAndOmits) {
   EXPECT_GT(st.st_mtim.tv_sec, 1'000'000);
   const timespec bad[2] = {{0, 1'000'000'000}, {0, 0}};
   EXPECT_THAT(utimensat(AT_FDCWD, file_.c_str(), bad, 0), FailsWith(EINVAL));
+  const std::string none = file_ + ".none";
+  EXPECT_THAT(utimensat(AT_FDCWD, none.c_str(), bad, 0), FailsWith(ENOENT)) << "the path first";
+  const timespec omit[2] = {{0, UTIME_OMIT}, {0, UTIME_OMIT}};
+  EXPECT_THAT(utimensat(-1, none.c_str(), omit, -1), Succeeds()) << "not even looked at";
+  EXPECT_THAT(syscall(SYS_utimensat, AT_FDCWD, nullptr, fixed, 0), FailsWith(EFAULT));
+  EXPECT_THAT(syscall(SYS_utimensat, -1, nullptr, fixed, 0), FailsWith(EBADF));
   EXPECT_THAT(utimensat(AT_FDCWD, link_.c_str(), fixed, AT_SYMLINK_NOFOLLOW), Succeeds());
   EXPECT_EQ(Of(link_).st_mtim.tv_sec, 333);
   EXPECT_GT(Of(file_).st_mtim.tv_sec, 1'000'000);

@@ -195,6 +195,33 @@ TEST(Waitid, NowaitLeavesTheChildWaitable) {
   EXPECT_THAT(waitid(P_PID, child, &info, WEXITED), FailsWith(ECHILD));
 }
 
+TEST(Waitid, WritesSixFieldsAndNoOtherByte) {
+  const Mapping page(2 * kPageSize);
+  ASSERT_THAT(mprotect(page.page(1), kPageSize, PROT_NONE), Succeeds());
+  constexpr size_t kWritten = offsetof(siginfo_t, si_status) + sizeof(int);
+  memset(page.page(0), 0x5a, kPageSize);
+  auto* info = reinterpret_cast<siginfo_t*>(page.page(1) - kWritten);
+  const pid_t child = ForkExit(3);
+  EXPECT_THAT(waitid(P_PID, child, info, WEXITED | WNOWAIT), Succeeds());
+  EXPECT_EQ(info->si_pid, child);
+  EXPECT_EQ(info->si_status, 3);
+  EXPECT_EQ(reinterpret_cast<int*>(info)[3], 0x5a5a5a5a) << "the gap behind si_code";
+  EXPECT_THAT(waitid(P_PID, child, info, WEXITED), Succeeds());
+}
+
+TEST(Waitid, ClearsTheSiginfoWhenItFails) {
+  siginfo_t info;
+  memset(&info, 0x5a, sizeof info);
+  EXPECT_THAT(waitid(P_ALL, 0, &info, WEXITED), FailsWith(ECHILD));
+  EXPECT_EQ(info.si_signo, 0);
+  EXPECT_EQ(info.si_pid, 0);
+  memset(&info, 0x5a, sizeof info);
+  EXPECT_THAT(waitid(P_ALL, 0, &info, 0), FailsWith(EINVAL));
+  EXPECT_EQ(info.si_code, 0);
+  auto* nowhere = reinterpret_cast<siginfo_t*>(8);
+  EXPECT_THAT(waitid(P_ALL, 0, nowhere, WEXITED), FailsWith(EFAULT)) << "not ECHILD";
+}
+
 TEST(Waitid, NohangClearsTheSiginfo) {
   Gate gate;
   ChildProcess child([&] { gate.Wait(); });

@@ -136,6 +136,36 @@ class Lives(Named):
         self.assertEqual(self.skep("delete", "one", "two").returncode, 0)
         self.assertEqual(os.listdir(self.state), [])
 
+    def test_a_status_that_cannot_be_noted_is_told_and_kept(self):
+        os.mkdir(self.state)
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=128k", "none", self.state], check=True)
+        self.addCleanup(subprocess.run, ["umount", self.state], check=True)
+        self.addCleanup(self.skep, "delete", "--force", "box")
+        self.detach("exit 7")
+        self.wait_for(lambda: self.listed()["box"]["status"] == "stopped")
+        with open(f"{self.state}/box/fill", "wb", buffering=0) as fill:
+            with self.assertRaises(OSError):
+                while True:
+                    fill.write(bytes(4096))
+            for _ in range(2):
+                run = self.skep("wait", "box")
+                self.assertEqual((run.returncode, run.stdout), (0, b"7\n"), run.stderr)
+                self.assertIn(b"No space left", run.stderr)
+        os.unlink(f"{self.state}/box/fill")
+        run = self.skep("wait", "box")
+        self.assertEqual((run.stdout, run.stderr), (b"7\n", b""))
+
+    def test_force_forgives_that_there_is_none_and_nothing_else(self):
+        os.chmod(self.top, 0o755)
+        os.makedirs(f"{self.state}/box", 0o700)
+        os.chmod(self.state, 0o755)
+        run = self.skep("delete", "--force", "box", user=65534, group=65534, extra_groups=[])
+        self.assertEqual(run.returncode, 1)
+        self.assertIn(b"Permission denied", run.stderr)
+        run = self.skep("delete", "--force", "other", user=65534, group=65534, extra_groups=[])
+        self.assertEqual((run.returncode, run.stderr), (0, b""))
+        os.rmdir(f"{self.state}/box")
+
     def test_a_killed_sentry(self):
         self.detach("sleep 1000")
         os.kill(self.listed()["box"]["pid"], signal.SIGKILL)

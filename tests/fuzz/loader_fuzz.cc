@@ -2,7 +2,7 @@
 // second half to /interpreter) and executed.
 #include <fcntl.h>
 
-#include "sentry/vfs/walk.h"
+#include "sentry/vfs/name_ops.h"
 #include "tests/fuzz/kernel.h"
 #include "tests/util/elf_cases.h"
 
@@ -10,7 +10,7 @@ namespace skep::fuzz {
 namespace {
 
 void WriteProgram(kernel::Task& task, std::string_view path, std::string_view bytes) {
-  vfs::Walker walker(task, *task.fs);
+  vfs::NameOps walker(task, *task.fs);
   const auto file = walker.Open(path, {.flags = O_WRONLY | O_CREAT | O_TRUNC, .mode = 0755});
   if (!file) Fail("cannot write the program");
   mm::IoSequence from = mm::IoSequence::FromKernel(std::as_bytes(std::span(bytes)));

@@ -2,7 +2,7 @@
 // slashes.
 #include <fcntl.h>
 
-#include "sentry/vfs/walk.h"
+#include "sentry/vfs/name_ops.h"
 #include "tests/fuzz/kernel.h"
 
 namespace skep::fuzz {
@@ -20,7 +20,7 @@ std::string Path(Input& in) {
 }
 
 void Step(kernel::Task& task, Input& in) {
-  vfs::Walker walker(task, *task.fs);
+  vfs::NameOps walker(task, *task.fs);
   const uint8_t what = in.Take<uint8_t>();
   const std::string one = Path(in);
   switch (what % 8) {
@@ -59,7 +59,7 @@ int TestOneInput(const uint8_t* data, size_t size) {
   syscalls::TestKernel& kernel = fuzz::TheKernel();
   kernel.OnFiber([&] {
     kernel::Task& task = kernel.init().task();
-    vfs::Walker walker(task, *task.fs);
+    vfs::NameOps walker(task, *task.fs);
     (void)walker.Mkdir("/w", 0755);
     fuzz::Input in(data, std::min<size_t>(size, 2048));
     while (!in.empty()) fuzz::Step(task, in);

@@ -23,7 +23,7 @@ struct Tracer {
     if (init.Run(SYS_munmap, {memory + kMemory, kPageSize, 0}) != 0) Fail("munmap");
     auto pair = host::MakeSocketPair(SOCK_SEQPACKET).value();
     lines = std::move(pair.b);
-    const arena::ArenaScope arena;
+    const arena::ArenaHeapScope arena;
     strace = std::make_unique<syscalls::Strace>(arena::HostTable::Get().Add(std::move(pair.a)));
   }
   uint64_t memory = 0;

@@ -47,7 +47,7 @@ uint64_t Argument(Input& in, uint64_t memory) {
 }
 
 void TraceToNowhere(kernel::Kernel& kernel) {
-  const arena::ArenaScope arena;
+  const arena::ArenaHeapScope arena;
   const arena::HostFd null = arena::HostTable::Get().Add(host::Open("/dev/null", O_WRONLY).value());
   kernel.strace = std::make_unique<syscalls::Strace>(null);
 }

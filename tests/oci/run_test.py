@@ -221,6 +221,16 @@ class Files(OciTest):
             self.assertEqual(file.read(), "text\nmore\n")
         self.assertFalse(os.path.exists(os.path.join(self.bundle.root, "new")))
 
+    def test_missing_mount_points_of_a_read_only_root_are_made(self):
+        self.config["root"]["readonly"] = True
+        self.config["mounts"].append({"destination": "/new/place", "type": "tmpfs",
+                                      "source": "tmpfs"})
+        script = ("echo text > /new/place/file && cat /new/place/file;"
+                  "for name in /x /new/x; do touch $name 2> /dev/null || echo read only; done;"
+                  "grep -c '^[^ ]* / [^ ]* ro' /proc/mounts")
+        self.assert_ends(self.sh(script), 0, "text\nread only\nread only\n1\n")
+        self.assertFalse(os.path.exists(os.path.join(self.bundle.root, "new")))
+
     def test_proc_sysfs_devpts(self):
         script = ("cat /proc/self/comm; ls /sys/devices/system/cpu | grep -c online; ls /dev/pts;"
                   "touch /sys/x 2> /dev/null || echo read only;"

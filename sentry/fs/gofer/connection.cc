@@ -33,7 +33,7 @@ struct Table {
 Table& TheTable() {
   // tidy: allow(static) host resources by number: not kernel state, made anew after a restore
   static Table& table = []() -> Table& {
-    const arena::HostScope host;
+    const arena::HostHeapScope host;
     return *new Table;
   }();
   return table;
@@ -58,7 +58,7 @@ Gofer& Find(uint32_t index) {
 
 // Nobody uses it any more, and nobody finds it. The number is free afterwards.
 void Destroy(Gofer* gofer, uint32_t index) {
-  const arena::HostScope host;
+  const arena::HostHeapScope host;
   const std::unique_ptr<Gofer> gone(gofer);
   Table& table = TheTable();
   MutexLock lock(table.mutex);
@@ -68,11 +68,11 @@ void Destroy(Gofer* gofer, uint32_t index) {
 // A worker's connection is closed by its own thread, one worker after the other.
 void CloseFrom(sched::Scheduler& scheduler, int worker, Gofer* gofer, uint32_t index) {
   if (worker == scheduler.worker_count()) return Destroy(gofer, index);
-  const arena::ArenaScope arena_heap;
+  const arena::ArenaHeapScope arena_heap;
   const auto spawned =
       sched::Fiber::Spawn(scheduler.worker(worker), [&scheduler, worker, gofer, index] {
         {
-          const arena::HostScope host;
+          const arena::HostHeapScope host;
           gofer->transport.CloseHere();
         }
         CloseFrom(scheduler, worker + 1, gofer, index);
@@ -94,7 +94,7 @@ Result<Ref<GoferConnection>> GoferConnection::Add(OwnedFd socket, sched::Schedul
     table.taken[index] = true;
   }
   {
-    const arena::HostScope host;
+    const arena::HostHeapScope host;
     table.gofers[index].store(Make(std::move(socket), scheduler, std::move(on_lost)).release());
   }
   return Ref<GoferConnection>(new GoferConnection(index, scheduler));
@@ -102,7 +102,7 @@ Result<Ref<GoferConnection>> GoferConnection::Add(OwnedFd socket, sched::Schedul
 
 void GoferConnection::Restore(OwnedFd socket, std::function<void()> on_lost) const {
   CHECK(index_ < kNumbers);
-  const arena::HostScope host;
+  const arena::HostHeapScope host;
   Table& table = TheTable();
   {
     MutexLock lock(table.mutex);

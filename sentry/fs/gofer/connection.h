@@ -21,7 +21,7 @@ class GoferConnection final : public RefCounted<GoferConnection> {
   // do. `on_lost`: see FiberTransport. ENFILE: there are too many gofers.
   static Result<Ref<GoferConnection>> Add(OwnedFd socket, sched::Scheduler* scheduler,
                                           std::function<void()> on_lost);
-  // After a restore: a new gofer for the same tree. Whoever was there before is gone.
+  // After a restore: a new gofer for the same tree. The one before is gone.
   void Restore(OwnedFd socket, std::function<void()> on_lost) const;
   ~GoferConnection();
 

@@ -55,11 +55,11 @@ class DonatedFiles : public RefCounted<DonatedFiles> {
   // ENFILE: the user has its share.
   Result<Charge> ChargeTo(const auth::Credentials& user);
 
-  // Who may use up the last part of the budget.
+  // Whether `user` may use the last part of the budget.
   static bool IsFavoured(const auth::Credentials& user);
   // Room for one more descriptor. Idle ones may be closed for it, so under no Mutex. ENFILE.
   Result<void> Reserve(bool favoured);
-  // So many were closed, or were not donated after all.
+  // `count` descriptors were closed, or were not donated after all.
   void Return(size_t count);
 
   // `inode` has descriptors that nobody uses now. Under no Mutex.

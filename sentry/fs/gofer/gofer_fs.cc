@@ -25,7 +25,7 @@ GoferFs::GoferFs(Ref<GoferConnection> connection, const GoferFsOptions& wanted,
 Result<Ref<GoferFs>> GoferFs::Make(Ref<GoferConnection> connection, const GoferFsOptions& options) {
   Result<gofer::AttachRecord> attached = Fail(EIO);
   {
-    const arena::HostScope host;
+    const arena::HostHeapScope host;
     attached = connection->client().Attach(options.attach);
   }
   if (!attached) return std::unexpected(attached.error());

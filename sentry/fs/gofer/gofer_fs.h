@@ -47,7 +47,7 @@ class GoferFs final : public vfs::FileSystem {
   // right one. Under no Mutex: the fiber may sleep, killable (kKilled).
   template <class F>
   auto Call(F f) const {
-    const arena::HostScope host;
+    const arena::HostHeapScope host;
     return f(connection_->client());
   }
   // Whether something that was heard at that time may still be taken for true.

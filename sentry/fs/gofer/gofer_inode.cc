@@ -35,7 +35,7 @@ vfs::Attributes FromGofer(const gofer::Attributes& from, uint32_t dev_minor) {
 
 void CloseHostFd(arena::HostFd fd, bool mapped) {
   if (!fd) return;
-  const arena::HostScope host;
+  const arena::HostHeapScope host;
   sched::Fiber* fiber = sched::Fiber::CurrentOrNull();
   if (mapped && fiber != nullptr) {
     sched::Scheduler& scheduler = fiber->worker().scheduler();
@@ -228,7 +228,7 @@ void GoferInode::KeepReadFd(OwnedFd file) {
   }
   if (room && !kept) gofer_fs_.donated().Return(1);
   if (idle) gofer_fs_.donated().NoteIdle(*this);
-  const arena::HostScope host;
+  const arena::HostHeapScope host;
   file.Reset();
 }
 

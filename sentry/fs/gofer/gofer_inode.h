@@ -93,7 +93,7 @@ class GoferInode final : public vfs::Inode {
   // After a restore: descriptors under their old numbers.
   Result<void> ReopenFds();
 
-  // Of the lists of DonatedFiles and GoferFs; guarded by their mutexes.
+  // Places in the lists of DonatedFiles and GoferFs; guarded by their mutexes.
   std::optional<std::list<GoferInode*>::iterator> idle_at, listed_at;
   size_t children_counted = 0;
 
@@ -152,8 +152,8 @@ class GoferInode final : public vfs::Inode {
   std::unique_ptr<std::string> target_ GUARDED_BY(mutex_);
   std::unique_ptr<Directory> directory_ GUARDED_BY(mutex_);
   std::vector<Mapping> mappings_ GUARDED_BY(mutex_);
-  // Of the attributes that execve and permission checks ask for, those that the file lacks: bits of
-  // AskedOften's order, as of absent_ns_. No guest can set them.
+  // Attributes that execve and permission checks ask for and the file lacks, as of absent_ns_: bits
+  // in AskedOften's order. No guest can set these attributes.
   uint32_t absent_ GUARDED_BY(mutex_) = 0;
   uint64_t absent_ns_ GUARDED_BY(mutex_) = 0;
 };

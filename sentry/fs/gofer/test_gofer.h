@@ -16,7 +16,7 @@ namespace skep::fs {
 class TestGofer {
  public:
   explicit TestGofer(bool read_only = false) {
-    const arena::HostScope host;
+    const arena::HostHeapScope host;
     server_ = std::move(*gofer::Server::Make(gofer::ConfigFor(tree.path(), read_only)));
     host::SocketPair pair = *host::MakeSocketPair(SOCK_SEQPACKET);
     socket_ = std::move(pair.b);

@@ -27,13 +27,13 @@ namespace skep::fs {
 class SimulatedGofer {
  public:
   explicit SimulatedGofer(sched::Scheduler& scheduler) {
-    const arena::HostScope host;
+    const arena::HostHeapScope host;
     server_ = std::move(*gofer::Server::Make(gofer::ConfigFor(tree.path())));
     nodes_at_first_ = Nodes();
     host::SocketPair pair = *host::MakeSocketPair(SOCK_SEQPACKET);
     control_ = std::move(pair.b);
     {
-      const arena::ArenaScope arena;
+      const arena::ArenaHeapScope arena;
       connection_ = *GoferConnection::Add(std::move(pair.a), &scheduler, {});
     }
     thread_ = std::thread([this] { ServeControl(); });
@@ -62,7 +62,7 @@ class SimulatedGofer {
     }
     return pending_.size();
   }
-  // Of those that Collect has counted. It has taken part in it, or been too late.
+  // For those that Collect has counted. It has taken part in it, or been too late.
   void Answer(size_t index) {
     std::lock_guard lock(mutex_);
     const Request request = std::move(pending_.at(index));
@@ -96,7 +96,7 @@ class SimulatedGofer {
   };
 
   size_t Nodes() { return server_->nodes().size(); }
-  // Of this process, in the tree.
+  // For this process, in the tree.
   int OpenFiles() const {
     int found = 0;
     for (const auto& entry : std::filesystem::directory_iterator("/proc/self/fd")) {

@@ -93,8 +93,8 @@ void OverlayFs::OnDestroy(OverlayInode& inode) {
   Forget(inode);
 }
 
-// Whoever finds an inode in the tables does so under mutex_: one that only the caller holds, and
-// that is no longer there, is nobody else's any more.
+// Inodes are found in the tables under mutex_ only. So an inode that only the caller holds, and
+// that is no longer there, cannot be found by others.
 Ref<OverlayInode> OverlayFs::TakeParentOfLast(OverlayInode& inode) {
   MutexLock lock(mutex_);
   if (inode.RefCount() != 1) return {};

@@ -39,8 +39,8 @@ class OverlayFs final : public vfs::FileSystem {
 
   void NoteCopiedUp(OverlayInode& inode, const vfs::Inode& upper);
   void OnDestroy(OverlayInode& inode);
-  // Of an inode that only the caller holds: its parent, which it lets go of; it can no longer be
-  // found. None if others hold it too.
+  // For an inode that only the caller holds: takes its parent from it, and takes it out of the
+  // tables. None if others hold it too.
   Ref<OverlayInode> TakeParentOfLast(OverlayInode& inode);
 
  private:

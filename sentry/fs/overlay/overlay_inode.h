@@ -61,7 +61,7 @@ class OverlayInode final : public vfs::Inode {
   bool HasLowerNames() const { return IsDir() && lower_; }
 
   // Makes sure that there is an upper inode, and upper directories above it (Linux: ovl_copy_up).
-  // Of a regular file at most `size` bytes are copied.
+  // At most `size` bytes of a regular file are copied.
   Result<void> CopyUp(uint64_t size = kCopyAll);
 
   struct Entry {
@@ -83,7 +83,7 @@ class OverlayInode final : public vfs::Inode {
   void CopyXattrs(vfs::Inode& to);
   void ChangeLinks(int delta);
 
-  // Of a directory with an upper half:
+  // For a directory with an upper half:
   Result<Ref<vfs::Inode>> UpperEntry(std::string_view name);
   bool LowerHas(std::string_view name);
   Result<bool> RemoveWhiteout(std::string_view name);

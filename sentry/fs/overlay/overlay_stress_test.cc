@@ -71,7 +71,7 @@ TEST(OverlayStress, TwoWorkers) {
   }
   std::unique_ptr<World> world;
   {
-    const arena::ArenaScope arena;
+    const arena::ArenaHeapScope arena;
     Ref<GoferFs> lower = gofer.Mount();
     world = std::make_unique<World>([&](mm::MemoryFile& memory) -> Ref<vfs::FileSystem> {
       return *OverlayFs::Make(5, lower, MakeRef<TmpFs>(memory, TmpFsOptions{.dev_minor = 4}));

@@ -5,7 +5,6 @@
 
 #include "sentry/fs/proc/process.h"
 #include "sentry/kernel/pidfd.h"
-#include "sentry/vfs/walk.h"
 
 namespace skep::fs {
 namespace {
@@ -15,7 +14,7 @@ Result<Ref<vfs::File>> FileOf(const Subject& subject, int fd) {
   TasksLock lock(*subject.kernel);
   const kernel::Task* task = subject.Find();
   if (task == nullptr || !task->files) return Fail(EBADF);
-  return task->files->GetAny(fd);
+  return task->files->GetIncludingPath(fd);
 }
 
 bool CloexecOf(const Subject& subject, int fd) {
@@ -33,29 +32,19 @@ std::vector<int> NumbersOf(const Subject& subject) {
   return task->files->Numbers();
 }
 
-class FdLink final : public OfSubject<PseudoInode> {
+class FdLink final : public MagicLink {
  public:
   FdLink(const Subject& subject, ProcFs& fs, int fd)
-      : OfSubject(subject, fs, DescriptorIno(subject, fd, false), uint32_t{S_IFLNK | 0700}),
+      : MagicLink(subject, fs, DescriptorIno(subject, fd, false), uint32_t{S_IFLNK | 0700}),
         fd_(fd) {}
 
   bool Valid() override { return FileOf(subject(), fd_).has_value(); }
-
-  Result<std::string> ReadLink(vfs::Caller& caller) override {
-    const vfs::Path path = TRY(Target(caller));
-    return vfs::NameOf(path, RootOf(caller));
-  }
-
-  Result<std::optional<vfs::Path>> FollowMagic(vfs::Caller& caller) override {
-    vfs::Path path = TRY(Target(caller));
-    return std::optional<vfs::Path>(std::move(path));
-  }
 
  protected:
   uint64_t Size() override { return 64; }
   // Linux: tid_fd_update_inode: the mode is that of the open file.
   void Adjust(vfs::Attributes& attributes) override {
-    OfSubject::Adjust(attributes);
+    MagicLink::Adjust(attributes);
     const Result<Ref<vfs::File>> file = FileOf(subject(), fd_);
     if (!file || (*file)->is_path()) {
       attributes.mode = S_IFLNK;
@@ -66,7 +55,7 @@ class FdLink final : public OfSubject<PseudoInode> {
   }
 
  private:
-  Result<vfs::Path> Target(vfs::Caller& caller) const {
+  Result<vfs::Path> Target(vfs::Caller& caller) const override {
     if (!subject().MayInspect(caller)) return Fail(EACCES);
     const Result<Ref<vfs::File>> file = FileOf(subject(), fd_);
     if (!file) return Fail(ENOENT);

@@ -4,28 +4,17 @@
 #include <iterator>
 
 #include "sentry/fs/proc/process.h"
-#include "sentry/vfs/walk.h"
 
 namespace skep::fs {
 namespace {
 
-class TaskLinkInode final : public OfSubject<PseudoInode> {
+class TaskLinkInode final : public MagicLink {
  public:
   TaskLinkInode(const Subject& subject, ProcFs& fs, uint64_t ino, TaskLink link)
-      : OfSubject(subject, fs, ino, uint32_t{S_IFLNK | 0777}), link_(link) {}
-
-  Result<std::string> ReadLink(vfs::Caller& caller) override {
-    const vfs::Path path = TRY(Target(caller));
-    return vfs::NameOf(path, RootOf(caller));
-  }
-
-  Result<std::optional<vfs::Path>> FollowMagic(vfs::Caller& caller) override {
-    vfs::Path path = TRY(Target(caller));
-    return std::optional<vfs::Path>(std::move(path));
-  }
+      : MagicLink(subject, fs, ino, uint32_t{S_IFLNK | 0777}), link_(link) {}
 
  private:
-  Result<vfs::Path> Target(vfs::Caller& caller) const {
+  Result<vfs::Path> Target(vfs::Caller& caller) const override {
     if (!subject().MayInspect(caller)) return Fail(EACCES);
     vfs::Path path;
     TasksLock lock(*subject().kernel);

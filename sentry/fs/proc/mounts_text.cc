@@ -4,7 +4,7 @@
 #include <iterator>
 
 #include "sentry/fs/proc/process.h"
-#include "sentry/vfs/walk.h"
+#include "sentry/vfs/name_ops.h"
 
 namespace skep::fs {
 namespace {

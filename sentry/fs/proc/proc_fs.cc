@@ -42,7 +42,7 @@ class RootDirectory final : public FixedDirectory {
     const Subject subject = TRY(Subject::OfPid(proc_, pid));
     return Ref<vfs::Inode>(MakeTaskDirectory(proc_, subject));
   }
-  // What does not exist is not found even by those who would make it (Linux: proc_root_lookup).
+  // Making a name that does not exist is ENOENT (Linux: proc_root_lookup).
   Result<Ref<vfs::Inode>> Create(std::string_view, const NewNode&) override { return Fail(ENOENT); }
   Result<Ref<vfs::Inode>> Symlink(std::string_view, std::string_view, const NewNode&) override {
     return Fail(ENOENT);

@@ -7,8 +7,8 @@
 #include "sentry/fs/proc/subject.h"
 #include "sentry/kernel/container.h"
 #include "sentry/mm/mm_test_util.h"
+#include "sentry/vfs/name_ops.h"
 #include "sentry/vfs/test_caller.h"
-#include "sentry/vfs/walk.h"
 
 namespace skep::fs {
 namespace {
@@ -27,7 +27,7 @@ struct ProcTest : ::testing::Test {
   ProcFs* proc = nullptr;
 
   void SetUp() override {
-    const arena::ArenaScope arena;
+    const arena::ArenaHeapScope arena;
     kernel = std::make_unique<kernel::Kernel>(kernel::KernelConfig{.workers = 2});
     HostResult<std::unique_ptr<mm::MemoryFile>> memory = mm::MemoryFile::Make();
     ASSERT_TRUE(memory) << memory.error().message;
@@ -113,7 +113,7 @@ struct ProcTest : ::testing::Test {
   }
 
   Result<Ref<vfs::File>> Open(std::string_view path, kernel::Task& by, uint32_t flags = O_RDONLY) {
-    vfs::Walker walker(by, *fs);
+    vfs::NameOps walker(by, *fs);
     return walker.Open(path, {.flags = flags});
   }
   Result<std::string> TryRead(std::string_view path, kernel::Task& by) {
@@ -130,7 +130,7 @@ struct ProcTest : ::testing::Test {
     return file ? CodeOf(vfs::TryWrite(by, **file, text)) : file.error().code();
   }
   Result<std::string> Link(std::string_view path, kernel::Task& by) {
-    vfs::Walker walker(by, *fs);
+    vfs::NameOps walker(by, *fs);
     Result<vfs::Path> found = walker.Resolve(path, {.follow = vfs::FollowFinal::kNo});
     if (!found) return std::unexpected(found.error());
     return walker.ReadLink(*found);
@@ -149,7 +149,7 @@ struct ProcTest : ::testing::Test {
     return names;
   }
   vfs::Attributes Stat(std::string_view path) {
-    vfs::Walker walker(*init, *fs);
+    vfs::NameOps walker(*init, *fs);
     const vfs::Path found = walker.Resolve(path, {.follow = vfs::FollowFinal::kNo}).value();
     return found.inode()->GetAttributes().value();
   }
@@ -187,7 +187,7 @@ TEST_F(ProcTest, ADirectoryGoesWithItsProcess) {
 }
 
 TEST_F(ProcTest, FixedDentriesStayWhatTheyAre) {
-  vfs::Walker walker(*init, *fs);
+  vfs::NameOps walker(*init, *fs);
   const vfs::Path first = walker.Resolve("/sys/kernel", {}).value();
   EXPECT_EQ(walker.Resolve("/sys/kernel", {}).value(), first);
   EXPECT_EQ(CodeOf(walker.Mkdir("/new", 0700)), ENOENT);
@@ -328,7 +328,7 @@ TEST_F(ProcTest, DescriptorsAreLinks) {
   EXPECT_EQ(CodeOf(Link("/7/fd/4", *other)), ENOENT);
   const std::string info = Read("/7/fdinfo/3");
   EXPECT_EQ(info.rfind("pos:\t0\nflags:\t02000001\nmnt_id:\t", 0), 0U) << info;
-  vfs::Walker walker(*other, *fs);
+  vfs::NameOps walker(*other, *fs);
   EXPECT_EQ(walker.Resolve("/7/fd/3", {}).value(), pipe);
   (void)other->files->Remove(3);
   EXPECT_EQ(CodeOf(Link("/7/fd/3", *other)), ENOENT);

@@ -15,7 +15,7 @@ struct TaskView {
   vfs::Caller& caller;
   const vfs::File* file = nullptr;  // null: it is being written
 
-  // Whose rights the file has: its opener's.
+  // The opener's credentials decide what the file shows.
   const auth::Credentials& opener() const {
     return file != nullptr && file->opener ? *file->opener : caller.creds();
   }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "sentry/fs/proc/proc_fs.h"
+#include "sentry/vfs/name_ops.h"
 
 namespace skep::fs {
 
@@ -63,6 +64,26 @@ class OfSubject : public Base {
 
  private:
   const Subject subject_;
+};
+
+// A link that leads to a place, whatever its name is by now.
+class MagicLink : public OfSubject<PseudoInode> {
+ public:
+  Result<std::string> ReadLink(vfs::Caller& caller) override {
+    const vfs::Path path = TRY(Target(caller));
+    return vfs::NameOf(path, RootOf(caller));
+  }
+
+  Result<std::optional<vfs::Path>> FollowMagic(vfs::Caller& caller) override {
+    vfs::Path path = TRY(Target(caller));
+    return std::optional<vfs::Path>(std::move(path));
+  }
+
+ protected:
+  using OfSubject::OfSubject;
+
+ private:
+  virtual Result<vfs::Path> Target(vfs::Caller& caller) const = 0;
 };
 
 }  // namespace skep::fs

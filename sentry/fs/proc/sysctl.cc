@@ -56,7 +56,7 @@ std::string NameIn(std::string_view text) {
   return std::string(text.substr(0, end).substr(0, kMaxName));
 }
 
-// Of whoever reads (Linux: get_uts). ESRCH: no task does.
+// The reading task's namespace (Linux: get_uts). ESRCH: the reader is no task.
 Result<Ref<kernel::UtsNamespace>> UtsOf(vfs::Caller& caller) {
   const kernel::Task* task = TaskOf(caller);
   if (task == nullptr) return Fail(ESRCH);

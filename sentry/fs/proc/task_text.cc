@@ -147,7 +147,7 @@ Result<void> StoreOomAdj(const TaskView& view, std::string_view text) {
   return SetOomScoreAdj(view, *value == 15 ? kMaxAdj : static_cast<int>(*value * kMaxAdj / 17));
 }
 
-// Of loginuid and sessionid: not set.
+// loginuid and sessionid are not set.
 Result<std::string> NoIdText(const TaskView&) { return std::string("4294967295"); }
 Result<std::string> WchanText(const TaskView&) { return std::string("0"); }
 

@@ -182,7 +182,8 @@ void FixedDirectory::Adjust(vfs::Attributes& attributes) { attributes.nlink = 2 
 PseudoFs::PseudoFs(uint32_t dev_minor, uint32_t directory_mode, uint64_t text_size)
     : FileSystem(dev_minor, 1024), directory_mode_(directory_mode), text_size_(text_size) {}
 
-// What does not exist may come to exist; the fixed part is found as quickly as it is revalidated.
+// A negative dentry is never trusted: the name may come to exist. A lookup of the fixed part is as
+// cheap as its revalidation.
 bool PseudoFs::Revalidate(vfs::Dentry& dentry) {
   return !dentry.negative() && static_cast<PseudoInode*>(dentry.raw_inode())->Valid();
 }

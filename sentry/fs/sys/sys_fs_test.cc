@@ -1,8 +1,8 @@
 #include "sentry/fs/sys/sys_fs.h"
 
 #include "sentry/vfs/mount.h"
+#include "sentry/vfs/name_ops.h"
 #include "sentry/vfs/test_caller.h"
-#include "sentry/vfs/walk.h"
 
 namespace skep::fs {
 namespace {
@@ -12,7 +12,7 @@ struct SysTest : ::testing::Test {
   Ref<vfs::FsContext> context =
       MakeRef<vfs::FsContext>(mounts, mounts->root(), mounts->root(), 022u);
   vfs::TestCaller caller;
-  vfs::Walker walker{caller, *context};
+  vfs::NameOps walker{caller, *context};
 
   std::string Read(std::string_view path) {
     const Result<Ref<vfs::File>> file = walker.Open(path, {.flags = O_RDONLY});

@@ -25,7 +25,7 @@ struct MountNamespaceTest : ::testing::Test {
   }
 
   Result<vfs::Path> InCopy(std::string_view path) {
-    return vfs::Walker(w.caller, *copy).Resolve(path, {});
+    return vfs::NameOps(w.caller, *copy).Resolve(path, {});
   }
 };
 
@@ -92,7 +92,7 @@ TEST_F(MountNamespaceTest, AnEndedCopyLetsGoOfItsMountPoints) {
 TEST_F(MountNamespaceTest, FlagsAreTheMountsOwn) {
   InCopy("/d/sub")->mount->SetFlags(MS_RDONLY);
   EXPECT_EQ(w.Write("/d/sub/new", "x"), 0);
-  vfs::Walker in_copy(w.caller, *copy);
+  vfs::NameOps in_copy(w.caller, *copy);
   const auto opened = in_copy.Open("/d/sub/new", {.flags = O_WRONLY});
   EXPECT_EQ(Code(opened), EROFS);
 }

@@ -31,7 +31,6 @@ class TmpQuota final : public mm::FilePages::Budget, public RefCounted<TmpQuota>
   void UnchargeInode() { inodes_.fetch_sub(1); }
 
   uint64_t max_bytes() const { return max_bytes_.load(); }
-  void SetMaxBytes(uint64_t max_bytes) { max_bytes_.store(max_bytes); }  // remount
   uint64_t max_inodes() const { return max_inodes_; }
   uint64_t bytes() const { return bytes_.load(); }
   uint64_t inodes() const { return inodes_.load(); }

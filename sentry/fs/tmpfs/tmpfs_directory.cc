@@ -17,7 +17,7 @@ class TmpDirectoryFile final : public vfs::ListingFile {
   Result<void> List(vfs::Caller&, uint64_t cookie, const vfs::DirSink& sink) override {
     directory_.TouchAccessed(*this);
     sched::SleepLockHold hold(directory_.directory_lock());
-    // What is added while somebody reads is seen the next time: no endless reading.
+    // A name that is added while somebody reads is seen at the next reading: no reading is endless.
     if (IsStart(cookie) || end_ == 0) end_ = directory_.next_cookie();
     const auto& entries = directory_.entries();
     for (auto it = entries.upper_bound(cookie); it != entries.end() && it->first < end_; ++it) {

@@ -4,8 +4,8 @@
 
 #include "base/range.h"
 #include "sentry/fs/tmpfs/tmpfs_inode.h"
+#include "sentry/vfs/name_ops.h"
 #include "sentry/vfs/permission.h"
-#include "sentry/vfs/walk.h"
 
 namespace skep::fs {
 namespace {

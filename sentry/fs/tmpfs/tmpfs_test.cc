@@ -211,7 +211,7 @@ TEST(TmpFs, Xattrs) {
   World w;
   ASSERT_EQ(w.Write("/f", "x"), 0);
   const vfs::Path f = *w.Find("/f");
-  vfs::Walker walker = w.Walk();
+  vfs::NameOps walker = w.Walk();
   EXPECT_EQ(Code(walker.GetXattr(f, "user.a")), ENODATA);
   EXPECT_EQ(Code(walker.SetXattr(f, "user.a", "1", XATTR_REPLACE)), ENODATA);
   EXPECT_EQ(Code(walker.SetXattr(f, "user.a", "1", 0)), 0);
@@ -239,7 +239,7 @@ TEST(TmpFs, OnlyTheCapableSetSecurityAttributes) {
   ASSERT_EQ(w.Write("/f", "x"), 0);
   ASSERT_EQ(w.Chown("/f", 1000, 1000), 0);
   const vfs::Path f = *w.Find("/f");
-  vfs::Walker walker = w.Walk();
+  vfs::NameOps walker = w.Walk();
   ASSERT_EQ(Code(walker.SetXattr(f, "security.other", "1", 0)), 0);
   ASSERT_EQ(Code(walker.SetXattr(f, "security.capability", kRaw, 0)), 0);
   EXPECT_EQ(Code(walker.SetXattr(f, "security.capability", "junk", 0)), EINVAL);
@@ -256,7 +256,7 @@ TEST(TmpFs, ChangesTakeFileCapabilitiesAway) {
   World w;
   ASSERT_EQ(w.Write("/f", "x"), 0);
   const vfs::Path f = *w.Find("/f");
-  vfs::Walker walker = w.Walk();
+  vfs::NameOps walker = w.Walk();
   const auto set = [&] { return Code(walker.SetXattr(f, "security.capability", kRaw, 0)); };
   const auto get = [&] { return Code(walker.GetXattr(f, "security.capability")); };
   ASSERT_EQ(set(), 0);

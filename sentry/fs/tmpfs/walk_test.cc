@@ -263,7 +263,7 @@ TEST_F(WalkTest, StickyDirectory) {
 }
 
 TEST_F(WalkTest, RestrictedResolution) {
-  vfs::Walker walker = w.WalkFrom("/d");
+  vfs::NameOps walker = w.WalkFrom("/d");
   const auto code = [&](const char* path, uint64_t resolve) {
     return Code(walker.Resolve(path, {.resolve = resolve}));
   };
@@ -405,7 +405,7 @@ TEST_F(WalkTest, DeepTreesComeAndGo) {
   ASSERT_EQ(w.Mkdir("/e"), 0);
   vfs::Path at = *w.Find("/e");
   for (int i = 0; i < 20000; i++) {
-    vfs::Walker walker(w.caller, *w.context, at);
+    vfs::NameOps walker(w.caller, *w.context, at);
     ASSERT_EQ(Code(walker.Mkdir("n", 0755)), 0);
     at = *walker.Resolve("n", {});
   }

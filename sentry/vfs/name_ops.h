@@ -30,11 +30,11 @@ struct Parent {
 };
 
 // One task's view for one call: root, cwd, credentials. Cheap to make.
-class Walker {
+class NameOps {
  public:
-  Walker(Caller& caller, const FsContext& context);
+  NameOps(Caller& caller, const FsContext& context);
   // `start` is used for relative paths (a directory descriptor's path); default: the cwd.
-  Walker(Caller& caller, const FsContext& context, Path start);
+  NameOps(Caller& caller, const FsContext& context, Path start);
 
   Result<Path> Resolve(std::string_view path, const WalkOptions& options);
   Result<Parent> ResolveParent(std::string_view path, uint64_t resolve = 0);
@@ -54,7 +54,8 @@ class Walker {
   Result<void> Symlink(std::string_view target, std::string_view path);
   // `existing` was resolved by the caller (AT_SYMLINK_FOLLOW, AT_EMPTY_PATH are its business).
   Result<void> Link(const Path& existing, std::string_view new_path);
-  Result<void> Rename(std::string_view path, Walker& to, std::string_view new_path, uint32_t flags);
+  Result<void> Rename(std::string_view path, NameOps& to, std::string_view new_path,
+                      uint32_t flags);
 
   // Operations on a path already resolved; each checks permissions, read-only mounts, sticky bits.
   Result<void> Access(const Path& path, int mask, const auth::Credentials& creds);

@@ -8,7 +8,7 @@
 
 namespace skep::vfs {
 
-Result<void> Walker::NewName::Prepare(std::string_view path, bool directory) {
+Result<void> NameOps::NewName::Prepare(std::string_view path, bool directory) {
   TRY(walk_.Start(path));
   TRY(walk_.ToParent());
   if (walk_.last_type() != LastType::kNormal) return Fail(EEXIST);
@@ -20,23 +20,23 @@ Result<void> Walker::NewName::Prepare(std::string_view path, bool directory) {
   return {};
 }
 
-Result<void> Walker::NewName::MayCreate() {
+Result<void> NameOps::NewName::MayCreate() {
   if (parent().dentry->unlinked()) return Fail(ENOENT);
   return this->directory().CheckPermission(walker_.creds(), kMayWrite | kMayExec);
 }
 
-Result<Inode::NewNode> Walker::NewName::Node(uint32_t mode) {
+Result<Inode::NewNode> NameOps::NewName::Node(uint32_t mode) {
   const Attributes attributes = TRY(this->directory().GetAttributes());
   return NewNodeIn(attributes, walker_.creds(), mode);
 }
 
-Path Walker::NewName::Add(Ref<Inode> inode) {
+Path NameOps::NewName::Add(Ref<Inode> inode) {
   return Path(parent().mount,
               this->directory().fs().cache().Add(parent().dentry, name(), std::move(inode)));
 }
 
-Result<Path> Walker::MakeAt(std::string_view path, uint32_t mode, uint32_t rdev_major,
-                            uint32_t rdev_minor) {
+Result<Path> NameOps::MakeAt(std::string_view path, uint32_t mode, uint32_t rdev_major,
+                             uint32_t rdev_minor) {
   if ((mode & S_IFMT) == 0) mode |= S_IFREG;
   switch (mode & S_IFMT) {
     case S_IFREG:
@@ -63,17 +63,17 @@ Result<Path> Walker::MakeAt(std::string_view path, uint32_t mode, uint32_t rdev_
   return created.Add(std::move(inode));
 }
 
-Result<void> Walker::Mknod(std::string_view path, uint32_t mode, uint32_t rdev_major,
-                           uint32_t rdev_minor) {
+Result<void> NameOps::Mknod(std::string_view path, uint32_t mode, uint32_t rdev_major,
+                            uint32_t rdev_minor) {
   TRY(MakeAt(path, mode, rdev_major, rdev_minor));
   return {};
 }
 
-Result<Path> Walker::MakeNode(std::string_view path, uint32_t mode) {
+Result<Path> NameOps::MakeNode(std::string_view path, uint32_t mode) {
   return MakeAt(path, mode, 0, 0);
 }
 
-Result<void> Walker::Mkdir(std::string_view path, uint32_t mode) {
+Result<void> NameOps::Mkdir(std::string_view path, uint32_t mode) {
   NewName created(*this);
   TRY(created.Prepare(path, true));
   TRY(created.MayCreate());
@@ -83,7 +83,7 @@ Result<void> Walker::Mkdir(std::string_view path, uint32_t mode) {
   return {};
 }
 
-Result<void> Walker::Symlink(std::string_view target, std::string_view path) {
+Result<void> NameOps::Symlink(std::string_view target, std::string_view path) {
   if (target.empty()) return Fail(ENOENT);
   NewName created(*this);
   TRY(created.Prepare(path, false));
@@ -109,7 +109,7 @@ Result<void> MayLinkTo(Inode& inode, const Attributes& attributes, const auth::C
 
 }  // namespace
 
-Result<void> Walker::Link(const Path& existing, std::string_view new_path) {
+Result<void> NameOps::Link(const Path& existing, std::string_view new_path) {
   NewName created(*this);
   TRY(created.Prepare(new_path, false));
   if (existing.mount != created.parent().mount) return Fail(EXDEV);
@@ -151,7 +151,7 @@ void ForgetName(Dentry& dentry, const Ref<Dentry>& parent, std::string_view name
 
 }  // namespace
 
-Result<void> Walker::Unlink(std::string_view path) {
+Result<void> NameOps::Unlink(std::string_view path) {
   PathWalk walk(*this, 0);
   TRY(walk.Start(path));
   TRY(walk.ToParent());
@@ -171,7 +171,7 @@ Result<void> Walker::Unlink(std::string_view path) {
   return {};
 }
 
-Result<void> Walker::Rmdir(std::string_view path) {
+Result<void> NameOps::Rmdir(std::string_view path) {
   PathWalk walk(*this, 0);
   TRY(walk.Start(path));
   TRY(walk.ToParent());

@@ -106,8 +106,8 @@ void RenameDentries(const Side& from, const Side& to, uint32_t flags) {
 
 }  // namespace
 
-Result<void> Walker::Rename(std::string_view path, Walker& to_walker, std::string_view new_path,
-                            uint32_t flags) {
+Result<void> NameOps::Rename(std::string_view path, NameOps& to_walker, std::string_view new_path,
+                             uint32_t flags) {
   constexpr uint32_t kKnown = RENAME_NOREPLACE | RENAME_EXCHANGE | RENAME_WHITEOUT;
   if ((flags & ~kKnown) != 0) return Fail(EINVAL);
   const bool exchange = (flags & RENAME_EXCHANGE) != 0;

@@ -3,8 +3,8 @@
 #include <linux/capability.h>
 #include <sys/mount.h>
 
+#include "sentry/vfs/name_ops.h"
 #include "sentry/vfs/permission.h"
-#include "sentry/vfs/walk.h"
 
 namespace skep::vfs {
 namespace {
@@ -16,7 +16,7 @@ Result<void> WantWrite(const Path& path) {
 
 }  // namespace
 
-Result<void> Walker::Access(const Path& path, int mask, const auth::Credentials& creds) {
+Result<void> NameOps::Access(const Path& path, int mask, const auth::Credentials& creds) {
   Inode& inode = *path.inode();
   const uint64_t mount_flags = path.mount ? path.mount->flags() : 0;
   const uint32_t type = inode.type();
@@ -29,7 +29,7 @@ Result<void> Walker::Access(const Path& path, int mask, const auth::Credentials&
   return {};
 }
 
-Result<void> Walker::Chmod(const Path& path, uint32_t mode) {
+Result<void> NameOps::Chmod(const Path& path, uint32_t mode) {
   TRY(WantWrite(path));
   Inode& inode = *path.inode();
   if (inode.IsSymlink()) return Fail(EOPNOTSUPP);
@@ -60,8 +60,8 @@ Result<void> MayChown(const Attributes& attributes, std::optional<uint32_t> uid,
 
 // Linux: chown_common, notify_change, setattr_prepare. Set-id bits and capabilities go with any
 // change of the owner, even one that changes nothing; that is a chmod, which the owner may do.
-Result<void> Walker::Chown(const Path& path, std::optional<uint32_t> uid,
-                           std::optional<uint32_t> gid) {
+Result<void> NameOps::Chown(const Path& path, std::optional<uint32_t> uid,
+                            std::optional<uint32_t> gid) {
   TRY(WantWrite(path));
   Inode& inode = *path.inode();
   const Attributes attributes = TRY(inode.GetAttributes());
@@ -84,8 +84,8 @@ Result<void> Walker::Chown(const Path& path, std::optional<uint32_t> uid,
   return inode.SetAttributes(change);
 }
 
-Result<void> Walker::SetTimes(const Path& path, std::optional<Timestamp> atime,
-                              std::optional<Timestamp> mtime, bool both_now) {
+Result<void> NameOps::SetTimes(const Path& path, std::optional<Timestamp> atime,
+                               std::optional<Timestamp> mtime, bool both_now) {
   if (!atime && !mtime) return {};
   TRY(WantWrite(path));
   Inode& inode = *path.inode();
@@ -100,7 +100,7 @@ Result<void> Walker::SetTimes(const Path& path, std::optional<Timestamp> atime,
   return inode.SetAttributes(change);
 }
 
-Result<void> Walker::Truncate(const Path& path, uint64_t size) {
+Result<void> NameOps::Truncate(const Path& path, uint64_t size) {
   Inode& inode = *path.inode();
   if (inode.IsDir()) return Fail(EISDIR);
   if (inode.type() != S_IFREG) return Fail(EINVAL);
@@ -121,7 +121,7 @@ Result<void> Walker::Truncate(const Path& path, uint64_t size) {
   return done;
 }
 
-Result<std::string> Walker::ReadLink(const Path& path) {
+Result<std::string> NameOps::ReadLink(const Path& path) {
   if (!path.inode()->IsSymlink()) return Fail(EINVAL);
   return path.inode()->ReadLink(caller_);
 }

@@ -5,9 +5,9 @@
 
 #include "sentry/vfs/dentry_cache.h"
 #include "sentry/vfs/file.h"
+#include "sentry/vfs/name_ops.h"
 #include "sentry/vfs/path_walk.h"
 #include "sentry/vfs/permission.h"
-#include "sentry/vfs/walk.h"
 
 namespace skep::vfs {
 namespace {
@@ -39,7 +39,7 @@ Inode::LastName LastNameOf(const OpenFlags& open) {
 
 }  // namespace
 
-Result<void> Walker::MayOpen(const Path& path, const OpenFlags& open) {
+Result<void> NameOps::MayOpen(const Path& path, const OpenFlags& open) {
   Inode& inode = *path.inode();
   const uint64_t mount_flags = path.mount ? path.mount->flags() : 0;
   switch (inode.type()) {
@@ -63,7 +63,7 @@ Result<void> Walker::MayOpen(const Path& path, const OpenFlags& open) {
   return {};
 }
 
-Result<Ref<File>> Walker::FinishOpen(const Path& path, const OpenFlags& open) {
+Result<Ref<File>> NameOps::FinishOpen(const Path& path, const OpenFlags& open) {
   Inode& inode = *path.inode();
   if (open.Has(O_PATH)) {
     auto named = MakeRef<PathFile>(path, open.OfFile());
@@ -85,7 +85,7 @@ Result<Ref<File>> Walker::FinishOpen(const Path& path, const OpenFlags& open) {
 }
 
 // Linux: do_open.
-Result<Ref<File>> Walker::OpenFound(const Path& path, const OpenFlags& open, bool created) {
+Result<Ref<File>> NameOps::OpenFound(const Path& path, const OpenFlags& open, bool created) {
   Inode& inode = *path.inode();
   if (open.Has(O_CREAT)) {
     if (open.Has(O_EXCL) && !created) return Fail(EEXIST);
@@ -119,7 +119,7 @@ Result<Ref<File>> Walker::OpenFound(const Path& path, const OpenFlags& open, boo
 }
 
 // The last component does not exist. Sets *created unless somebody else was faster.
-static Result<Path> CreateFile(Walker& walker, const Path& parent, std::string_view name,
+static Result<Path> CreateFile(NameOps& walker, const Path& parent, std::string_view name,
                                uint32_t mode, bool* created) {
   Inode& directory = *parent.inode();
   sched::SleepLockHold hold(directory.directory_lock());
@@ -135,7 +135,7 @@ static Result<Path> CreateFile(Walker& walker, const Path& parent, std::string_v
   return Path(parent.mount, directory.fs().cache().Add(parent.dentry, name, std::move(inode)));
 }
 
-Result<Ref<File>> Walker::OpenTemporary(std::string_view path, const OpenFlags& open) {
+Result<Ref<File>> NameOps::OpenTemporary(std::string_view path, const OpenFlags& open) {
   const WalkOptions options{
       .follow = FollowsLast(open), .directory = true, .resolve = open.resolve()};
   const Path parent = TRY(Resolve(path, options));
@@ -150,12 +150,12 @@ Result<Ref<File>> Walker::OpenTemporary(std::string_view path, const OpenFlags& 
   return FinishOpen(place, open);
 }
 
-Result<Ref<File>> Walker::Open(std::string_view path, const OpenHow& how) {
+Result<Ref<File>> NameOps::Open(std::string_view path, const OpenHow& how) {
   const OpenFlags open = TRY(OpenFlags::From(how, Strictness::kOpen));
   return Open(path, open);
 }
 
-Result<Ref<File>> Walker::Open(std::string_view path, const OpenFlags& open) {
+Result<Ref<File>> NameOps::Open(std::string_view path, const OpenFlags& open) {
   if (open.IsTemporary()) return OpenTemporary(path, open);
   PathWalk walk(*this, open.resolve(), LastNameOf(open));
   TRY(walk.Start(path));

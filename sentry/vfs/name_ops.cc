@@ -1,16 +1,16 @@
-#include "sentry/vfs/walk.h"
+#include "sentry/vfs/name_ops.h"
 
 #include "sentry/vfs/path_walk.h"
 
 namespace skep::vfs {
 
-Walker::Walker(Caller& caller, const FsContext& context)
+NameOps::NameOps(Caller& caller, const FsContext& context)
     : caller_(caller), context_(context), creds_(&caller.creds()) {}
 
-Walker::Walker(Caller& caller, const FsContext& context, Path start)
+NameOps::NameOps(Caller& caller, const FsContext& context, Path start)
     : caller_(caller), context_(context), creds_(&caller.creds()), start_(std::move(start)) {}
 
-Result<Path> Walker::Resolve(std::string_view path, const WalkOptions& options) {
+Result<Path> NameOps::Resolve(std::string_view path, const WalkOptions& options) {
   if (path.empty() && options.empty_path) {
     Path start = start_ ? start_ : context_.cwd();
     if (options.directory && !start.inode()->IsDir()) return Fail(ENOTDIR);
@@ -23,7 +23,7 @@ Result<Path> Walker::Resolve(std::string_view path, const WalkOptions& options) 
   return found;
 }
 
-Result<Parent> Walker::ResolveParent(std::string_view path, uint64_t resolve) {
+Result<Parent> NameOps::ResolveParent(std::string_view path, uint64_t resolve) {
   PathWalk walk(*this, resolve);
   TRY(walk.Start(path));
   TRY(walk.ToParent());
