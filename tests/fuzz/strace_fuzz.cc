@@ -90,11 +90,10 @@ int TestOneInput(const uint8_t* data, size_t size) {
                 std::as_bytes(std::span(filling.substr(0, kPageSize))));
   kernel.OnFiber([&] {
     kernel::Task& task = kernel.init().task();
-    const syscalls::Syscall& call = syscalls::kSyscalls[number];
     const Result<uint64_t> result =
         outcome % 4 == 0 ? Result<uint64_t>(skep::Fail(outcome + 1)) : Result<uint64_t>(value);
-    tracer->strace->Enter(task, call, number, args);
-    tracer->strace->Leave(task, call, number, args, result);
+    tracer->strace->Enter(task, number, args);
+    tracer->strace->Leave(task, number, args, result);
     siginfo_t info = {};
     info.si_signo = static_cast<int>(args[0]);
     info.si_code = static_cast<int>(args[1]);
