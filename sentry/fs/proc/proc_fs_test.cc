@@ -15,9 +15,6 @@ namespace {
 
 using vfs::CodeOf;
 
-const auto* const kEnvironment =
-    ::testing::AddGlobalTestEnvironment(new arena::ArenaTestEnvironment);
-
 struct ProcTest : ::testing::Test {
   platform::fake::FakeEngine engine;
   std::unique_ptr<kernel::Kernel> kernel;
