@@ -70,9 +70,13 @@ class ExecSupervisor {
     for (const int fd : request.process.stdio_fds) {
       if (fd >= 0) fds.push_back(fd);
     }
-    const Result<uint64_t> sent = client_.Send(request, fds);
-    if (!sent) return HostFail("cannot ask the sandbox", sent.error().code());
+    // First: the guest may ask for input at once.
     if (terminal_) raw_.EnterRaw();
+    const Result<uint64_t> sent = client_.Send(request, fds);
+    if (!sent) {
+      raw_.Restore();
+      return HostFail("cannot ask the sandbox", sent.error().code());
+    }
     for (;;) {
       std::array<pollfd, 2> entries = {pollfd{client_.fd(), POLLIN, 0},
                                        pollfd{signals_.fd(), POLLIN, 0}};

@@ -54,7 +54,7 @@ def run_counted(test, skep, wrapper):
     try:
         outcome = subprocess.run(counted, cwd=properties.get("WORKING_DIRECTORY"), env=environment,
                                  stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-                                 stderr=subprocess.DEVNULL, timeout=600, check=False).returncode
+                                 stderr=subprocess.DEVNULL, timeout=150, check=False).returncode
     except subprocess.TimeoutExpired:
         outcome = "timeout"
     return f"{name}: {outcome} in {time.monotonic() - start:.1f} s"
