@@ -312,6 +312,8 @@ class Execs(Named):
             if not sent and b"/dev/pts/" in seen:
                 os.write(master, b"words\n")
                 sent = True
+        if time.monotonic() >= end:
+            os.kill(pid, signal.SIGKILL)
         self.assertEqual(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), 8, seen)
         self.assertIn(b"got words", seen)
         os.close(master)
