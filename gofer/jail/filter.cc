@@ -1,4 +1,5 @@
 // The gofer's system calls: an allow-list with a reason per row.
+#include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
