@@ -73,6 +73,15 @@ TEST(Gofer, OneHandlePerInode) {
   EXPECT_EQ(service.Node("a"), service.Node("b"));
 }
 
+// A release has no answer: another thread may take the request that follows it first.
+bool IsSoonGone(Service& service, NodeId node) {
+  for (int tries = 0; tries < 10'000; ++tries) {
+    if (ErrorOf(service.client().GetAttr(node)) == EBADF) return true;
+    usleep(1000);
+  }
+  return false;
+}
+
 TEST(Gofer, ReleasedHandlesAreGone) {
   TempTree tree;
   tree.Mkdir("a/b");
@@ -82,12 +91,12 @@ TEST(Gofer, ReleasedHandlesAreGone) {
   const NodeId b = walked->nodes[1].node;
   service.client().Release(a);
   service.client().FlushReleases();
-  EXPECT_EQ(ErrorOf(service.client().GetAttr(a)), EBADF);
+  EXPECT_TRUE(IsSoonGone(service, a));
   EXPECT_TRUE(service.client().GetAttr(b));  // whose path goes through it
   EXPECT_EQ(service.nodes().size(), 3U);
   service.client().Release(b);
   service.client().FlushReleases();
-  EXPECT_EQ(ErrorOf(service.client().GetAttr(b)), EBADF);
+  EXPECT_TRUE(IsSoonGone(service, b));
   EXPECT_EQ(service.nodes().size(), 1U);
 }
 
@@ -102,7 +111,7 @@ TEST(Gofer, ReferencesAreCounted) {
   EXPECT_TRUE(service.client().GetAttr(a));
   service.client().Release(a, 1000);
   service.client().FlushReleases();
-  EXPECT_EQ(ErrorOf(service.client().GetAttr(a)), EBADF);
+  EXPECT_TRUE(IsSoonGone(service, a));
 }
 
 TEST(Gofer, DonatedDescriptorReadsAndMaps) {
