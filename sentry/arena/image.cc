@@ -68,19 +68,6 @@ HostResult<void> WriteAt(int fd, uint64_t offset, const void* from, uint64_t siz
   return {};
 }
 
-HostResult<void> ReadAt(int fd, uint64_t offset, void* to, uint64_t size) {
-  auto* bytes = static_cast<std::byte*>(to);
-  while (size > 0) {
-    Result<size_t> n = host::PRead(fd, {bytes, size}, offset);
-    if (!n) return HostFail("cannot read the kernel arena", n.error().code());
-    if (*n == 0) return HostFail("the image of the kernel arena is cut short");
-    bytes += *n;
-    offset += *n;
-    size -= *n;
-  }
-  return {};
-}
-
 uint64_t DataStart(uint64_t extent_count) {
   return PageCeil(sizeof(ImageHeader) + extent_count * sizeof(ImageExtent));
 }
@@ -89,7 +76,7 @@ HostResult<void> LoadExtents(int fd, uint64_t offset, const std::vector<ImageExt
   for (const ImageExtent& e : extents) {
     void* at = reinterpret_cast<void*>(e.address);
     if (e.size < kMapFrom) {
-      TRY(ReadAt(fd, offset + e.offset, at, e.size));
+      TRY(ReadImage(fd, offset + e.offset, at, e.size));
       continue;
     }
     // SAFETY: InRegions held; the regions are ours and empty.

@@ -23,6 +23,8 @@ struct ImageHeader {
 
 // The header of an image that this binary can resume on this machine.
 ImageHeader HeaderOfThisBuild(uint64_t extent_count);
+// All of these bytes of an image's file; an error when it is cut short.
+HostResult<void> ReadImage(int fd, uint64_t offset, void* to, uint64_t size);
 // The table of the image at `offset` of a file. Its extents are in order of address, disjoint, in
 // the arena's regions, and all of their bytes are in the file. This holds also of a file that
 // anybody has made up; what is in the extents cannot be judged.

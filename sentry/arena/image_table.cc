@@ -66,7 +66,17 @@ std::array<uint32_t, 8> CpuFeatures() {
   return words;
 }
 
-HostResult<void> ReadAt(int fd, uint64_t offset, void* to, uint64_t size) {
+bool InRegions(const ImageExtent& e) {
+  if (!IsPageAligned(e.address | e.size | e.offset) || e.size == 0) return false;
+  const auto within = [&](uint64_t base, uint64_t size) {
+    return e.address >= base && e.size <= size && e.address - base <= size - e.size;
+  };
+  return within(kBase, kHeapSize) || within(kStacksBase, kStacksSize);
+}
+
+}  // namespace
+
+HostResult<void> ReadImage(int fd, uint64_t offset, void* to, uint64_t size) {
   auto* bytes = static_cast<std::byte*>(to);
   while (size > 0) {
     Result<size_t> n = host::PRead(fd, {bytes, size}, offset);
@@ -79,16 +89,6 @@ HostResult<void> ReadAt(int fd, uint64_t offset, void* to, uint64_t size) {
   return {};
 }
 
-bool InRegions(const ImageExtent& e) {
-  if (!IsPageAligned(e.address | e.size | e.offset) || e.size == 0) return false;
-  const auto within = [&](uint64_t base, uint64_t size) {
-    return e.address >= base && e.size <= size && e.address - base <= size - e.size;
-  };
-  return within(kBase, kHeapSize) || within(kStacksBase, kStacksSize);
-}
-
-}  // namespace
-
 ImageHeader HeaderOfThisBuild(uint64_t extent_count) {
   return {kMagic, BuildId(), CpuFeatures(), extent_count};
 }
@@ -100,7 +100,7 @@ HostResult<std::vector<ImageExtent>> ReadExtents(int fd, uint64_t offset) {
   if (!IsPageAligned(offset)) return HostFail("an arena image starts at a page boundary");
   ImageHeader header{};
   if (offset > file_size) return HostFail("the image of the kernel arena is cut short");
-  TRY(ReadAt(fd, offset, &header, sizeof header));
+  TRY(ReadImage(fd, offset, &header, sizeof header));
   if (header.magic != kMagic) return HostFail("not an image of a kernel arena");
   if (header.build_id != BuildId()) {
     return HostFail("the image was made by another build of skep; resume it with that one");
@@ -113,7 +113,7 @@ HostResult<std::vector<ImageExtent>> ReadExtents(int fd, uint64_t offset) {
     return HostFail("the image of the kernel arena is damaged");
   }
   std::vector<ImageExtent> extents(header.extent_count);
-  TRY(ReadAt(fd, offset + sizeof header, extents.data(), extents.size() * sizeof(ImageExtent)));
+  TRY(ReadImage(fd, offset + sizeof header, extents.data(), extents.size() * sizeof(ImageExtent)));
   uint64_t end = 0;  // of the extent before
   for (const ImageExtent& e : extents) {
     const bool in_file = e.offset <= size && e.size <= size - e.offset;
