@@ -18,6 +18,8 @@ import tempfile
 import time
 import unittest
 
+from named import become_subreaper, children, reap
+
 SKEP = "build/release/skep"
 TIMEOUT = 60
 
@@ -461,29 +463,9 @@ def read(path):
         return file.read()
 
 
-def children(process="self"):
-    return [int(pid) for path in glob.glob(f"/proc/{process}/task/*/children")
-            for pid in read(path).split()]
-
-
 def descendants(process):
     found = children(process)
     return found + [pid for child in found for pid in descendants(child)]
-
-
-def reap():
-    try:
-        while os.waitpid(-1, os.WNOHANG)[0] != 0:
-            pass
-    except ChildProcessError:
-        pass
-
-
-def become_subreaper():
-    """Processes that a command leaves behind become our children, and are seen."""
-    pr_set_child_subreaper = 36
-    if ctypes.CDLL(None).prctl(pr_set_child_subreaper, 1, 0, 0, 0) != 0:
-        raise OSError("prctl")
 
 
 if __name__ == "__main__":

@@ -96,6 +96,7 @@ class Named(unittest.TestCase):
 
 
 def become_subreaper():
+    """Processes that a command leaves behind become our children, and are seen."""
     pr_set_child_subreaper = 36
     if ctypes.CDLL(None).prctl(pr_set_child_subreaper, 1, 0, 0, 0) != 0:
         raise OSError("prctl")
